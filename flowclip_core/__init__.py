@@ -1,0 +1,26 @@
+"""flowclip: reproduce, question and build on «Seeing in Flowing» (ACM MM 2023).
+
+    from flowclip_core import ModelConfig, FlowCLIP, load_backbone, classify
+
+The names are imported when they are first used, so that `import flowclip_core` does not wait for torch.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "ModelConfig": "flowclip_core.config",
+    "FlowCLIP": "flowclip_core.model.flowclip",
+    "load_backbone": "flowclip_core.model.backbone",
+    "classify": "flowclip_core.predict",
+    "experiments": "flowclip_core.experiments",
+}
+__all__ = list(_HOME)  # noqa: PLE0605
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    if name == "experiments":
+        return import_module(_HOME[name])
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

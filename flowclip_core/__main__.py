@@ -1,0 +1,180 @@
+"""The command line behind ./reproduce.sh."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from flowclip_core.errors import InputError
+
+TARGETS = ("table5",)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; ./reproduce.sh --help shows all")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did what was asked, 1 when a check failed, 2 when the input was wrong."""
+    try:
+        asked = _parse(arguments)
+        return asked.run(asked)
+    except InputError as error:
+        print(f"reproduce.sh: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("reproduce.sh: stopped; finished runs are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except OSError as error:
+        if error.errno not in (28, 30, 13):  # no space, read-only, not permitted
+            raise
+        print(f"reproduce.sh: cannot write: {error}", file=sys.stderr)
+        return 2
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="./reproduce.sh", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="target", metavar="TARGET", required=True, parser_class=_Parser)
+    shared = _Parser(add_help=False, allow_abbrev=False)
+    shared.add_argument("--backbone")
+    shared.add_argument("--pretrained")
+    shared.add_argument("--decoder", default="pyav", choices=("pyav", "decord"))
+    shared.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    for name in TARGETS:
+        command = commands.add_parser(name, parents=[shared], allow_abbrev=False)
+        command.add_argument("--profile", default="demo")
+        command.add_argument("--data-root", type=Path)
+        command.add_argument("--dataset")
+        command.add_argument("--results", type=Path)
+        command.add_argument("--seeds", type=_positive)
+        command.add_argument("--jobs", type=_positive)
+        command.add_argument("--record", action="store_true")
+        command.set_defaults(run=_target)
+    predict = commands.add_parser("predict", parents=[shared], allow_abbrev=False)
+    predict.add_argument("video", type=Path)
+    predict.add_argument("--labels")
+    predict.add_argument("--checkpoint", type=Path)
+    predict.add_argument("--json", action="store_true")
+    predict.set_defaults(run=_predict)
+    for name, run in (("list", _list), ("verify", _verify), ("doctor", _doctor)):
+        command = commands.add_parser(name, allow_abbrev=False)
+        command.add_argument("--profile", default="demo")
+        command.set_defaults(run=run)
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on is needed, got {text!r}")
+    return int(text)
+
+
+def _target(asked: argparse.Namespace) -> int:
+    from flowclip_core.experiments.runs import Options, ensure
+    from flowclip_core.reporting import outputs
+
+    options = Options(
+        data_root=asked.data_root,
+        dataset=asked.dataset,
+        results=asked.results.absolute() if asked.results else None,
+        seeds=asked.seeds,
+        device=asked.device,
+        jobs=asked.jobs,
+        decoder=asked.decoder,
+        backbone=asked.backbone,
+        pretrained=asked.pretrained,
+    )
+    result = ensure(asked.target, asked.profile, options)
+    written = outputs.write(asked.target, asked.profile, result, options.results_dir)
+    print(outputs.as_text(asked.target, result))
+    if asked.record:
+        written += outputs.record(asked.target, asked.profile, result)
+    print("\nwritten:")
+    for path in written:
+        print(f"  {_short(path)}")
+    return 0
+
+
+def _predict(asked: argparse.Namespace) -> int:
+    from flowclip_core.experiments.runs import pick_device
+    from flowclip_core.predict import classify
+
+    labels = asked.labels.split(",") if asked.labels is not None else None
+    backbone = asked.backbone or "tiny-clip"
+    pretrained = asked.pretrained or (None if backbone == "tiny-clip" else "openai")
+    found = classify(
+        asked.video,
+        labels,
+        checkpoint=asked.checkpoint,
+        backbone=backbone,
+        pretrained=pretrained,
+        decoder=asked.decoder,
+        device=pick_device(asked.device),
+    )
+    if asked.json:
+        print(json.dumps(found.as_dict(), ensure_ascii=False, indent=1))
+        return 0
+    print(f"{found.video}: {found.frames} frames, {found.model}")
+    for label, score in found.top[:5]:
+        print(f"  {score:6.1%}  {label}")
+    for note in found.notes:
+        print(note)
+    return 0
+
+
+def _list(asked: argparse.Namespace) -> int:
+    from flowclip_core.reporting import outputs
+
+    print(outputs.overview(asked.profile))
+    return 0
+
+
+def _verify(asked: argparse.Namespace) -> int:
+    from flowclip_core.reporting import outputs
+
+    checked, wrong = outputs.verify()
+    for line in wrong:
+        print(f"DIFFERENT  {line}", file=sys.stderr)
+    print(f"{len(checked) - len(wrong)} of {len(checked)} recorded files follow from their runs")
+    return 1 if wrong else 0
+
+
+def _doctor(asked: argparse.Namespace) -> int:
+    from flowclip_core import environment
+    from flowclip_core.demo import world
+    from flowclip_core.experiments.records import software
+    from flowclip_core.experiments.runs import pick_device
+    from flowclip_core.paths import cache_dir
+    from flowclip_core.workers import default_jobs
+
+    for name, value in software().items():
+        print(f"{name:16} {value}")
+    lacking = environment.missing(environment.requirements())
+    print(f"{'packages':16} {'complete' if not lacking else 'missing: ' + ', '.join(lacking)}")
+    print(f"{'device':16} {pick_device('auto')}, {default_jobs()} cores")
+    cache = cache_dir()
+    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    print(f"{'cache':16} {cache} ({shutil.disk_usage(place).free / 2**30:.0f} GiB free)")
+    drawn = [name for name in world.NAMES if (world.default_root() / name / "complete.txt").exists()]
+    print(f"{'demo world':16} {', '.join(drawn) or 'not drawn yet (table5 does it)'}")
+    return 1 if lacking else 0
+
+
+def _short(path: Path) -> str:
+    """Relative to the caller's folder where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Settings: every choice that decides a number is a named field here, with the paper's value as its default.
+
+A variant changes one field (`dataclasses.replace`); a run is named by a hash of all of them (`run_key`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+
+from flowclip_core.errors import InputError
+
+# Hand-crafted prompts A, B, C (Table 1); the number of words is the number H of prompt vectors.
+PROMPTS = {3: "human action of", 4: "a human action of", 5: "a common human action of"}
+
+# Raised whenever the same settings would give another number; part of every run key.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The parts that are on, their sizes, and every open reading of the paper (section 3).
+
+    Three switches make the rows of Tables 4 and 5: `mmb` (section 3.2), `map` (3.3), `mcb` (3.4). `map` without `mmb`
+    has no motion to follow, so its prompts are learnt but the same for every video.
+    """
+
+    mmb: bool = True  # the motion stream beside the spatial one, Eq. 4 to 6
+    map: bool = True  # learnt prompt vectors, shifted by the motion of each video, Eq. 7
+    mcb: bool = True  # cross-attention between video and texts before they are matched, Eq. 2
+    spatial: bool = True  # False: mean of the frame features, the paper's CLIP row
+    frames: int = 8  # T
+    step: int = 4  # s, the largest distance between the two frames of a difference
+    prompt: str = PROMPTS[5]  # hand-crafted words; with `map` they initialise P_1..P_H, one vector a word
+    heads: int = 8  # of every attention; not stated, 64 wide each in CLIP
+    adapter_width: int = 32  # hidden width of the motion adapter; the largest that fits Table 3
+    norm_order: str = "pre"  # or "post": section 3.2 says only «standard architecture»
+    positions: str = "none"  # or "learned": the paper names no positional code in the two streams
+    video_tokens: str = "pooled"  # or "sequence": what the texts attend to in the communication block
+    residual: bool = False  # True: the mean frame feature is added to V; Eq. 6 has no such term
+    tau: float = 0.07  # Eq. 3; CLIP itself ends at 0.01
+
+    def __post_init__(self) -> None:
+        _choice("norm_order", self.norm_order, "pre", "post")
+        _choice("positions", self.positions, "none", "learned")
+        _choice("video_tokens", self.video_tokens, "pooled", "sequence")
+        if not 1 <= self.step < self.frames:
+            raise InputError(f"step s={self.step} needs 1 <= s <= T-1 with T={self.frames} frames (section 3.2)")
+        if self.tau <= 0:
+            raise InputError(f"tau={self.tau} must be above 0")
+        if self.mmb and not self.spatial:
+            raise InputError("mmb=True needs spatial=True: Eq. 6 adds both streams")
+
+    @property
+    def differences(self) -> int:
+        """L, the number of frame differences: sum of T-d over the distances d = 1..s (Eq. 5)."""
+        return sum(self.frames - d for d in range(1, self.step + 1))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """SGD with a cosine schedule (section 4.1). Exactly one of `steps` and `epochs` says how long."""
+
+    lr: float = 0.0015
+    batch: int = 32
+    epochs: int | None = 50  # the paper prints only 10 for Kinetics-400; peers use 50 elsewhere
+    steps: int | None = None
+    momentum: float = 0.9  # not stated; the usual value
+    weight_decay: float = 0.0  # not stated
+    crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")  # stored views that training draws from
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError(f"give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
+
+    def total_steps(self, videos: int) -> int:
+        """Number of optimiser steps when one epoch sees `videos` videos."""
+        return self.steps if self.steps is not None else self.epochs * -(-videos // self.batch)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The test views: `clips` draws of T frames times `crops`, fused by adding their softmax scores.
+
+    One clip is the middle stored frame of each T-segment; more clips are seeded random draws (section 4.1: «randomly
+    sample 4 clips in a video and crop frames 3 times»).
+    """
+
+    clips: int = 4
+    crops: tuple[str, ...] = ("left", "centre", "right")
+    seed: int = 0
+    controls: bool = False  # also score with the test frames shuffled, reversed, and one frame repeated
+
+    @property
+    def views(self) -> str:
+        return f"{self.clips}x{len(self.crops)}"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which frozen CLIP: an open_clip name and weights (`openai`, a file, or none = seeded random)."""
+
+    name: str = "ViT-B-16"
+    pretrained: str | None = "openai"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training and its test: all that decides its scores, except the bytes of data and weights (see `run_key`)."""
+
+    dataset: str
+    k: int | None  # training videos a class; None: all of them (closed-set)
+    seed: int
+    split: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig | None = field(default_factory=TrainConfig)  # None: nothing is trained (the CLIP row)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One way to run every target: which data stand for the paper's, how long to train, how many seeds."""
+
+    name: str
+    about: str
+    roles: dict[str, str]  # data set of the paper -> data set used
+    backbone: BackboneConfig
+    few_shot: TrainConfig
+    evaluation: EvalConfig
+    seeds: int
+    shots: tuple[int, ...] = (2, 4, 8, 16)
+    frames_stored: int = 32
+    store_crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")
+
+
+PAPER_ROLES = {"HMDB-51": "hmdb51", "UCF-101": "ucf101", "Kinetics-400": "kinetics400"}
+DEMO_ROLES = {"HMDB-51": "figures-h", "UCF-101": "figures-u", "Kinetics-400": "figures-k"}
+
+PAPER = Profile(
+    name="paper",
+    about="the paper's protocol on its data: OpenAI's ViT-B/16, 10 runs, 4x3 views",
+    roles=PAPER_ROLES,
+    backbone=BackboneConfig(),
+    few_shot=TrainConfig(lr=0.0015, batch=32, epochs=50),
+    evaluation=EvalConfig(),
+    seeds=10,
+)
+QUICK = replace(
+    PAPER,
+    name="quick",
+    about="the paper's data and model with 3 runs and a single view",
+    evaluation=EvalConfig(clips=1, crops=("centre",)),
+    seeds=3,
+)
+# The demo's learning rate was chosen on held-out training videos for the full model (README, «The demo world»);
+# it was fixed before the grid was run.
+DEMO = Profile(
+    name="demo",
+    about="drawn figures and a tiny CLIP, both embedded: the method's mechanism, offline, in minutes",
+    roles=DEMO_ROLES,
+    backbone=BackboneConfig("tiny-clip", None),
+    few_shot=TrainConfig(lr=0.05, batch=32, epochs=None, steps=150, crops=("centre",)),
+    evaluation=EvalConfig(clips=1, crops=("centre",), controls=True),
+    seeds=3,
+    store_crops=("centre",),
+)
+SMOKE = replace(
+    DEMO,
+    name="smoke",
+    about="the demo with 3 training steps: checks the plumbing, its scores mean nothing",
+    few_shot=replace(DEMO.few_shot, steps=3),
+    seeds=1,
+)
+PROFILES = {profile.name: profile for profile in (DEMO, QUICK, PAPER, SMOKE)}
+
+
+def run_key(config: RunConfig, data: str, weights: str) -> str:
+    """Name of a run: 16 hex digits over the resolved settings, defaults included, and the hashes of data and weights.
+
+    Defaults are hashed too, so changing one never hands back an old result as a new one.
+    """
+    said = {"config": asdict(config), "data": data, "weights": weights, "schema": SCHEMA}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _choice(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value!r} is not one of {', '.join(allowed)}")

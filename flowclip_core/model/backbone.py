@@ -1,0 +1,176 @@
+"""The frozen CLIP, behind two functions: frames -> features and prompt embeddings -> text features.
+
+Letters: N images or texts, L tokens, D width of the shared space, W width of the text tower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from flowclip_core.errors import InputError
+
+TINY = "tiny-clip"
+HUB_SECONDS = 5.0
+
+
+class Backbone(nn.Module):
+    """A frozen open_clip model. Its parameters get no gradient; gradients still flow through the text tower.
+
+    Raises InputError where the text tower is not CLIP's: causal, plain blocks, read at the end-of-text token.
+    """
+
+    def __init__(self, clip: nn.Module, name: str, pretrained: str | None, tokenizer=None) -> None:
+        super().__init__()
+        self.clip = clip.eval().requires_grad_(False)
+        self.name, self.pretrained = name, pretrained
+        self.tokenizer = tokenizer or open_clip.get_tokenizer("ViT-B-16")
+        self._hash: str | None = None
+        blocks = getattr(getattr(clip, "transformer", None), "resblocks", None)
+        plain = blocks is not None and all(type(block).__name__ == "ResidualAttentionBlock" for block in blocks)
+        if not plain or clip.attn_mask is None or clip.text_pool_type != "argmax":
+            raise InputError(
+                f"backbone {name}: its text tower is not CLIP's causal transformer; use ViT-B-32, ViT-B-16 or ViT-L-14"
+            )
+        picture = open_clip.get_model_preprocess_cfg(clip)
+        self.image_size: int = picture["size"] if isinstance(picture["size"], int) else picture["size"][0]
+        for constant, default in (("mean", open_clip.OPENAI_DATASET_MEAN), ("std", open_clip.OPENAI_DATASET_STD)):
+            value = torch.tensor(picture.get(constant) or default, dtype=clip.positional_embedding.dtype)
+            self.register_buffer(constant, value.view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def width(self) -> int:
+        """D, the width of the space that images and texts share (512 for ViT-B/16)."""
+        return self.clip.text_projection.shape[1]
+
+    @property
+    def text_width(self) -> int:
+        """W, the width of the text tower's tokens (512 for ViT-B/16)."""
+        return self.clip.token_embedding.embedding_dim
+
+    @property
+    def context(self) -> int:
+        """Tokens the text tower can take (77)."""
+        return self.clip.positional_embedding.shape[0]
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in evaluation mode: the towers are frozen (section 4.1)."""
+        return super().train(False)
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Frame features I (N,D): projected into the shared space, before normalisation.
+
+        frames: uint8 (N,3,size,size), RGB, with size = `image_size`.
+        """
+        pixels = frames.to(self.mean.device, self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
+        return self.clip.encode_image(pixels)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Rows of the token table (..., W), without positions."""
+        return self.clip.token_embedding(tokens)
+
+    def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
+        """Text features (N,D) of token embeddings (N,L,W) given without positions, read at token `end` (N,).
+
+        The way every peer does it, one full sequence a text; `prompt_tree` gives the same values for far less work.
+        """
+        clip, length = self.clip, embeddings.shape[1]
+        hidden = embeddings + clip.positional_embedding[:length]
+        hidden = clip.ln_final(clip.transformer(hidden, attn_mask=clip.attn_mask[:length, :length]))
+        return hidden[torch.arange(len(hidden), device=hidden.device), end] @ clip.text_projection
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of `text` without the two border tokens."""
+        return self.tokenizer.encode(text)
+
+    @property
+    def borders(self) -> tuple[int, int]:
+        """Token ids of [SOS] and [EOS] (Eq. 7)."""
+        return self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 over the names and bytes of all weights: two backbones with equal hashes give equal features."""
+        if self._hash is None:
+            digest = hashlib.sha256()
+            for name, tensor in sorted(self.clip.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._hash = digest.hexdigest()
+        return self._hash
+
+    @property
+    def about(self) -> str:
+        """One sentence on what this model can know."""
+        if self.name == TINY:
+            return "The embedded tiny CLIP has only seen drawn figures: on real video its answers mean nothing."
+        if self.pretrained is None:
+            return f"{self.name} has random weights: its answers mean nothing, only the path is real."
+        return f"{self.name} with weights {self.pretrained!r}."
+
+
+def load_backbone(
+    name: str = TINY, pretrained: str | None = None, seed: int = 0, device: str = "cpu"
+) -> Backbone:
+    """The frozen CLIP called `name`.
+
+    name: `tiny-clip` (embedded, knows drawn figures) or an open_clip name. OpenAI's models use QuickGELU, so `ViT-B-16`
+    means open_clip's `ViT-B-16-quickgelu` unless other weights than OpenAI's are asked for.
+    pretrained: an open_clip tag (`openai`), a weights file, or None (also "none") for random weights drawn from `seed`.
+    Raises InputError for an unknown name or tag, an unreadable file, or weights that are neither cached nor reachable.
+    """
+    pretrained = None if pretrained in (None, "", "none") else str(pretrained)
+    if name == TINY:
+        if pretrained is not None:
+            raise InputError(f"backbone {TINY} brings its own weights; leave --pretrained out (got {pretrained!r})")
+        from flowclip_core.demo.pretrain import load_tiny_clip
+
+        return Backbone(load_tiny_clip(), name, None).to(device)
+    model = f"{name}-quickgelu" if pretrained in (None, "openai") and not name.endswith("-quickgelu") else name
+    model = model if model in open_clip.list_models() else name
+    if model not in open_clip.list_models():
+        raise InputError(f"backbone {name!r} is unknown; use {TINY}, ViT-B-32, ViT-B-16, ViT-L-14 or another open_clip name")
+    source = _weights(model, pretrained) if pretrained else None
+    level = logging.getLogger().level
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        logging.getLogger().setLevel(logging.ERROR)  # open_clip warns through the root logger on random weights
+        try:
+            clip = open_clip.create_model(model, pretrained=source)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise InputError(f"backbone {name}: weights {pretrained!r} do not fit: {str(error).splitlines()[0]}") from error
+        finally:
+            logging.getLogger().setLevel(level)
+    return Backbone(clip, name, pretrained, open_clip.get_tokenizer(model)).to(device)
+
+
+def _weights(model: str, pretrained: str) -> str:
+    """A file or tag that open_clip can load at once; the network is asked first, and only for a few seconds."""
+    if Path(pretrained).suffix in (".safetensors", ".pt", ".pth", ".bin"):
+        if not Path(pretrained).is_file():
+            raise InputError(f"--pretrained {pretrained}: no such file")
+        return pretrained
+    if pretrained not in open_clip.list_pretrained_tags_by_model(model):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise InputError(f"--pretrained {pretrained!r}: {model} has no such weights; it has {tags}, or give a file")
+    import huggingface_hub
+
+    repo = open_clip.get_pretrained_cfg(model, pretrained).get("hf_hub", "").strip("/")
+    files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in files):
+        return pretrained
+    try:
+        huggingface_hub.HfApi().model_info(repo, timeout=HUB_SECONDS)
+    except Exception as error:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        raise InputError(
+            f"weights {pretrained!r} of {model} are not in {HF_HUB_CACHE} and the hub cannot be reached; fetch {files[0]}"
+            f" of {repo} where there is a network and give it as --pretrained FILE, or use --pretrained none"
+        ) from error
+    return pretrained

@@ -1,0 +1,151 @@
+"""The whole method, Figure 1 as a forward pass.
+
+Letters: B videos, T frames, L differences, K classes, H prompt vectors, D shared width, W text width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from flowclip_core.config import ModelConfig
+from flowclip_core.errors import InputError
+from flowclip_core.model.backbone import Backbone
+from flowclip_core.model.communication import CommunicationBlock
+from flowclip_core.model.motion import Stream, differences
+from flowclip_core.model.prompt_tree import PromptTree
+from flowclip_core.model.prompts import MotionAwarePrompts, prompt_vectors
+from flowclip_core.paths import write_atomically
+
+
+class FlowCLIP(nn.Module):
+    """A frozen CLIP with the parts that `config` switches on; `forward` returns every intermediate by name.
+
+    class_texts: the K class names as they stand in the prompt («brush hair»).
+    seed: draws the new parts. Each part has a stream of its own, so two variants with equal seeds start equal where
+    they share parts.
+    tree: pass the tree of another model with the same backbone, classes and prompt length to build it only once.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        backbone: Backbone,
+        class_texts: Sequence[str],
+        seed: int = 0,
+        tree: PromptTree | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.backbone, self.class_texts = config, backbone, tuple(class_texts)
+        width, motion = backbone.width, config.mmb
+        initial = prompt_vectors(backbone, config.prompt)
+        self.tree = tree or PromptTree(backbone, class_texts, len(initial))
+        self.spatial_stream = self.motion_stream = self.prompts = self.communication = None
+        if config.spatial:
+            self.spatial_stream = _seeded(seed, 1, lambda: Stream(width, config.frames, config))
+        if config.mmb:
+            self.motion_stream = _seeded(seed, 2, lambda: Stream(width, config.differences, config))
+        if config.map:
+            self.prompts = _seeded(seed, 3, lambda: MotionAwarePrompts(initial, width, config.adapter_width, motion))
+        else:
+            with torch.no_grad():  # static texts do not depend on the video: encoded once
+                self.register_buffer("static_texts", self.tree(initial[None]), persistent=False)
+        if config.mcb:
+            self.communication = _seeded(seed, 4, lambda: CommunicationBlock(width, config.heads))
+        self.to(backbone.mean.device)
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        """All intermediates of one batch of videos. frames: (B,T,D) frame features I."""
+        config, out = self.config, {"frames": frames}
+        if frames.ndim != 3 or frames.shape[1] != config.frames or frames.shape[2] != self.backbone.width:
+            raise InputError(
+                f"frame features have shape {tuple(frames.shape)}; this model takes"
+                f" (B, T={config.frames}, D={self.backbone.width})"
+            )
+        tokens = frames
+        out["video"] = frames.mean(1)  # (B,D)
+        if self.spatial_stream is not None:
+            tokens = out["spatial_tokens"] = self.spatial_stream(frames)  # (B,T,D), Eq. 5
+            out["video"] = tokens.mean(1) + (frames.mean(1) if config.residual else 0)
+        if self.motion_stream is not None:
+            out["differences"] = differences(frames, config.step)  # (B,L,D), Eq. 4
+            out["motion_tokens"] = self.motion_stream(out["differences"])  # (B,L,D), Eq. 5
+            out["motion"] = out["motion_tokens"].mean(1)  # (B,D)
+            out["video"] = out["video"] + out["motion"]  # Eq. 6
+            tokens = torch.cat([tokens, out["motion_tokens"]], 1)  # (B,T+L,D)
+        if self.prompts is not None:
+            out["prompts"] = self.prompts(out.get("motion"))  # (B,H,W), Eq. 7
+            out["texts"] = self.tree(out["prompts"]).expand(len(frames), -1, -1)  # (B,K,D)
+        else:
+            out["texts"] = self.static_texts.expand(len(frames), -1, -1)
+        out["video_out"], out["texts_out"] = out["video"], out["texts"]
+        if self.communication is not None:
+            seen = out["video"][:, None] if config.video_tokens == "pooled" else tokens
+            out["texts_out"], out["video_out"] = self.communication(out["texts"], out["video"], seen)  # Eq. 2
+        cosine = F.cosine_similarity(out["texts_out"], out["video_out"][:, None], dim=-1)  # (B,K)
+        out["logits"] = cosine / config.tau  # Eq. 3
+        return out
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name; the towers are not among them."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def save(self, path: Path) -> Path:
+        """Write the trained parts, the settings and the class texts into one safetensors file, atomically."""
+        about = {
+            "model": json.dumps(asdict(self.config), sort_keys=True),
+            "class_texts": json.dumps(self.class_texts),
+            "backbone": json.dumps({"name": self.backbone.name, "weights": self.backbone.weights_hash}),
+        }
+        return write_atomically(path, save({k: v.detach().cpu() for k, v in self.trained().items()}, about))
+
+    @classmethod
+    def load(cls, path: Path, backbone: Backbone, class_texts: Sequence[str] | None = None) -> FlowCLIP:
+        """The model saved at `path`, for its own classes or for others (zero-shot transfer, section 4.4).
+
+        Raises InputError for another kind of file, another backbone, or parts that do not fit.
+        """
+        about, parts = read_checkpoint(path)
+        made_with = json.loads(about["backbone"])
+        if made_with["weights"] != backbone.weights_hash:
+            raise InputError(
+                f"{path}: made with backbone {made_with['name']} (weights {made_with['weights'][:12]}), not with"
+                f" {backbone.name} ({backbone.weights_hash[:12]}); choose it with --backbone and --pretrained"
+            )
+        texts = class_texts or json.loads(about["class_texts"])
+        model = cls(ModelConfig(**json.loads(about["model"])), backbone, texts)
+        trained = model.trained()
+        if parts.keys() != trained.keys():
+            raise InputError(f"{path}: its parts do not fit: {sorted(parts.keys() ^ trained.keys())[:3]}")
+        with torch.no_grad():
+            for name, value in trained.items():
+                value.copy_(parts[name])
+        return model.eval()
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Settings and tensors of a file written by `FlowCLIP.save`. Raises InputError for any other file."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            parts = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    if not {"model", "class_texts", "backbone"} <= about.keys():
+        raise InputError(f"{path}: a safetensors file, but not one that flowclip saved")
+    return about, parts
+
+
+def _seeded(seed: int, part: int, build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a part from its own random stream, leaving the caller's untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 1000 + part)
+        return build()

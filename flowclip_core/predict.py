@@ -1,0 +1,93 @@
+"""Name the action in one video: the embedded or any open_clip model, with or without trained parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flowclip_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Scores of one video: `top` holds (label, score) by falling score, scores adding up to 1 over all labels."""
+
+    video: str
+    top: list[tuple[str, float]]
+    frames: int  # in the video
+    model: str
+    notes: list[str]  # what the reader must know to take the scores for what they are
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        return {
+            "video": self.video,
+            "top": [{"label": label, "score": round(score, 6)} for label, score in self.top],
+            "frames": self.frames,
+            "model": self.model,
+            "notes": self.notes,
+        }
+
+
+def classify(
+    video: str | Path,
+    labels: Sequence[str] | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    backbone: str = "tiny-clip",
+    pretrained: str | None = None,
+    decoder: str = "pyav",
+    device: str = "cpu",
+) -> Prediction:
+    """Score the class names `labels` for one video.
+
+    Without a checkpoint this is zero-shot CLIP: hand-crafted prompt C of Table 1 and the mean of T = 8 frame features. A
+    checkpoint (written by table5, or by `FlowCLIP.save`) brings trained parts; `labels` may then be left out, to use
+    its own classes, or be other names, which is the paper's zero-shot transfer.
+    Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints.
+    """
+    texts = [label.strip() for label in labels] if labels is not None else None
+    if texts is None and checkpoint is None:
+        raise InputError("--labels: give the class names, separated by commas, or a --checkpoint that has its own")
+    if texts is not None and (len(texts) < 2 or not all(texts) or len(set(texts)) < len(texts)):
+        raise InputError(f"--labels: at least two different names are needed, got {', '.join(texts) or 'none'}")
+    from flowclip_core.data.video import read_frames, resize_and_crop, segment_centres
+    from flowclip_core.experiments.catalogue import CLIP
+
+    # The video first: a wrong path is told before a model is loaded.
+    clip = read_frames(video, lambda n: segment_centres(n, CLIP.frames), decoder)
+
+    import torch
+
+    from flowclip_core.model.backbone import TINY, load_backbone
+    from flowclip_core.model.flowclip import FlowCLIP, read_checkpoint
+
+    if checkpoint is not None:
+        read_checkpoint(Path(checkpoint))
+    frozen = load_backbone(backbone, pretrained, device=device)
+    if checkpoint is None:
+        tau = 1 / math.exp(float(frozen.clip.logit_scale))
+        model = FlowCLIP(replace(CLIP, tau=tau), frozen, texts).eval()
+    else:
+        model = FlowCLIP.load(Path(checkpoint), frozen, texts)
+    if model.config.frames != CLIP.frames:
+        clip = read_frames(video, lambda n: segment_centres(n, model.config.frames), decoder)
+    with torch.inference_mode():
+        features = frozen.encode_frames(resize_and_crop(clip.frames, frozen.image_size, ("centre",))[0])
+        scores = model(features[None])["logits"][0].softmax(-1)
+    order = scores.argsort(descending=True).tolist()
+    notes = [frozen.about]
+    if backbone == TINY:
+        from flowclip_core.demo.pretrain import unknown_words
+
+        unknown = sorted({word for text in model.class_texts for word in unknown_words(text)})
+        notes += [f"It has never seen the words: {', '.join(unknown)}."] if unknown else []
+    return Prediction(
+        str(video),
+        [(model.class_texts[i], float(scores[i])) for i in order],
+        clip.count,
+        f"{backbone} {'zero-shot' if checkpoint is None else 'with ' + Path(checkpoint).name}",
+        notes,
+    )

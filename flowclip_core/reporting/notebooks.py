@@ -1,0 +1,178 @@
+"""Notebooks run strictly: known parameters only, this interpreter's kernel, all cells or no HTML.
+
+papermill and nbclient let things pass that would make a report wrong: an unknown parameter only warns, a
+user's own «python3» kernel may belong to another interpreter, SystemExit(0) ends a notebook as a success.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flowclip_core import paths
+from flowclip_core.errors import InputError
+
+START_TIMEOUT = 120  # seconds for the kernel to answer; on a busy machine importing it alone takes many
+
+
+def execute(notebook: Path, parameters: dict[str, Any], html: Path, cwd: Path, timeout: int = 3600) -> Path:
+    """Run `notebook` with `parameters` in the folder `cwd` and write it as one self-contained HTML file.
+
+    timeout: seconds per cell. Run one notebook at a time: the process environment is set meanwhile.
+
+    Raises InputError when the notebook is absent, lacks one of the parameters, or one of its cells raised
+    InputError; RuntimeError with one line naming notebook, cell and error when a cell fails otherwise or
+    never ran. A failed run leaves no file `html`, but the notebook as far as it came as <name>.failed.ipynb.
+    """
+    notebook, html = Path(notebook), Path(html)
+    failed = html.with_name(f"{html.stem}.failed.ipynb")
+    with _quiet(), tempfile.TemporaryDirectory(prefix="flowclip-") as folder, _own_kernel(Path(folder)):
+        import nbformat
+        import papermill
+
+        document = _read(notebook, nbformat)
+        _refuse_unknown(notebook, parameters, papermill.inspect_notebook(document))
+        executed = Path(folder) / "executed.ipynb"
+        try:
+            done = papermill.execute_notebook(
+                document,
+                executed,
+                parameters,
+                kernel_name="python3",
+                cwd=Path(cwd).resolve(),
+                execution_timeout=timeout,
+                start_timeout=START_TIMEOUT,
+                progress_bar=False,
+            )
+            _refuse_unfinished(done)
+        except Exception as error:
+            html.unlink(missing_ok=True)
+            where = ""
+            if executed.is_file():
+                paths.write_atomically(failed, executed.read_bytes())
+                where = f"; see {failed}"
+            raise _one_line(error, notebook, executed, where) from None
+        paths.write_atomically(html, _html(done, notebook.stem))
+    failed.unlink(missing_ok=True)
+    return html
+
+
+def _read(notebook: Path, nbformat: Any) -> Any:
+    if not notebook.is_file():
+        raise InputError(f"{notebook}: no such notebook; expected one of the .ipynb files in notebooks/")
+    try:
+        document = nbformat.read(notebook, as_version=4)
+    except Exception as error:  # nbformat raises many kinds, all of which mean the same
+        raise InputError(f"{notebook}: not a notebook ({str(error).splitlines()[0]})") from None
+    # A notebook saved elsewhere may name a kernel nobody has here, or none.
+    document.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    return document
+
+
+def _refuse_unknown(notebook: Path, parameters: dict[str, Any], known: dict[str, Any]) -> None:
+    unknown = sorted(parameters.keys() - known.keys())
+    if unknown:
+        names = ", ".join(known) or "none"
+        raise InputError(f"{notebook.name} has no parameter {', '.join(unknown)}; its parameters: {names}")
+
+
+def _refuse_unfinished(done: Any) -> None:
+    for cell in done.cells:
+        finished = cell.metadata.get("papermill", {}).get("status") == "completed"
+        if cell.cell_type == "code" and cell.source.strip() and not finished:
+            raise RuntimeError("the notebook ended here, the cells that follow never ran")
+
+
+def _one_line(error: Exception, notebook: Path, executed: Path, where: str) -> Exception:
+    """The error to raise: InputError if the user's input was at fault inside the cell, else RuntimeError."""
+    kind = getattr(error, "ename", type(error).__name__)
+    said = (str(getattr(error, "evalue", error)).strip().splitlines() or [""])[0]
+    at = f"{notebook.name}, {_last_started(executed)}"
+    if kind in ("InputError", "VideoError"):
+        return InputError(f"{said} ({at}{where})")
+    return RuntimeError(f"{at}: {kind}: {said}{where}")
+
+
+def _last_started(executed: Path) -> str:
+    if not executed.is_file():
+        return "before its first cell"
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    code = [cell for cell in code if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    started = [n for n, cell in enumerate(code, 1) if cell["metadata"].get("papermill", {}).get("start_time")]
+    if not started:
+        return "before its first cell"
+    first_line = ("".join(code[started[-1] - 1]["source"]).strip().splitlines() or [""])[0]
+    return f"code cell {started[-1]} («{first_line}»)"
+
+
+def _html(done: Any, title: str) -> str:
+    """The executed notebook as one file that needs no network: images inside, no scripts from elsewhere."""
+    from nbconvert import HTMLExporter
+
+    # The template would fetch these three from the network; tables and figures need none of them.
+    blank = "".join(
+        f"{{% block html_head_js_{name} %}}{{% endblock %}}" for name in ("requirejs", "mathjax", "mermaidjs")
+    )
+    exporter = HTMLExporter(raw_template="{% extends 'index.html.j2' %}" + blank, embed_images=True)
+    body, _ = exporter.from_notebook_node(done, resources={"metadata": {"name": title}})
+    return body
+
+
+@contextmanager
+def _own_kernel(folder: Path) -> Iterator[None]:
+    """Make «python3» this interpreter, and keep everything Jupyter and IPython write inside `folder`.
+
+    JUPYTER_PATH is searched before a user's own kernels; IPYTHONDIR and JUPYTER_CONFIG_DIR also keep a user's
+    start-up files and settings out of the result. Restores the environment.
+    """
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    spec = get_kernel_dict()
+    spec["argv"] = [sys.executable, *spec["argv"][1:], "--log-level=50"]  # quiet: errors reach us anyway
+    paths.write_atomically(folder / "kernels" / "python3" / "kernel.json", json.dumps(spec))
+    before = dict(os.environ)
+
+    def first(value: Path, name: str) -> str:
+        return os.pathsep.join(filter(None, [str(value), before.get(name)]))
+
+    os.environ |= {
+        "JUPYTER_PATH": first(folder, "JUPYTER_PATH"),
+        "PYTHONPATH": first(paths.root(), "PYTHONPATH"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+    try:
+        found = KernelSpecManager().get_kernel_spec("python3").argv[0]
+        if found != sys.executable:
+            raise RuntimeError(f"kernel python3 belongs to {found}, expected {sys.executable}")
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the libraries that run notebooks: what matters reaches the user as one error."""
+    loggers = [logging.getLogger(name) for name in ("papermill", "traitlets", "jupyter_client", "nbclient")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

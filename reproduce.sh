@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# One command per table of the paper. The first call builds .venv beside this file; later calls find it complete.
+# Kept to what bash 3.2 (macOS) understands.
+set -euo pipefail
+unset CDPATH PYTHONHOME
+
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+venv=$here/.venv
+environment=$here/flowclip_core/environment.py
+
+usage() {
+  cat <<'HELP'
+flowclip: the experiments of «Seeing in Flowing» (ACM MM 2023), measured beside printed.
+
+Usage: ./reproduce.sh TARGET [OPTIONS]
+
+Targets
+  table5                      few-shot table, k = 2, 4, 8, 16: makes missing runs, then table, figure, verdicts
+  predict VIDEO --labels a,b,c [--checkpoint FILE] [--json]
+                              scores of your class names for your video
+  list                        what can be run, what is done, how long the rest takes
+  verify                      rebuild every recorded table and verdict from its records; fails on any difference
+  lab [JUPYTERLAB OPTIONS]    JupyterLab on the notebooks, on this machine only
+  test [PYTEST OPTIONS]       unit tests, then every notebook (options and test files go to the unit tests)
+  doctor                      what this machine has: versions, device, data, weights
+
+Options
+  --profile demo|quick|paper  demo: generated world, no data needed (default); quick, paper: the real data sets
+  --data-root DIR             folder that holds the real data sets
+  --dataset NAME              one data set only, e.g. figures-h, hmdb51
+  --results DIR               where tables, figures and records go (default: results/ in the checkout)
+  --seeds N                   runs per cell
+  --device auto|cpu|cuda      where to compute (default: auto)
+  --jobs N                    processes at a time
+  --decoder pyav|decord       video reader (default: pyav)
+  --backbone NAME             open_clip model, e.g. ViT-B-16-quickgelu
+  --pretrained TAG|FILE|none  its weights: an open_clip tag, a local file, or none for seeded random ones
+  --record                    also copy the results into results/recorded/, which is in git
+
+Examples
+  ./reproduce.sh table5                                             # fresh machine, no data, no GPU
+  ./reproduce.sh table5 --profile paper --data-root ~/videos --seeds 10
+  ./reproduce.sh predict clip.mp4 --labels "climb stairs,sit down,wave"
+  ./reproduce.sh test -k datasets
+
+Set-up
+  The first call makes .venv in the checkout from requirements.lock (some 6 GB on Linux); it needs Python 3.11 or
+  newer and a package index. PYTHON=/path/to/python chooses the Python. An active virtual or conda environment that
+  satisfies environment.yml is used as it is, and left as it is. pip's and uv's own settings (mirrors, caches) apply.
+HELP
+}
+
+say() { printf 'reproduce.sh: %s\n' "$*" >&2; }
+die() { say "$*"; exit 2; }
+
+recent_enough() { "$1" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+can_make_venv() { recent_enough "$1" && "$1" -I -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+find_python() { # prints the Python that makes .venv
+  local candidate bare=
+  if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"
+  else set -- python3 python3.14 python3.13 python3.12 python3.11 python; fi
+  for candidate in "$@"; do
+    if can_make_venv "$candidate"; then printf '%s\n' "$candidate"; return; fi
+    if recent_enough "$candidate"; then bare=${bare:-$candidate}; fi
+  done
+  [ -z "$bare" ] || die "$bare lacks venv and ensurepip; install them (Debian, Ubuntu: apt install python3-venv)"
+  die "no Python 3.11 or newer found; install one, or name it: PYTHON=/path/to/python $0 ..."
+}
+
+stamped() { "$venv/bin/python" -I -S "$environment" stamped >/dev/null 2>&1; }
+
+# On a terminal the installers show their progress; elsewhere they write to a log that is shown if they fail.
+quietly() { if [ -t 2 ]; then "$@" >&2; else "$@" >>"$venv/setup.log" 2>&1; fi; }
+
+show_log() { [ -t 2 ] || tail -n 20 "$venv/setup.log" >&2; }
+
+with_pip() { "$venv/bin/python" -m pip install --no-input --no-compile "$@"; }
+# In the checkout, so that no project file of the caller's folder configures uv.
+with_uv() { (cd -- "$here" && "${uv[@]}" pip install --python "$venv/bin/python" "$@"); }
+
+# Does what was installed load? Also leaves the bytecode, which PYTHONDONTWRITEBYTECODE (ignored under -I) would have
+# every later process make again, seconds each.
+loads() {
+  "$venv/bin/python" -I -c \
+    'import av, ipykernel.kernelapp, ipywidgets, nbval, open_clip, pandas, papermill, pytest, seaborn, torchvision'
+}
+
+need_index() { # an installer failed: end here if that is because no package index answers
+  local answer
+  answer=$(with_pip --dry-run --no-deps --ignore-installed --retries 1 --timeout 10 pip 2>&1) && return
+  case $answer in
+    *"onnection broken"* | *"onnection error"* | *"Max retries"* | *"timed out"*)
+      die "set-up stopped: no package index answers. Connect, or name a mirror (PIP_INDEX_URL, UV_DEFAULT_INDEX)," \
+        "or activate an environment that satisfies environment.yml; then run this again" ;;
+  esac
+}
+
+install_packages() { # sets taken_from to the file that the versions came from
+  local lock=$here/requirements.lock
+  say "installing the packages of requirements.lock (minutes and gigabytes the first time)"
+  if command -v uv >/dev/null 2>&1; then uv=(uv)
+  elif quietly with_pip --quiet --retries 1 uv; then uv=("$venv/bin/python" -m uv)
+  else need_index; uv=(false); fi
+  taken_from=requirements.lock
+  if ! quietly with_uv --require-hashes -r "$lock"; then
+    need_index
+    say "without uv: installing with pip, which takes longer"
+    quietly with_pip --require-hashes -r "$lock" || taken_from=environment.yml
+  fi
+  if [ "$taken_from" = environment.yml ] || ! "$venv/bin/python" -I "$environment" check >/dev/null; then
+    need_index
+    taken_from=environment.yml
+    say "WARNING: requirements.lock does not do here; taking the newest versions that environment.yml allows," \
+      "which may change results (every record says so)"
+    "$venv/bin/python" -I "$environment" requirements >"$venv/requirements.txt"
+    quietly with_uv -r "$venv/requirements.txt" || quietly with_pip -r "$venv/requirements.txt" || {
+      show_log
+      die "set-up failed: the packages of environment.yml cannot be installed here, for the reason above"
+    }
+  fi
+}
+
+set_up() {
+  local python unfinished=
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  python=$(find_python)
+  ( : >>"$venv.lock" ) 2>/dev/null || die "cannot write to $here, where .venv belongs"
+  exec 9>>"$venv.lock"
+  "$python" -I "$environment" lock 9
+  # Whoever held the lock may have done the work. Text in the lock file says that it was cut off: start afresh.
+  if ! stamped; then
+    [ ! -s "$venv.lock" ] || unfinished=yes
+    echo unfinished >&9
+    if [ -n "$unfinished" ] || ! recent_enough "$venv/bin/python"; then
+      say "making $venv with $("$python" -V)"
+      "$python" -m venv --clear "$venv" >&2 || die "set-up failed: $python cannot make $venv, for the reason above"
+    fi
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || quietly "$venv/bin/python" -m ensurepip
+    install_packages
+    say "loading them once"
+    quietly loads || { show_log; die "set-up failed: the installed packages do not load here, for the reason above"; }
+    "$venv/bin/python" -I "$environment" stamp "$taken_from"
+    : >"$venv.lock"
+    say "set-up complete, by $taken_from"
+  fi
+  exec 9>&-
+  trap - INT TERM
+}
+
+case ${1:-} in
+  '' | -h | --help | help) usage; exit 0 ;;
+esac
+
+if [ -n "${PYTHON:-}" ]; then recent_enough "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or newer"; fi
+case $here in *:*) die "a checkout's path must not hold a colon: $here" ;; esac
+
+python=
+for active in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
+  if [ -z "$active" ] || [ "$active" -ef "$venv" ]; then continue; fi
+  if "$active/bin/python" -P "$environment" check >/dev/null 2>&1; then
+    python=$active/bin/python
+    say "using the active environment $active"
+    break
+  fi
+done
+if [ -z "$python" ]; then
+  stamped || set_up
+  python=$venv/bin/python
+fi
+
+# PYTHONPATH rather than an installed copy: it serves any environment without changing it, and kernels inherit it.
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+export PATH="${python%/*}:$PATH" # for `python` in JupyterLab's terminals and cells
+export PYTHONUTF8="${PYTHONUTF8:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+export HF_HUB_DISABLE_TELEMETRY="${HF_HUB_DISABLE_TELEMETRY:-1}"
+
+# -P: a file of the caller's folder named like a module must not stand in for it.
+case $1 in
+  test)
+    shift
+    cd -- "$here"
+    export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+    code=0
+    "$python" -P -m pytest ${1+"$@"} || code=$?
+    if compgen -G 'notebooks/*.ipynb' >/dev/null; then
+      "$python" -P -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks ||
+        code=$((code ? code : $?))
+    fi
+    exit "$code" ;;
+  lab)
+    shift
+    exec "$python" -P -m jupyterlab --ip=127.0.0.1 "$here/notebooks" ${1+"$@"} ;;
+  *)
+    exec "$python" -P -m flowclip_core "$@" ;;
+esac

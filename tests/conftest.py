@@ -1,0 +1,57 @@
+"""Shared by the tests: small towers, fixed inputs, real clips where they are present."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from flowclip_core.model.backbone import Backbone
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIPS = Path(os.environ.get("FLOWCLIP_TEST_VIDEOS") or ROOT.parent / "shared" / "videos")
+
+# Two towers of a test's size; 77 tokens, CLIP's vocabulary.
+SMALL = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+# The text tower of ViT-B/16 at its full width; fewer blocks where a test would take minutes.
+FULL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8}
+
+
+def fixed(*shape: int) -> Tensor:
+    """Uneven numbers in [-1, 1], the same on every machine; ones and zeros would hide swapped axes."""
+    return torch.sin(torch.arange(1.0, 1 + math.prod(shape))).reshape(shape)
+
+
+def backbone(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) -> Backbone:
+    """A random backbone whose biases are not zero: an untrained tower would hide errors in the attention mask."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        clip = open_clip.model.CLIP(**config, quick_gelu=True)
+        for name, value in clip.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(value, std=0.2)
+    return Backbone(clip.to(dtype), "test", None)
+
+
+@pytest.fixture(scope="session")
+def small() -> Backbone:
+    return backbone(SMALL)
+
+
+@pytest.fixture
+def clips() -> Path:
+    """The folder of real clips; the test is skipped where it is absent."""
+    if not CLIPS.is_dir():
+        pytest.skip(f"no real clips at {CLIPS}; name a folder with FLOWCLIP_TEST_VIDEOS")
+    return CLIPS

@@ -1,0 +1,430 @@
+"""The official layouts, read from trees of empty files: quirks kept, damage named in one line."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flowclip_core.data.datasets import Dataset, Split, Video, class_text, few_shot, load
+from flowclip_core.errors import InputError
+
+HMDB_NAMES = {
+    "brush_hair": [
+        "April_09_(brush)_hair!_u_nm_np1.avi",
+        "it's_#1_&_only;_hair+np2.avi",
+        "plain.avi",
+        "spare.avi",
+    ],
+    "kick": ["a_kick.avi", "b_kick.avi", "c_kick.avi", "d[1]_kick.avi"],
+    "kick_ball": ["a_ball.avi", "b_ball.avi", "c_ball.avi", "d'ball.avi"],
+}
+
+
+def put(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def hmdb(root: Path, videos: str = "videos") -> Path:
+    """Three classes of four videos: two train, one test, one unused; split n begins one video further on."""
+    for name, files in HMDB_NAMES.items():
+        for file in files[:3]:
+            put(root / videos / name / file)
+        for number in (1, 2):
+            # The last video is unused in every split, and not on the disk: HMDB lists such videos too.
+            codes = ["1", "1", "2"] if number == 1 else ["2", "1", "1"]
+            lines = [f"{file} {code} \n" for file, code in zip(files, [*codes, "0"], strict=True)]
+            put(root / "testTrainMulti_7030_splits" / f"{name}_test_split{number}.txt", "".join(lines))
+    return root
+
+
+def ucf(root: Path) -> Path:
+    classes = ["ApplyEyeMakeup", "YoYo", "HandstandPushups"]  # the order of classInd.txt, not of the alphabet
+    put(root / "ucfTrainTestlist/classInd.txt", "".join(f"{i} {c}\r\n" for i, c in enumerate(classes, 1)))
+    train, test = [], []
+    for number, name in enumerate(classes, 1):
+        stem = "HandStandPushups" if name == "HandstandPushups" else name
+        for group in range(1, 5):
+            video = f"{name}/v_{stem}_g{group:02d}_c01.avi"
+            put(root / "UCF-101" / video)
+            (test if group == 1 else train).append(f"{video} {number}" if group > 1 else video)
+    put(root / "ucfTrainTestlist/trainlist01.txt", "\r\n".join(train) + "\r\n")
+    put(root / "ucfTrainTestlist/testlist01.txt", "\r\n".join(test) + "\r\n")
+    return root
+
+
+KINETICS = ["tai chi", "massaging person's head", "tying knot (not on a tie)", 'saying "hi", waving']
+
+
+def kinetics(root: Path, cc: bool = False, flat: bool = False, extension: str = ".mp4") -> Path:
+    for part, count in (("train", 3), ("val", 1)):
+        rows = ["label,youtube_id,time_start,time_end,split" + (",is_cc" if cc else "")]
+        for index, label in enumerate(KINETICS):
+            for i in range(count):
+                identity = f"-{part}_{index}{i}xyz"
+                quoted = '"' + label.replace('"', '""') + '"'
+                rows.append(f"{quoted},{identity},{i + 3},{i + 13},{part}" + (",0" if cc else ""))
+                folder = root / part if flat else root / part / label
+                put(folder / f"{identity}_{i + 3:06d}_{i + 13:06d}{extension}")
+        if part == "val":
+            rows.append(",unlabelled1,1,11,test" + (",0" if cc else ""))
+        put(root / f"{part}.csv", "\n".join(rows) + "\n")
+    return root
+
+
+def folder(root: Path) -> Path:
+    for name, count in (("wave_hand", 2), ("JumpRope", 5)):
+        for i in range(count):
+            put(root / name / f"{i}{('.avi', '.MP4', '.mkv')[i % 3]}")
+        put(root / name / ".hidden.avi")
+        put(root / name / "notes.txt")
+    put(root / ".cache" / "x.avi")
+    return root
+
+
+BUILD = {"hmdb51": hmdb, "ucf101": ucf, "kinetics400": kinetics, "folder": folder}
+
+
+def one_line(call, *parts: str) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message and message
+    for part in parts:
+        assert part in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("brush_hair", "brush hair"),
+        ("ApplyEyeMakeup", "Apply Eye Makeup"),
+        ("YoYo", "Yo Yo"),
+        ("TaiChi", "Tai Chi"),
+        ("HandstandPushups", "Handstand Pushups"),
+        ("tying knot (not on a tie)", "tying knot (not on a tie)"),
+        ("massaging person's head", "massaging person's head"),
+    ],
+)
+def test_class_text(name, text):
+    assert class_text(name) == text
+    assert class_text(text) == text
+
+
+def test_hmdb_reads_codes_and_odd_names(tmp_path):
+    data = load("hmdb51", hmdb(tmp_path))
+    assert data.classes == ("brush_hair", "kick", "kick_ball")  # the label order trap: kick before kick_ball
+    assert data.texts == ("brush hair", "kick", "kick ball")
+    assert sorted(data.splits) == [1, 2]
+    train, test = data.splits[1]
+    assert train[:2] == tuple(Video(f"brush_hair/{name}", 0) for name in HMDB_NAMES["brush_hair"][:2])
+    assert test == tuple(Video(f"{name}/{files[2]}", i) for i, (name, files) in enumerate(HMDB_NAMES.items()))
+    assert data.splits[2].test[0] == Video(f"brush_hair/{HMDB_NAMES['brush_hair'][0]}", 0)
+    assert all((data.folder / video.name).is_file() for video in train + test)
+
+
+def test_hmdb_without_the_videos_folder(tmp_path):
+    beside, below = load("hmdb51", hmdb(tmp_path / "a", videos=".")), load("hmdb51", hmdb(tmp_path / "b"))
+    assert beside.splits == below.splits
+    assert beside.folder == tmp_path / "a"
+
+
+def test_ucf_takes_the_class_from_the_folder(tmp_path):
+    data = load("ucf101", ucf(tmp_path))
+    assert data.classes == ("ApplyEyeMakeup", "YoYo", "HandstandPushups")
+    assert data.texts[1] == "Yo Yo"
+    assert Video("HandstandPushups/v_HandStandPushups_g02_c01.avi", 2) in data.splits[1].train
+    assert data.splits[1].test[2] == Video("HandstandPushups/v_HandStandPushups_g01_c01.avi", 2)
+    assert [len(part) for part in data.splits[1]] == [9, 3]
+
+
+@pytest.mark.parametrize("cc", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("extension", [".mp4", ".avi"])
+def test_kinetics_variants(tmp_path, cc, flat, extension):
+    data = load("kinetics400", kinetics(tmp_path, cc, flat, extension))
+    assert data.classes == tuple(sorted(KINETICS)) == data.texts
+    assert [len(part) for part in data.splits[1]] == [12, 4]
+    assert all((data.folder / video.name).is_file() for part in data.splits[1] for video in part)
+    label = data.classes.index('saying "hi", waving')
+    inside = "" if flat else 'saying "hi", waving/'
+    assert data.splits[1].test[3] == Video(f"val/{inside}-val_30xyz_000003_000013{extension}", label)
+
+
+def test_kinetics_folders_may_be_spelt_otherwise(tmp_path):
+    kinetics(tmp_path)
+    (tmp_path / "train/tai chi").rename(tmp_path / "train/tai_chi")
+    data = load("kinetics400", tmp_path)
+    assert (
+        Video("train/tai_chi/-train_00xyz_000003_000013.mp4", data.classes.index("tai chi"))
+        in data.splits[1].train
+    )
+
+
+def test_demo_names_use_the_same_readers(tmp_path):
+    for name, build in (("figures-h", hmdb), ("figures-u", ucf), ("figures-k", kinetics)):
+        data = load(name, build(tmp_path / name))
+        assert data.name == name
+        assert data.splits
+
+
+def test_folder_without_lists_holds_out_the_same_videos_every_time(tmp_path):
+    data = load("folder", folder(tmp_path / "a"))
+    assert data.classes == ("JumpRope", "wave_hand")
+    train, test = data.splits[1]
+    assert [sum(video.label == label for video in test) for label in (0, 1)] == [2, 1]
+    assert len(train) + len(test) == len(set(train) | set(test)) == 7
+    again = load("folder", folder(tmp_path / "b"))
+    assert again.splits == data.splits
+    put(tmp_path / "b" / "zebra_ride" / "1.avi")
+    put(tmp_path / "b" / "zebra_ride" / "2.avi")
+    more = load("folder", tmp_path / "b")
+    assert set(test) < set(more.splits[1].test)  # another class changes nothing in the old ones
+
+
+def test_folder_with_lists(tmp_path):
+    folder(tmp_path)
+    put(tmp_path / "train.csv", '\ufeffvideo,label\nwave_hand/0.avi,wave\n./JumpRope/0.avi,"jump, rope"\n')
+    put(tmp_path / "test.csv", "video,label\nwave_hand/1.MP4,wave\n")
+    data = load("folder", tmp_path)
+    assert data.classes == ("jump, rope", "wave")
+    assert data.splits[1] == Split(
+        (Video("wave_hand/0.avi", 1), Video("JumpRope/0.avi", 0)), (Video("wave_hand/1.MP4", 1),)
+    )
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_bad_roots(tmp_path, name):
+    one_line(lambda: load(name, tmp_path / "nowhere"), "nowhere", "no such folder")
+    one_line(lambda: load(name, tmp_path), str(tmp_path))
+    file = put(tmp_path / "file")
+    one_line(lambda: load(name, file), str(file), "no such folder")
+
+
+def test_unknown_data_set(tmp_path):
+    one_line(lambda: load("hmdb", tmp_path), "'hmdb'", "hmdb51", "folder")
+    one_line(lambda: load("hmdb51", tmp_path, missing="ignore"), "missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "parts"),
+    [
+        ("hmdb51", "testTrainMulti_7030_splits/kick_test_split2.txt", None, ["kick_test_split2.txt"]),
+        (
+            "hmdb51",
+            "testTrainMulti_7030_splits/kick_test_split2.txt",
+            "a_kick.avi 3",
+            ["line 1", "0, 1 or 2"],
+        ),
+        (
+            "hmdb51",
+            "testTrainMulti_7030_splits/kick_test_split1.txt",
+            "a_kick.avi 2",
+            ["no training video", "'kick'"],
+        ),
+        (
+            "hmdb51",
+            "testTrainMulti_7030_splits/kick_test_split1.txt",
+            "b_kick.avi 1\nb_kick.avi 2",
+            ["more than once"],
+        ),
+        ("ucf101", "ucfTrainTestlist/classInd.txt", None, ["classInd.txt", "no such file"]),
+        ("ucf101", "ucfTrainTestlist/classInd.txt", "ApplyEyeMakeup\n", ["classInd.txt", "line 1"]),
+        ("ucf101", "ucfTrainTestlist/testlist01.txt", None, ["testlist01.txt", "no such file"]),
+        ("ucf101", "ucfTrainTestlist/trainlist02.txt", "YoYo/v_YoYo_g01_c01.avi 2", ["testlist02.txt"]),
+        (
+            "ucf101",
+            "ucfTrainTestlist/trainlist01.txt",
+            "Yoyo/v_YoYo_g02_c01.avi 2",
+            ["line 1", "Yoyo/", "classInd"],
+        ),
+        ("ucf101", "ucfTrainTestlist/trainlist01.txt", "YoYo/v_YoYo_g02_c01.avi 3", ["line 1", "classInd"]),
+        ("kinetics400", "val.csv", None, ["val.csv", "no such file"]),
+        ("kinetics400", "val.csv", "label,id,start,end\n", ["val.csv", "youtube_id", "label,id,start,end"]),
+        ("kinetics400", "val.csv", "label,youtube_id,time_start,time_end\n", ["val.csv", "no rows"]),
+        (
+            "kinetics400",
+            "val.csv",
+            "label,youtube_id,time_start,time_end\ncooking,a,1,2\n",
+            ["line 2", "'cooking'"],
+        ),
+        (
+            "kinetics400",
+            "val.csv",
+            "label,youtube_id,time_start,time_end\ntai chi,a,one,2\n",
+            ["line 2", "seconds"],
+        ),
+        (
+            "kinetics400",
+            "val.csv",
+            "label,youtube_id,time_start,time_end\na, b,a,1,2\n",
+            ["line 2", "quotes"],
+        ),
+        ("folder", "train.csv", "video,label\nwave_hand/0.avi,wave\n", ["test.csv", "no such file"]),
+        (
+            "folder",
+            "train.csv",
+            "path,class\nwave_hand/0.avi,wave\n",
+            ["train.csv", "video,label", "path,class"],
+        ),
+        ("folder", "one_video/1.avi", "", ["one_video", "holds 1 videos", "mp4"]),
+        ("folder", "Jump_Rope/.empty", "", ["Jump_Rope", "holds 0 videos"]),
+        ("folder", "time_reversed_pairs.csv", "a,b\nJumpRope,sit\n", ["line 2", "'sit'"]),
+        ("folder", "time_reversed_pairs.csv", "a,b\nJumpRope,JumpRope\n", ["line 2", "partner"]),
+    ],
+)
+def test_bad_lists(tmp_path, name, file, text, parts):
+    BUILD[name](tmp_path)
+    if text is None:
+        (tmp_path / file).unlink()
+    else:
+        put(tmp_path / file, text)
+    one_line(lambda: load(name, tmp_path), *parts)
+
+
+def test_lists_that_are_not_text(tmp_path):
+    ucf(tmp_path)
+    (tmp_path / "ucfTrainTestlist/trainlist01.txt").write_bytes(b"\xff\xfe\x00\x81")
+    one_line(lambda: load("ucf101", tmp_path), "trainlist01.txt", "UTF-8")
+
+
+def test_classes_that_read_alike(tmp_path):
+    folder(tmp_path)
+    for i in range(2):
+        put(tmp_path / "Jump_Rope" / f"{i}.avi")
+    one_line(lambda: load("folder", tmp_path), "'Jump Rope'")
+
+
+@pytest.mark.parametrize("video", ["../elsewhere.avi", "{root}/wave_hand/0.avi", ""])
+def test_folder_lists_stay_inside(tmp_path, video):
+    folder(tmp_path / "data")
+    put(tmp_path / "elsewhere.avi")
+    put(tmp_path / "data/train.csv", "video,label\n" + video.format(root=tmp_path / "data") + ",wave\n")
+    put(tmp_path / "data/test.csv", "video,label\nwave_hand/1.MP4,wave\n")
+    one_line(lambda: load("folder", tmp_path / "data"), "train.csv, line 2", "inside")
+
+
+@pytest.mark.parametrize("name", ["hmdb51", "ucf101", "kinetics400"])
+def test_missing_videos_are_counted_or_skipped(tmp_path, name):
+    whole = load(name, BUILD[name](tmp_path))
+    gone = [whole.splits[1].train[0].name, whole.splits[1].test[0].name]
+    for video in gone:
+        (whole.folder / video).unlink()
+    one_line(
+        lambda: load(name, tmp_path),
+        f"2 of {len({v.name for s in whole.splits.values() for p in s for v in p})}",
+        gone[0],
+        gone[1],
+        "missing='skip'",
+    )
+    left = load(name, tmp_path, missing="skip")
+    assert sorted(left.missing) == sorted(gone)
+    assert left.splits[1].train == whole.splits[1].train[1:]
+    assert left.splits[1].test == whole.splits[1].test[1:]
+    assert left.fingerprint(1) != whole.fingerprint(1)
+
+
+def test_a_folder_list_naming_a_missing_file(tmp_path):
+    folder(tmp_path)
+    put(
+        tmp_path / "train.csv", "video,label\nwave_hand/0.avi,wave\nnowhere/0.avi,jump\nJumpRope/0.avi,jump\n"
+    )
+    put(tmp_path / "test.csv", "video,label\nwave_hand/1.MP4,wave\n")
+    one_line(lambda: load("folder", tmp_path), "1 of 4", "nowhere/0.avi")
+
+
+def test_a_class_whose_training_videos_are_all_missing(tmp_path):
+    data = load("kinetics400", kinetics(tmp_path))
+    for video in data.splits[1].train:
+        if video.label == 1:
+            (data.folder / video.name).unlink()
+    one_line(lambda: load("kinetics400", tmp_path, missing="skip"), "no training video", data.classes[1])
+
+
+def test_pairs_are_labels(tmp_path):
+    ucf(tmp_path)
+    assert load("ucf101", tmp_path).pairs == ()
+    put(tmp_path / "time_reversed_pairs.csv", "a,b\nHandstandPushups,ApplyEyeMakeup\n")
+    assert load("ucf101", tmp_path).pairs == ((2, 0),)
+
+
+def videos_of(counts: list[int]) -> tuple[Video, ...]:
+    return tuple(Video(f"class{label}/{i}.avi", label) for label, n in enumerate(counts) for i in range(n))
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_few_shot_laws(k):
+    train = videos_of([4, 30, 9])
+    drawn = few_shot(train, k, seed=0)
+    assert [train[i].label for i in drawn] == [label for label in range(3) for _ in range(k)]
+    assert len(set(drawn)) == 3 * k
+    assert few_shot(train, k, seed=0) == drawn
+    assert few_shot(train, k, seed=1) != drawn
+    mixed = random.Random(5).sample(train, len(train))
+    assert [mixed[i] for i in few_shot(mixed, k, seed=0)] == [train[i] for i in drawn]
+    assert set(drawn) <= set(few_shot(train, 4, seed=0))  # nested
+
+
+def test_few_shot_draws_every_video_alike():
+    train = videos_of([10])
+    hits = [0] * 10
+    for seed in range(2000):
+        for index in few_shot(train, 2, seed):
+            hits[index] += 1
+    # 400 expected, standard deviation 18.
+    assert min(hits) > 320 and max(hits) < 480
+
+
+def test_few_shot_names_the_class_that_is_too_small():
+    one_line(lambda: few_shot(videos_of([4, 3]), 4, 0), "class 1", "class1", "3 training videos", "k=4")
+    one_line(lambda: few_shot((Video("b/1.avi", 1),), 1, 0), "class 0", "0 training videos")
+    one_line(lambda: few_shot(videos_of([4]), 0, 0), "k=0")
+
+
+def test_fingerprint_follows_labels_names_and_texts_only(tmp_path):
+    def print_of(
+        train=(("a.avi", 0), ("b.avi", 1)), test=(("c.avi", 0),), classes=("x", "y"), texts=("x", "y")
+    ):
+        split = Split(tuple(Video(*v) for v in train), tuple(Video(*v) for v in test))
+        return Dataset("d", tmp_path, classes, texts, {1: split}).fingerprint(1)
+
+    prints = [
+        print_of(),
+        print_of(train=(("a.avi", 0), ("b.avi", 0))),
+        print_of(train=(("a.avi", 0), ("B.avi", 1))),
+        print_of(train=(("b.avi", 1), ("a.avi", 0))),
+        print_of(train=(("a.avi", 0), ("b.avi", 1), ("c.avi", 0)), test=()),
+        print_of(classes=("x", "z")),
+        print_of(texts=("x", "z")),
+    ]
+    assert len(set(prints)) == len(prints)
+    assert print_of() == prints[0] and len(prints[0]) == 64
+    one, other = load("hmdb51", hmdb(tmp_path / "a")), load("hmdb51", hmdb(tmp_path / "b"))
+    assert one.fingerprint(1) == other.fingerprint(1) != one.fingerprint(2)
+
+
+def test_presence_of_many_videos_is_quick(tmp_path):
+    names = [f"C{label:03d}/v_{i}.avi" for label in range(100) for i in range(60)]
+    for name in names:
+        (tmp_path / "UCF-101" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "UCF-101" / name).touch()
+    put(tmp_path / "ucfTrainTestlist/classInd.txt", "".join(f"{i + 1} C{i:03d}\n" for i in range(100)))
+    put(tmp_path / "ucfTrainTestlist/trainlist01.txt", "".join(f"{n} {int(n[1:4]) + 1}\n" for n in names[1:]))
+    put(tmp_path / "ucfTrainTestlist/testlist01.txt", names[0])
+    start = time.perf_counter()
+    assert len(load("ucf101", tmp_path).splits[1].train) == 5999
+    assert time.perf_counter() - start < 2
+
+
+def test_import_is_light():
+    code = (
+        "import sys, flowclip_core.data.datasets; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

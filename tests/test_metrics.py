@@ -1,0 +1,33 @@
+"""Accuracy and pair metrics against loops."""
+
+import numpy as np
+import pytest
+
+from flowclip_core.training import metrics
+
+SCORES = np.array([[5.0, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [3, 0, 1, 5, 2, 4]])
+LABELS = np.array([0, 0, 1, 2])
+
+
+def test_accuracy_against_a_loop():
+    for top in (1, 2, 5):
+        hits = [sum(row > row[label]) + sum(row == row[label]) - 1 < top for row, label in zip(SCORES, LABELS, strict=True)]
+        assert metrics.accuracy(SCORES, LABELS, top) == 100 * np.mean(hits)
+
+
+def test_a_tie_is_no_hit():
+    assert metrics.accuracy(np.ones((3, 4)), np.array([0, 1, 2])) == 0
+
+
+def test_pairs_rest_and_order_by_hand():
+    found = metrics.pair_metrics(SCORES, LABELS, [(0, 1)], "_shuffled")
+    # Videos 0, 1, 2 are of the pair (0, 1): the first is right, the second prefers the reverse, the third ties.
+    assert found == {
+        "top1_pairs_shuffled": pytest.approx(100 / 3),
+        "order_shuffled": pytest.approx(100 / 3),
+        "top1_rest_shuffled": 0.0,
+    }
+
+
+def test_without_pairs_nothing_is_said():
+    assert metrics.pair_metrics(SCORES, LABELS, []) == {}

@@ -1,0 +1,277 @@
+"""The model: counts, laws of the two streams, equality with open_clip when all parts are off, micro-batches, resuming."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from class_lists import CLASSES
+from conftest import FULL_TEXT, SMALL, backbone, fixed
+
+from flowclip_core.config import PROMPTS, EvalConfig, ModelConfig, TrainConfig
+from flowclip_core.data.features import FeatureStore, central_frames, drawn_frames
+from flowclip_core.errors import InputError
+from flowclip_core.experiments.catalogue import CLIP, VARIANTS
+from flowclip_core.model.flowclip import FlowCLIP
+from flowclip_core.model.motion import differences, pairs
+from flowclip_core.training import loop
+
+NAMES = ["sit down", "stand up", "kick ball", "kick", "smile"]
+
+
+def video(batch: int = 3, frames: int = 8, width: int = 32) -> torch.Tensor:
+    return 3 * fixed(batch, frames, width)
+
+
+def test_full_model_has_the_stated_number_of_trainable_parameters():
+    text = FULL_TEXT | {"layers": 1}
+    tower = backbone({"embed_dim": 512, "vision_cfg": SMALL["vision_cfg"], "text_cfg": text})
+    full = FlowCLIP(ModelConfig(), tower, NAMES).trained()
+    assert sum(value.numel() for value in full.values()) == 8_441_888
+    sizes = {part: sum(v.numel() for name, v in full.items() if name.startswith(part)) for part in
+             ("motion_stream", "spatial_stream", "prompts.adapter", "prompts.vectors", "communication")}  # fmt: skip
+    assert list(sizes.values()) == [3_152_384, 3_152_384, 33_312, 2_560, 2_101_248]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_trained_part_gets_a_gradient_and_the_towers_get_none(small, variant):
+    model = FlowCLIP(ModelConfig(**VARIANTS[variant]), small, NAMES)
+    F.cross_entropy(model(video())["logits"], torch.tensor([0, 1, 2])).backward()
+    for name, value in model.trained().items():
+        assert value.grad is not None and value.grad.abs().sum() > 0, name
+    assert all(value.grad is None for value in small.parameters())
+
+
+def test_all_parts_off_equals_open_clip_zero_shot(small):
+    images = (fixed(6, 3, 32, 32) * 127 + 128).to(torch.uint8)
+    frames = small.encode_frames(images)
+    plain = small.clip.encode_image((images / 255 - small.mean) / small.std)
+    torch.testing.assert_close(frames, plain)
+    texts = open_clip.get_tokenizer("ViT-B-16")([f"{PROMPTS[5]} {name}." for name in NAMES])
+    expected = small.clip.encode_image((images / 255 - small.mean) / small.std, normalize=True)
+    expected = expected @ small.clip.encode_text(texts, normalize=True).T / 0.07
+    one_frame = FlowCLIP(replace(CLIP, frames=2, step=1), small, NAMES)(frames[:, None].expand(-1, 2, -1))
+    torch.testing.assert_close(one_frame["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [4, 8, 16, 32])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_differences_against_a_loop(frames, step):
+    features = video(2, frames, 5)
+    slow = torch.stack([features[:, j] - features[:, i] for i, j in pairs(frames, step)], 1)
+    torch.testing.assert_close(differences(features, step), slow)
+    expected = sum(frames - d for d in range(1, step + 1))
+    assert slow.shape[1] == expected == ModelConfig(frames=frames, step=step).differences
+    assert all(0 < j - i <= step for i, j in pairs(frames, step)) and len(set(pairs(frames, step))) == expected
+
+
+def test_a_still_clip_has_no_differences_and_time_reversed_ones_change_sign():
+    still = fixed(2, 1, 5).expand(2, 8, 5)
+    assert differences(still, 4).abs().max() == 0
+    moving = video(2, 8, 5)
+    backwards = differences(moving.flip(1), 1)
+    torch.testing.assert_close(backwards, -differences(moving, 1).flip(1))
+    with pytest.raises(InputError, match="T-1"):
+        differences(moving, 8)
+
+
+def test_without_positions_the_spatial_stream_is_blind_to_order_and_the_motion_stream_is_not(small):
+    model = FlowCLIP(ModelConfig(map=False, mcb=False), small, NAMES).eval()
+    frames = video()
+    there, back = model(frames), model(frames.flip(1))
+    torch.testing.assert_close(there["spatial_tokens"].mean(1), back["spatial_tokens"].mean(1), rtol=1e-4, atol=1e-5)
+    assert (there["motion"] - back["motion"]).abs().max() > 1e-2
+    coded = FlowCLIP(ModelConfig(map=False, mcb=False, positions="learned"), small, NAMES).eval()
+    with torch.no_grad():
+        coded.spatial_stream.positions.mul_(100)
+    moved = coded(frames)["spatial_tokens"].mean(1) - coded(frames.flip(1))["spatial_tokens"].mean(1)
+    assert moved.abs().max() > 1e-2
+
+
+def test_a_zeroed_adapter_leaves_the_hand_crafted_prompt(small):
+    model = FlowCLIP(ModelConfig(mcb=False), small, NAMES).eval()
+    static = FlowCLIP(ModelConfig(map=False, mcb=False), small, NAMES).eval()
+    assert not torch.allclose(model(video())["texts"], static(video())["texts"])
+    with torch.no_grad():
+        for value in model.prompts.adapter.parameters():
+            value.zero_()
+    torch.testing.assert_close(model(video())["texts"], static(video())["texts"], rtol=1e-4, atol=1e-5)
+
+
+def test_map_without_motion_gives_every_video_the_same_prompts(small):
+    out = FlowCLIP(ModelConfig(mmb=False, mcb=False), small, NAMES)(video())
+    assert "motion" not in out and torch.equal(out["texts"][0], out["texts"][2])
+    moved = FlowCLIP(ModelConfig(mcb=False), small, NAMES)(video())["texts"]
+    assert not torch.allclose(moved[0], moved[2])
+
+
+def test_pooled_video_token_gives_every_class_the_same_vector_and_a_sequence_does_not(small):
+    for tokens, same in (("pooled", True), ("sequence", False)):
+        out = FlowCLIP(ModelConfig(map=False, video_tokens=tokens), small, NAMES).eval()(video())
+        added = out["texts_out"] - out["texts"]
+        assert torch.allclose(added, added[:, :1], atol=1e-5) is same
+
+
+def test_readings_change_what_they_name(small):
+    plain = FlowCLIP(ModelConfig(), small, NAMES).eval()(video())["logits"]
+    for change in ({"norm_order": "post"}, {"residual": True}, {"tau": 0.01}, {"video_tokens": "sequence"}, {"step": 1}):
+        other = FlowCLIP(replace(ModelConfig(), **change), small, NAMES).eval()(video())["logits"]
+        assert not torch.allclose(plain, other, atol=1e-4), change
+
+
+def test_same_seed_same_parts_other_seed_other_parts(small):
+    first, again, other = (FlowCLIP(ModelConfig(), small, NAMES, seed).trained() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["motion_stream.block.linear1.weight"], other["motion_stream.block.linear1.weight"])
+    alone = FlowCLIP(ModelConfig(map=False, mcb=False), small, NAMES, 3).trained()
+    assert all(torch.equal(alone[name], first[name]) for name in alone)
+
+
+@pytest.mark.parametrize("wrong", [{"step": 8}, {"step": 0}, {"tau": 0}, {"norm_order": "none"}, {"spatial": False}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(InputError):
+        ModelConfig(**wrong)
+
+
+def test_wrong_feature_shape_names_both_shapes(small):
+    with pytest.raises(InputError, match=r"\(3, 4, 32\).*T=8"):
+        FlowCLIP(ModelConfig(), small, NAMES)(video(3, 4))
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path) -> FeatureStore:
+    """20 videos of 5 classes, 16 stored frames, two crops; class and time both show in the features."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(20) % 5
+    features = rng.normal(size=(5, 1, 1, 32))[labels] + np.linspace(-1, 1, 16)[:, None] * rng.normal(size=(20, 1, 1, 32))
+    features = np.repeat(features, 2, axis=1) + 0.1 * rng.normal(size=(20, 2, 16, 32))
+    index = pd.DataFrame({"name": [f"{i}.avi" for i in range(20)], "sha256": "0" * 64})
+    return FeatureStore(tmp_path, features.astype(np.float16), ("centre", "left"), index)
+
+
+def fit(small, store, seed=0, config=None, variant="full", **how):
+    model = FlowCLIP(ModelConfig(**VARIANTS[variant]), small, NAMES, seed)
+    settings = config or TrainConfig(lr=0.01, batch=8, epochs=None, steps=7, crops=("centre", "left"))
+    log = loop.train(model, store, np.arange(20), np.arange(20) % 5, settings, seed, **how)
+    return model, log
+
+
+def test_training_lowers_the_loss_and_repeats_bit_by_bit(small, store):
+    config = TrainConfig(lr=0.05, batch=8, epochs=12, crops=("centre",))
+    model, log = fit(small, store, config=config)
+    assert len(log.losses) == 36 and np.mean(log.losses[-5:]) < 0.5 * np.mean(log.losses[:5])
+    assert fit(small, store, config=config)[1].losses == log.losses
+    assert fit(small, store, seed=1, config=config)[1].losses != log.losses
+
+
+def test_zero_steps_change_nothing_and_two_change_every_part(small, store):
+    before = {name: value.clone() for name, value in FlowCLIP(ModelConfig(), small, NAMES).trained().items()}
+    for steps, moved in ((0, False), (2, True)):
+        config = TrainConfig(lr=0.01, batch=8, epochs=None, steps=steps, crops=("centre",))
+        after = fit(small, store, config=config)[0].trained()
+        assert all(torch.equal(before[name], after[name]) is not moved for name in before)
+
+
+@pytest.mark.parametrize("variant", ["mmb", "full"])
+def test_micro_batch_size_changes_nothing(small, store, variant):
+    whole, log = fit(small, store, variant=variant)
+    for micro in (1, 3):
+        parts, part_log = fit(small, store, variant=variant, micro_batch=micro)
+        np.testing.assert_allclose(part_log.losses, log.losses, rtol=1e-5)
+        for name, value in whole.trained().items():
+            assert (parts.trained()[name] - value).abs().max() <= 1e-6 * value.abs().max().clamp_min(1), name
+
+
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(small, store, monkeypatch):
+    expected, _ = fit(small, store)
+    forward = FlowCLIP.forward
+
+    def short_of_memory(model, frames):
+        if len(frames) > 2:
+            raise torch.OutOfMemoryError("simulated")
+        return forward(model, frames)
+
+    monkeypatch.setattr(FlowCLIP, "forward", short_of_memory)
+    found, log = fit(small, store)
+    assert log.micro_batch == 2
+    for name, value in expected.trained().items():
+        torch.testing.assert_close(found.trained()[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_resumed_equals_whole(small, store, tmp_path):
+    whole, log = fit(small, store)
+    path = tmp_path / "run.partial"
+    for stop in (2, 5):
+        fit(small, store, checkpoint=path, stop_after=stop)
+        assert path.exists()
+    resumed, resumed_log = fit(small, store, checkpoint=path)
+    assert resumed_log.losses == log.losses and not path.exists()
+    assert all(torch.equal(value, whole.trained()[name]) for name, value in resumed.trained().items())
+
+
+def test_batches_are_epochs_and_draws_lie_in_their_segments(store):
+    config = TrainConfig(batch=8, epochs=1, crops=("left",))
+    batches = [loop.batch_at(step, 20, config, 0, store, 8) for step in range(3)]
+    assert sorted(np.concatenate([picked for picked, _, _ in batches])) == list(range(20))
+    for _, crops, frames in batches:
+        assert (crops == 1).all() and (frames // 2 == np.arange(8)).all()
+    assert not np.array_equal(batches[0][2], loop.batch_at(3, 20, config, 0, store, 8)[2])
+
+
+def test_segment_draws_reach_every_frame_and_the_middle_is_the_middle():
+    drawn = drawn_frames(np.random.default_rng(0), 200, 32, 8)
+    assert set(drawn.ravel()) == set(range(32)) and (drawn // 4 == np.arange(8)).all()
+    assert central_frames(32, 8).tolist() == [2, 6, 10, 14, 18, 22, 26, 30]
+    assert central_frames(32, 32).tolist() == list(range(32))
+    with pytest.raises(InputError, match="divide 32"):
+        central_frames(32, 5)
+
+
+def test_views_are_fused_by_mean_softmax(small, store):
+    model = FlowCLIP(ModelConfig(map=False), small, NAMES).eval()
+    rows = np.arange(20)
+    config = EvalConfig(clips=3, crops=("centre", "left"), seed=5)
+    slow = np.zeros((20, 5))
+    for clip in range(3):
+        for crop in (0, 1):
+            for row in rows:
+                frames = loop._test_frames(row, clip, config, 16, 8, loop.IN_ORDER)
+                view = torch.from_numpy(store.take(rows[row : row + 1], frames[None], np.array([crop])))
+                slow[row] += model(view)["logits"].softmax(-1)[0].detach().numpy() / 6
+    np.testing.assert_allclose(loop.score(model, store, rows, config, batch=7), slow, atol=1e-6)
+    np.testing.assert_allclose(loop.score(model, store, rows[::-1], config), slow[::-1], atol=1e-6)
+    other = loop.score(model, store, rows, replace(config, seed=6))
+    assert np.abs(other - slow).max() > 1e-6
+
+
+def test_controls_rearrange_the_same_frames():
+    frames, rng = np.arange(16).reshape(2, 8), np.random.default_rng(0)
+    assert (loop.arrange(frames, loop.REVERSED, rng) == frames[:, ::-1]).all()
+    shuffled = loop.arrange(frames, loop.SHUFFLED, rng)
+    assert (np.sort(shuffled) == frames).all() and (shuffled != frames).any()
+    assert (loop.arrange(frames, loop.REPEATED, rng) == frames[:, 4:5]).all()
+    assert (loop.arrange(frames, loop.IN_ORDER, rng) == frames).all()
+
+
+def test_saved_parts_come_back_and_strangers_are_refused(small, tmp_path):
+    model = FlowCLIP(ModelConfig(step=2), small, NAMES, seed=9).eval()
+    path = model.save(tmp_path / "parts.safetensors")
+    torch.testing.assert_close(FlowCLIP.load(path, small)(video())["logits"], model(video())["logits"], rtol=0, atol=0)
+    assert FlowCLIP.load(path, small, ["walk", "run"])(video())["logits"].shape == (3, 2)
+    with pytest.raises(InputError, match="made with backbone"):
+        FlowCLIP.load(path, backbone(SMALL, seed=1))
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    with pytest.raises(InputError, match="not a readable"):
+        FlowCLIP.load(tmp_path / "text.safetensors", small)
+
+
+def test_class_lists_have_distinct_names():
+    assert all(len(set(names)) == len(names) for names in CLASSES.values())
