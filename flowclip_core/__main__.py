@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +16,7 @@ from typing import NoReturn
 from flowclip_core.errors import InputError
 
 TARGETS = ("table5",)
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 1 when a check failed, 2 when the input was wrong."""
     try:
         asked = _parse(arguments)
-        return asked.run(asked)
+        code = asked.run(asked)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"reproduce.sh: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -33,10 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("reproduce.sh: stopped; finished runs are kept, the same command goes on from there", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read the output has gone; without this Python would complain when it flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno not in (28, 30, 13):  # no space, read-only, not permitted
+        if error.errno not in CANNOT_WRITE:
             raise
         print(f"reproduce.sh: cannot write: {error}", file=sys.stderr)
         return 2
@@ -94,8 +100,13 @@ def _target(asked: argparse.Namespace) -> int:
         backbone=asked.backbone,
         pretrained=asked.pretrained,
     )
+    _need_writable(options.results_dir, "--results")
     result = ensure(asked.target, asked.profile, options)
-    written = outputs.write(asked.target, asked.profile, result, options.results_dir)
+    try:
+        written = outputs.write(asked.target, asked.profile, result, options.results_dir)
+    except RuntimeError as error:  # a cell of the notebook failed; the message is one line that says which
+        print(f"reproduce.sh: {error}", file=sys.stderr)
+        return 1
     print(outputs.as_text(asked.target, result))
     if asked.record:
         written += outputs.record(asked.target, asked.profile, result)
@@ -168,6 +179,14 @@ def _doctor(asked: argparse.Namespace) -> int:
     drawn = [name for name in world.NAMES if (world.default_root() / name / "complete.txt").exists()]
     print(f"{'demo world':16} {', '.join(drawn) or 'not drawn yet (table5 does it)'}")
     return 1 if lacking else 0
+
+
+def _need_writable(folder: Path, option: str) -> None:
+    """Raise InputError at once, rather than after minutes of work, where no file can be written into `folder`."""
+    try:
+        tempfile.TemporaryFile(dir=next(place for place in (folder, *folder.parents) if place.exists())).close()
+    except OSError as error:
+        raise InputError(f"{option} {folder}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def _short(path: Path) -> str:

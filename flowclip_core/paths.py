@@ -31,8 +31,8 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files only their owner can read; results are to be shared like any other file.
-        os.chmod(part, 0o644)
-        os.replace(part, path)
+        Path(part).chmod(0o644)
+        Path(part).replace(path)
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise

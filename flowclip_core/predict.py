@@ -43,8 +43,8 @@ def classify(
 ) -> Prediction:
     """Score the class names `labels` for one video.
 
-    Without a checkpoint this is zero-shot CLIP: hand-crafted prompt C of Table 1 and the mean of T = 8 frame features. A
-    checkpoint (written by table5, or by `FlowCLIP.save`) brings trained parts; `labels` may then be left out, to use
+    Without a checkpoint this is zero-shot CLIP: hand-crafted prompt C of Table 1 and the mean of T = 8 frame features.
+    A checkpoint (written by table5, or by `FlowCLIP.save`) brings trained parts; `labels` may then be left out, to use
     its own classes, or be other names, which is the paper's zero-shot transfer.
     Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints.
     """

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-
-import psutil
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 
 from flowclip_core.errors import InputError
 
@@ -25,6 +26,23 @@ PATIENCE = 0.5
 def default_jobs() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C, which a terminal sends to all: the parent answers it and ends them.
+
+    Without this each of them would print a traceback of its own, even while it is still importing.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it would unblock the signal if it were started inside
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # blocked is inherited, and nothing is lost
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Pool:
@@ -39,10 +57,11 @@ class Pool:
 
     def __exit__(self, *error: object) -> None:
         if self._executor is not None:
+            workers = list((self._executor._processes or {}).values())
             self._executor.shutdown(wait=error[0] is None, cancel_futures=True)
             if error[0] is not None:
-                for child in psutil.Process().children(recursive=True):
-                    child.terminate()
+                for worker in workers:  # these alone: a notebook that calls us has children of its own
+                    worker.terminate()
 
     def map(self, work: Callable, tasks: list[tuple]) -> Iterator[tuple[tuple, object]]:
         """Yield (task, result) in the order of completion. A result of None means «another command holds it»: it is
@@ -74,8 +93,10 @@ class Pool:
             context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
             if os.name == "posix":
                 context.set_forkserver_preload(["flowclip_core.training.loop", "flowclip_core.data.video"])
+                with deaf_to_ctrl_c():
+                    forkserver.ensure_running()
             self._executor = ProcessPoolExecutor(
-                self.jobs, mp_context=context, initializer=_begin, initargs=(os.getpid(), self.threads)
+                self.jobs, mp_context=context, initializer=_begin, initargs=(self.threads,)
             )
             self._executor.submit(os.getpid).result()  # the fork server has read the environment now
             if before is None:
@@ -85,15 +106,14 @@ class Pool:
         return self._executor
 
 
-def _begin(parent: int, threads: int) -> None:
+def _begin(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
-def _die_with(parent: int) -> None:
+def _die_with_parent() -> None:
     """A killed parent cannot tell its workers; without this they would wait for tasks for ever."""
-    while psutil.pid_exists(parent):
-        time.sleep(1)
+    multiprocessing.parent_process().join()
     os._exit(1)

@@ -104,9 +104,7 @@ def test_reader_agrees_with_yaml_on_the_real_file():
     assert found == pip_list((ROOT / "environment.yml").read_text()) and len(found) > 10
 
 
-@pytest.mark.parametrize(
-    "text", ["", "name: x\n", "dependencies:\n  - pip\n  - torch\n", "dependencies:\n  - pip:\n"]
-)
+@pytest.mark.parametrize("text", ["", "name: x\n", "dependencies:\n  - pip\n  - torch\n", "dependencies:\n  - pip:\n"])
 def test_reader_without_a_list_names_the_file(tmp_path, text):
     path = tmp_path / "odd.yml"
     path.write_text(text)
@@ -293,10 +291,7 @@ def run(*command: str | Path, **settings: str) -> subprocess.CompletedProcess:
 def test_the_reader_runs_as_a_file_with_the_standard_library_alone():
     alone = run(sys.executable, "-I", "-S", environment.__file__, "requirements")
     assert alone.stdout.splitlines() == environment.requirements(), alone.stderr
-    assert (
-        run(sys.executable, "-I", "-S", environment.__file__, "lock-hash").stdout.strip()
-        == environment.lock_hash()
-    )
+    assert run(sys.executable, "-I", "-S", environment.__file__, "lock-hash").stdout.strip() == environment.lock_hash()
     assert run(sys.executable, "-I", environment.__file__, "nonsense").returncode == 2
 
 
@@ -313,9 +308,7 @@ def test_help_names_every_target_and_option_at_once(arguments):
     assert done.returncode == 0 and not done.stderr and time.monotonic() - start < 1
     for target in "table5 predict list verify lab test doctor".split():
         assert re.search(rf"^  {target}\b", done.stdout, re.MULTILINE), target
-    for (
-        option
-    ) in "profile data-root dataset results seeds device jobs decoder backbone pretrained record".split():
+    for option in "profile data-root dataset results seeds device jobs decoder backbone pretrained record".split():
         assert re.search(rf"^  --{option}\b", done.stdout, re.MULTILINE), option
     for option in "labels checkpoint json".split():
         assert f"--{option}" in done.stdout

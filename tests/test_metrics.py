@@ -11,7 +11,9 @@ LABELS = np.array([0, 0, 1, 2])
 
 def test_accuracy_against_a_loop():
     for top in (1, 2, 5):
-        hits = [sum(row > row[label]) + sum(row == row[label]) - 1 < top for row, label in zip(SCORES, LABELS, strict=True)]
+        hits = [
+            sum(row > row[label]) + sum(row == row[label]) - 1 < top for row, label in zip(SCORES, LABELS, strict=True)
+        ]
         assert metrics.accuracy(SCORES, LABELS, top) == 100 * np.mean(hits)
 
 

@@ -1,4 +1,4 @@
-"""The model: counts, laws of the two streams, equality with open_clip when all parts are off, micro-batches, resuming."""
+"""The model: counts, laws of the two streams, equality with open_clip, micro-batches, resuming."""
 
 from __future__ import annotations
 
@@ -119,7 +119,13 @@ def test_pooled_video_token_gives_every_class_the_same_vector_and_a_sequence_doe
 
 def test_readings_change_what_they_name(small):
     plain = FlowCLIP(ModelConfig(), small, NAMES).eval()(video())["logits"]
-    for change in ({"norm_order": "post"}, {"residual": True}, {"tau": 0.01}, {"video_tokens": "sequence"}, {"step": 1}):
+    for change in (
+        {"norm_order": "post"},
+        {"residual": True},
+        {"tau": 0.01},
+        {"video_tokens": "sequence"},
+        {"step": 1},
+    ):
         other = FlowCLIP(replace(ModelConfig(), **change), small, NAMES).eval()(video())["logits"]
         assert not torch.allclose(plain, other, atol=1e-4), change
 
@@ -151,7 +157,9 @@ def store(tmp_path) -> FeatureStore:
     """20 videos of 5 classes, 16 stored frames, two crops; class and time both show in the features."""
     rng = np.random.default_rng(0)
     labels = np.arange(20) % 5
-    features = rng.normal(size=(5, 1, 1, 32))[labels] + np.linspace(-1, 1, 16)[:, None] * rng.normal(size=(20, 1, 1, 32))
+    features = rng.normal(size=(5, 1, 1, 32))[labels] + np.linspace(-1, 1, 16)[:, None] * rng.normal(
+        size=(20, 1, 1, 32)
+    )
     features = np.repeat(features, 2, axis=1) + 0.1 * rng.normal(size=(20, 2, 16, 32))
     index = pd.DataFrame({"name": [f"{i}.avi" for i in range(20)], "sha256": "0" * 64})
     return FeatureStore(tmp_path, features.astype(np.float16), ("centre", "left"), index)

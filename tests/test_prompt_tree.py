@@ -30,16 +30,18 @@ def naive(tower: Backbone, names: list[str], vectors: Tensor) -> Tensor:
     return tower.encode_prompts(torch.stack(texts), ends).unflatten(0, (len(vectors), len(names)))
 
 
-def worst(found: Tensor, expected: Tensor) -> float:
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def apart(found: Tensor, expected: Tensor) -> float:
+    """Relative difference, as a vector: length of the difference over length of what is expected."""
+    return ((found - expected).norm() / expected.norm()).item()
 
 
 def compare(tower: Backbone, names: list[str], length: int) -> tuple[float, float]:
-    """Largest relative difference of values and of the gradient with respect to the prompt vectors."""
+    """Relative difference of values and of the gradient with respect to the prompt vectors."""
     dtype = tower.clip.positional_embedding.dtype
     start = prompt_vectors(tower, PROMPTS[length])
     vectors = (start + 0.3 * fixed(1, *start.shape).to(dtype)).requires_grad_()
-    weights = fixed(1, len(names), tower.width).to(dtype)
+    # Drawn, not `fixed`: regular weights nearly cancel over the classes and leave a gradient of rounding errors.
+    weights = torch.randn(1, len(names), tower.width, generator=torch.Generator().manual_seed(0)).to(dtype)
     tree = PromptTree(tower, names, length)(vectors)
     (tree_gradient,) = torch.autograd.grad((tree * weights).sum(), vectors)
     plain, gradient = [], torch.zeros_like(vectors)
@@ -47,7 +49,7 @@ def compare(tower: Backbone, names: list[str], length: int) -> tuple[float, floa
         part = naive(tower, names[i : i + 51], vectors)
         gradient += torch.autograd.grad((part * weights[:, i : i + 51]).sum(), vectors)[0]
         plain.append(part.detach())
-    return worst(tree.detach(), torch.cat(plain, 1)), worst(tree_gradient, gradient)
+    return apart(tree.detach(), torch.cat(plain, 1)), apart(tree_gradient, gradient)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,8 @@ def test_equals_the_naive_path_in_float32(wide, data, length):
 @pytest.mark.parametrize(("data", "length"), [("HMDB-51", 3), ("HMDB-51", 4), ("UCF-101", 5), ("Kinetics-400", 5)])
 def test_equals_the_naive_path_in_float64(wide, data, length):
     exact = backbone(
-        {"embed_dim": 512, "vision_cfg": SMALL["vision_cfg"], "text_cfg": FULL_TEXT | {"layers": 3}}, dtype=torch.float64
+        {"embed_dim": 512, "vision_cfg": SMALL["vision_cfg"], "text_cfg": FULL_TEXT | {"layers": 3}},
+        dtype=torch.float64,
     )
     values, gradients = compare(exact, CLASSES[data], length)
     assert values < 1e-9 and gradients < 1e-9
@@ -84,17 +87,17 @@ def test_the_comparison_notices_one_wrong_position():
     tree = PromptTree(tower, ["kick ball", "kick", "smile"], 3)
     vectors = prompt_vectors(tower, PROMPTS[3])[None]
     right = naive(tower, ["kick ball", "kick", "smile"], vectors)
-    assert worst(tree(vectors), right) < 2e-6
+    assert apart(tree(vectors), right) < 2e-6
     tree.embedded[0] += tower.clip.positional_embedding[5] - tower.clip.positional_embedding[4]
     tree.projected[0] += 0.01
-    assert worst(tree(vectors), right) > 1e-4
+    assert apart(tree(vectors), right) > 1e-4
 
 
 def test_static_prompt_equals_open_clip(small):
     names = CLASSES["HMDB-51"]
     tree = PromptTree(small, names, 5)(prompt_vectors(small, PROMPTS[5])[None])[0]
     texts = open_clip.get_tokenizer("ViT-B-16")([f"{PROMPTS[5]} {name}." for name in names])
-    assert worst(tree, small.clip.encode_text(texts)) < 2e-6
+    assert apart(tree, small.clip.encode_text(texts)) < 2e-6
 
 
 def test_videos_do_not_see_each_other(small):
@@ -104,8 +107,8 @@ def test_videos_do_not_see_each_other(small):
 
 
 @pytest.mark.parametrize(("data", "most"), [("HMDB-51", 180), ("UCF-101", 410), ("Kinetics-400", 1600)])
-def test_the_tree_is_small_and_hardly_padded(small, data, most):
-    tree = PromptTree(small, CLASSES[data], 5)
+def test_the_tree_is_small_and_hardly_padded(wide, data, most):
+    tree = PromptTree(wide, CLASSES[data], 5)
     assert tree.tokens_per_video <= most
     assert tree.tokens_per_video - tree.prefix - tree.layout.nodes <= 0.03 * most
 

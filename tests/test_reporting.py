@@ -25,9 +25,7 @@ PAPER_TEXT = paths.root().parent / "shared" / "paper.txt"
 
 def rows(dataset, role, variant, k, seed, scores, profile="demo"):
     mmb, map_, mcb = map(int, FLAGS[variant])
-    common = dict(
-        target="table5", profile=profile, dataset=dataset, role=role, variant=variant, mmb=mmb, map=map_
-    )
+    common = dict(target="table5", profile=profile, dataset=dataset, role=role, variant=variant, mmb=mmb, map=map_)
     common |= dict(mcb=mcb, k=k, seed=seed, split=1, views="1x1", key=f"12e{seed}")
     return [common | {"metric": metric, "value": value} for metric, value in scores.items()]
 
@@ -95,12 +93,8 @@ def test_one_run_has_no_interval_and_none_is_refused():
 
 def test_summary_equals_a_slow_one_and_carries_the_printed_value(summary, paper):
     runs = tidy()
-    picked = runs.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'")[
-        "value"
-    ]
-    row = summary.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'").iloc[
-        0
-    ]
+    picked = runs.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'")["value"]
+    row = summary.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'").iloc[0]
     assert (row["n"], row["paper"]) == (3, 64.6)
     assert (row["mean"], row["sd"]) == pytest.approx((picked.mean(), picked.std(ddof=1)), abs=1e-4)
     assert row["low"] < picked.mean() < row["high"]
@@ -120,14 +114,10 @@ def test_paired_difference_removes_what_a_seed_shares():
     for seed, shift in enumerate(luck):
         found += rows("figures-h", "HMDB-51", "baseline", 4, seed, {"top1": 40 + shift})
         found += rows("figures-h", "HMDB-51", "full", 4, seed, {"top1": 45 + shift + 0.1 * seed})
-    result = stats.paired_difference(
-        pd.DataFrame(found).sample(frac=1, random_state=3), "full", "baseline"
-    ).iloc[0]
+    result = stats.paired_difference(pd.DataFrame(found).sample(frac=1, random_state=3), "full", "baseline").iloc[0]
     half = 4.303 * 0.1 / math.sqrt(3)
     assert (result["n"], result["wins"]) == (3, 3)
-    assert (result["mean"], result["low"], result["high"]) == pytest.approx(
-        (5.1, 5.1 - half, 5.1 + half), abs=1e-3
-    )
+    assert (result["mean"], result["low"], result["high"]) == pytest.approx((5.1, 5.1 - half, 5.1 + half), abs=1e-3)
     reverse = stats.paired_difference(pd.DataFrame(found), "baseline", "full").iloc[0]
     assert (reverse["mean"], reverse["wins"]) == (-result["mean"], 0)
     with pytest.raises(InputError, match="mmb"):
@@ -144,10 +134,7 @@ def test_every_printed_number_of_table_5_is_there_exactly_once(paper):
     block = above[above.rindex("Methods\tMMB") :]
     printed = [list(map(float, re.findall(r"\d+\.\d", line))) for line in block.splitlines()]
     printed = [line for line in printed if line]
-    ours = [
-        group.sort_values(["dataset", "k"])["value"].tolist()
-        for _, group in paper.groupby("method", sort=False)
-    ]
+    ours = [group.sort_values(["dataset", "k"])["value"].tolist() for _, group in paper.groupby("method", sort=False)]
     assert ours == printed and sum(map(len, printed)) == len(paper) == 72
 
 
@@ -240,9 +227,7 @@ def test_demo_caption_says_what_it_must_and_computes_it(summary, paper):
 def test_table5_shows_measured_beside_printed_and_parts(summary):
     frame = tables.table5(summary, PAIR_SHARE)
     row = frame.loc[("figures-h, n = 3; printed: HMDB-51", "full")]
-    cell = summary.query("dataset == 'figures-h' and variant == 'full' and k == 4 and metric == 'top1'").iloc[
-        0
-    ]
+    cell = summary.query("dataset == 'figures-h' and variant == 'full' and k == 4 and metric == 'top1'").iloc[0]
     assert row["measured top-1", "k=4"] == f"{cell['mean']:.1f} ± {(cell['high'] - cell['low']) / 2:.1f}"
     assert row["printed, other data", "k=4"] == "58.7"
     assert row["measured, k=16 (clip: k=0)", "order"] == "82.0 ± 0.0"
@@ -273,9 +258,7 @@ def test_unknown_variant_is_named(summary):
 
 def test_text_table_by_hand():
     columns = pd.MultiIndex.from_tuples([("ours", "k=2"), ("ours", "k=4"), ("a long name", "k=2")])
-    index = pd.MultiIndex.from_tuples(
-        [("h, n = 3", "clip"), ("h, n = 3", "full")], names=["data set", "variant"]
-    )
+    index = pd.MultiIndex.from_tuples([("h, n = 3", "clip"), ("h, n = 3", "full")], names=["data set", "variant"])
     frame = pd.DataFrame([["", "1.0", "2.0"], ["9.0 ± 1.0", "3.0", ""]], index=index, columns=columns)
     frame.attrs["caption"] = "note"
     assert tables.text_table(frame).splitlines() == [
@@ -354,9 +337,7 @@ def test_figures_are_written_whole_and_svg_bytes_repeat(tmp_path, summary, paper
         "table5_controls.png",
     ]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    assert sorted(path.name for path in (tmp_path / "one" / "figures").iterdir()) == sorted(
-        p.name for p in first
-    )
+    assert sorted(path.name for path in (tmp_path / "one" / "figures").iterdir()) == sorted(p.name for p in first)
     plain = stats.summarise(tidy(seed=1).query("metric == 'top1' and dataset == 'figures-h'"), paper)
     other = plots.write_figures("table5", plain, tmp_path / "three")
     assert len(other) == 2 and other[0].read_bytes() != first[0].read_bytes()
@@ -423,9 +404,7 @@ def test_a_cell_that_refuses_its_input_does_so_like_the_command_line(tmp_path):
     said = notebooks._one_line(error, Path("one.ipynb"), tmp_path / "none.ipynb", "")
     assert isinstance(said, InputError) and str(said).startswith("x.csv: gone; make it (one.ipynb")
     error.ename = "KeyError"
-    assert isinstance(
-        notebooks._one_line(error, Path("one.ipynb"), tmp_path / "none.ipynb", ""), RuntimeError
-    )
+    assert isinstance(notebooks._one_line(error, Path("one.ipynb"), tmp_path / "none.ipynb", ""), RuntimeError)
 
 
 def test_unknown_parameters_and_unreadable_notebooks_are_refused(tmp_path):

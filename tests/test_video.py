@@ -19,9 +19,7 @@ from flowclip_core.data import video
 from flowclip_core.data.video import Clip, read_frames, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError, VideoError
 
-CLIPS = Path(
-    os.environ.get("FLOWCLIP_TEST_VIDEOS") or Path(__file__).resolve().parents[2] / "shared" / "videos"
-)
+CLIPS = Path(os.environ.get("FLOWCLIP_TEST_VIDEOS") or Path(__file__).resolve().parents[2] / "shared" / "videos")
 needs_clips = pytest.mark.skipif(
     not CLIPS.is_dir(), reason="no real clips: set FLOWCLIP_TEST_VIDEOS to a folder that holds them"
 )
@@ -391,12 +389,8 @@ for source in map(Path, sys.argv[2:]):
             except VideoError as error:
                 assert str(error).startswith(f"{path}: ") and "\\n" not in str(error)
 """
-    sources = [
-        str(made / name) for name in ("h264.mp4", "xvid_b_frames.avi", "vp9.webm", "variable_rate.mkv")
-    ]
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), *sources], capture_output=True, timeout=100
-    )
+    sources = [str(made / name) for name in ("h264.mp4", "xvid_b_frames.avi", "vp9.webm", "variable_rate.mkv")]
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path), *sources], capture_output=True, timeout=100)
     assert (run.returncode, run.stderr) == (0, b"")
 
 
@@ -482,9 +476,7 @@ def assert_like_open_clip(frames: np.ndarray, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64, 224])
-@pytest.mark.parametrize(
-    "shape", [(240, 320), (320, 241), (100, 100), (48, 64), (256, 341), (224, 299), (299, 224)]
-)
+@pytest.mark.parametrize("shape", [(240, 320), (320, 241), (100, 100), (48, 64), (256, 341), (224, 299), (299, 224)])
 def test_centre_crop_equals_open_clip(shape, size):
     noise = np.random.default_rng(0).integers(0, 256, (1, *shape, 3), dtype=np.uint8)
     assert_like_open_clip(np.concatenate([noise, picture(3, shape[1], shape[0])[None]]), size)
@@ -502,18 +494,14 @@ def test_crops_are_the_ends_and_the_middle(portrait):
     frames = np.broadcast_to(long[None, None, :, None], (3, 32, 96, 3)).copy()
     if portrait:
         frames = np.ascontiguousarray(frames.transpose(0, 2, 1, 3))
-    crops = resize_and_crop(
-        frames, 32, ("left", "centre", "right", "mirrored")
-    )  # no scaling: 32 is the short side
+    crops = resize_and_crop(frames, 32, ("left", "centre", "right", "mirrored"))  # no scaling: 32 is the short side
     assert crops.shape == (4, 3, 3, 32, 32) and str(crops.dtype) == "torch.uint8"
     ends = crops[:, 1, 0, :, 0] if portrait else crops[:, 1, 0, 0, :]
     assert ends[0].tolist() == long[:32].tolist()
     assert ends[1].tolist() == long[32:64].tolist()
     assert ends[2].tolist() == long[64:].tolist()
     assert bool((crops[3] == crops[1].flip(-1)).all())
-    assert (
-        bool((crops[3] == crops[1]).all()) == portrait
-    )  # constant along the width there, so the flip shows nothing
+    assert bool((crops[3] == crops[1]).all()) == portrait  # constant along the width there, so the flip shows nothing
     assert bool((resize_and_crop(frames, 32, ("right",))[0] == crops[2]).all())
 
 

@@ -155,9 +155,7 @@ def _import_decord():
     return decord
 
 
-def _reread_with_decord(
-    decord, path: Path, frames: dict[int, np.ndarray], packets: int, count: int
-) -> str | None:
+def _reread_with_decord(decord, path: Path, frames: dict[int, np.ndarray], packets: int, count: int) -> str | None:
     """Put decord's pictures in the place of PyAV's, or return what speaks against decord."""
     # Where the counts differ, decord repeats frames up to the promised number, or never ends.
     if packets != count:

@@ -27,6 +27,7 @@ from flowclip_core.demo.actions import ACTIONS
 from flowclip_core.demo.figures import Action, Look, Nuisance, film, warped_phases
 from flowclip_core.errors import InputError
 from flowclip_core.paths import cache_dir, write_atomically
+from flowclip_core.workers import deaf_to_ctrl_c
 
 NAMES = ("figures-h", "figures-u", "figures-k")
 VERSION = "1"
@@ -310,7 +311,8 @@ def ensure(
             initargs=(os.getpid(),),
         )
         try:
-            futures = [pool.submit(_write_class, folder, name, label, size) for label in labels]
+            with deaf_to_ctrl_c():  # the workers start with the first tasks
+                futures = [pool.submit(_write_class, folder, name, label, size) for label in labels]
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
                 if progress:

@@ -43,7 +43,7 @@ class Target:
 
 
 def table5(profile: Profile) -> list[Cell]:
-    """Few-shot (section 4.3): five variants, k = 2, 4, 8, 16 videos a class from split 1, seeded lists, split-1 test."""
+    """Few-shot (section 4.3): five variants, k videos a class by seeded lists from split-1 train, split-1 test."""
     cells = []
     for role, dataset in profile.roles.items():
         base = RunConfig(

@@ -14,10 +14,14 @@ from flowclip_core import environment
 from flowclip_core.errors import InputError
 from flowclip_core.paths import root, write_atomically
 
+
 def read_record(path: Path) -> dict | None:
     """The record at `path`, or None when it does not exist. Raises InputError when it cannot be read."""
     try:
-        return json.loads(path.read_text())
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict) or "scores" not in record:
+            raise ValueError("no scores in it")
+        return record
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -29,13 +33,14 @@ def write_record(path: Path, record: dict) -> Path:
 
 
 def software() -> dict[str, str]:
-    """Versions of what computes, the commit, and the hash of the lock file."""
+    """Versions of what computes, the commit, the hash of the lock file, and whether the packages came from it."""
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         **environment.versions(["torch", "torchvision", "open_clip_torch", "av", "numpy", "pandas"]),
         "commit": commit(),
         "lock": environment.lock_hash()[:16],
+        "packages": environment.source(),
     }
 
 

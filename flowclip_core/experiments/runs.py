@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,8 +28,6 @@ from flowclip_core.experiments.records import read_record, software, write_recor
 from flowclip_core.experiments.tidy import tidy_rows
 from flowclip_core.paths import root, sha256
 from flowclip_core.workers import Pool, default_jobs
-
-TINY_WEIGHTS = Path(world.__file__).parent / "weights" / "tiny_clip.safetensors"
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,12 @@ def resolve(profile: str, target: str, options: Options) -> Profile:
         name = options.backbone or backbone.name
         pretrained = options.pretrained or (None if name == "tiny-clip" else "openai")
         backbone = BackboneConfig(name, None if pretrained == "none" else pretrained)
+    if backbone.name == "tiny-clip" and backbone.pretrained:
+        raise InputError(f"backbone tiny-clip brings its own weights; leave --pretrained {backbone.pretrained} out")
+    if options.data_root is not None and not options.data_root.is_dir():
+        raise InputError(f"--data-root {options.data_root}: no such folder")
+    if real := [name for name in roles.values() if name not in world.NAMES and options.data_root is None]:
+        raise InputError(f"data set {real[0]}: say where it lies with --data-root DIR")
     if options.seeds is not None and options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: at least 1 run is needed")
     return replace(found, roles=roles, backbone=backbone, seeds=options.seeds or found.seeds)
@@ -81,14 +86,9 @@ def resolve(profile: str, target: str, options: Options) -> Profile:
 def open_dataset(name: str, options: Options, jobs: int) -> Dataset:
     """A demo world (drawn if need be) or a data set under --data-root."""
     if name in world.NAMES:
-        bar = Bar(f"drawing {name}", "classes")
-        folder = world.ensure(name, world.default_root(), jobs, progress=bar.update)
-        bar.close()
+        with closing(Bar(f"drawing {name}", "videos")) as bar:
+            folder = world.ensure(name, world.default_root(), jobs, progress=bar.update)
         return datasets.load(name, folder)
-    if options.data_root is None:
-        raise InputError(f"data set {name}: say where it lies with --data-root DIR")
-    if not options.data_root.is_dir():
-        raise InputError(f"--data-root {options.data_root}: no such folder")
     inside = options.data_root / name
     missing = "skip" if name == "kinetics400" else "error"
     return datasets.load(name, inside if inside.is_dir() else options.data_root, missing=missing)
@@ -97,7 +97,7 @@ def open_dataset(name: str, options: Options, jobs: int) -> Dataset:
 def weights_hash(backbone: BackboneConfig) -> str:
     """Hash of the backbone's weights; for the embedded model that of its file, without importing torch."""
     if backbone.name == "tiny-clip":
-        return sha256(TINY_WEIGHTS)
+        return sha256(world.WEIGHTS)
     from flowclip_core.model.backbone import load_backbone
 
     return load_backbone(backbone.name, backbone.pretrained).weights_hash
@@ -106,8 +106,8 @@ def weights_hash(backbone: BackboneConfig) -> str:
 def ensure(target: str, profile: str = "demo", options: Options | None = None) -> Result:
     """All runs of `target` under `profile`, making only those that are missing.
 
-    Raises InputError for an unknown target, data that are absent or unreadable, or weights that cannot be had. A kill at
-    any moment loses at most the runs in work; two calls at once share the work.
+    Raises InputError for an unknown target, data that are absent or unreadable, or weights that cannot be had. A kill
+    at any moment loses at most the runs in work; two calls at once share the work.
     """
     options = options or Options()
     if target not in TARGETS:
@@ -122,12 +122,11 @@ def ensure(target: str, profile: str = "demo", options: Options | None = None) -
     with Pool(jobs, threads=1 if device == "cpu" else default_jobs(), device=device) as pool:
         for name in chosen.roles.values():
             sets[name] = open_dataset(name, options, jobs)
-            bar = Bar(f"encoding {name}", "videos")
-            stores[name] = ensure_features(
-                sets[name], store_config, functools.partial(_backbone, chosen.backbone, device), pool,
-                allow_unreadable=name == "kinetics400", progress=bar.update,
-            )  # fmt: skip
-            bar.close()
+            with closing(Bar(f"encoding {name}", "videos")) as bar:
+                stores[name] = ensure_features(
+                    sets[name], store_config, functools.partial(load_once, chosen.backbone, device), pool,
+                    allow_unreadable=name == "kinetics400", progress=bar.update,
+                )  # fmt: skip
             shots = possible_shots(sets[name], shots)
         cells = TARGETS[target].cells(replace(chosen, shots=shots))
         keys = {cell: key_of(cell.config, sets[cell.config.dataset], stores, weights) for cell in cells}
@@ -138,10 +137,10 @@ def ensure(target: str, profile: str = "demo", options: Options | None = None) -
              options.memory)
             for cell in sorted(todo, key=_cost, reverse=True)
         ]  # fmt: skip
-        bar = Bar(f"{target}, {len(cells)} runs", "runs", total=len(cells), done=len(cells) - len(todo))
-        for _ in pool.map(_run, tasks):
-            bar.add(1)
-        bar.close()
+        about = f"{target}, {len(cells)} runs"
+        with closing(Bar(about, "runs", total=len(cells), done=len(cells) - len(todo))) as bar:
+            for _ in pool.map(_run, tasks):
+                bar.add(1)
     rows, records, kept = [], [], {}
     for cell, key in keys.items():
         record = read_record(folder / f"{key}.json")
@@ -163,7 +162,7 @@ def possible_shots(dataset: Dataset, shots: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def key_of(config: RunConfig, dataset: Dataset, stores: dict[str, FeatureStore], weights: str) -> str:
-    """The run's name: settings, the split's lists, the bytes of its videos, the backbone's weights."""
+    """The run's name: settings, the split's lists, the bytes of its videos and their decoder, the weights."""
     split, store = dataset.splits[config.split], stores[config.dataset]
     names = [video.name for video in (*split.train, *split.test) if store.has(video.name)]
     data = f"{dataset.fingerprint(config.split)} {store.fingerprint(names)} {store.crops} {store.features.shape[1:]}"
@@ -226,7 +225,7 @@ def _cost(cell: Cell) -> float:
 
 
 @functools.lru_cache(maxsize=1)
-def _backbone(backbone: BackboneConfig, device: str):
+def load_once(backbone: BackboneConfig, device: str):
     from flowclip_core.model.backbone import load_backbone
 
     return load_backbone(backbone.name, backbone.pretrained, device=device)
@@ -236,12 +235,12 @@ def _backbone(backbone: BackboneConfig, device: str):
 def _tree(backbone: BackboneConfig, device: str, texts: tuple[str, ...], prompt: str):
     from flowclip_core.model.prompt_tree import PromptTree
 
-    loaded = _backbone(backbone, device)
+    loaded = load_once(backbone, device)
     return PromptTree(loaded, texts, len(loaded.tokenize(prompt)))
 
 
 @functools.lru_cache(maxsize=8)
-def _store(folder: Path) -> FeatureStore:
+def open_store(folder: Path) -> FeatureStore:
     return FeatureStore.open(folder)
 
 
@@ -257,21 +256,21 @@ def _run(
         return None
     try:
         if not _finished(cell, folder, key):
-            record = _train_and_test(cell, key, folder, dataset, _store(store_folder), device, memory)
+            record = train_and_test(cell, key, folder, dataset, open_store(store_folder), device, memory)
             write_record(folder / f"{key}.json", {**record, "weights": weights})
         return True
     finally:
         lock.release()
 
 
-def _train_and_test(
+def train_and_test(
     cell: Cell, key: str, folder: Path, dataset: Dataset, store: FeatureStore, device: str, memory: float
 ) -> dict:
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop, metrics
 
     config, split = cell.config, dataset.splits[cell.config.split]
-    backbone = _backbone(config.backbone, device)
+    backbone = load_once(config.backbone, device)
     tree = _tree(config.backbone, device, dataset.texts, config.model.prompt)
     model = FlowCLIP(config.model, backbone, dataset.texts, config.seed, tree)
     readable = [video for video in split.train if store.has(video.name)]

@@ -99,7 +99,6 @@ def numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
     if values.isna().any():
         line = values.index[values.isna()][0]
         raise InputError(
-            f"{path}: line {line + 2}, column {name} is «{frame[name][line]}», expected a number; "
-            "make the file again"
+            f"{path}: line {line + 2}, column {name} is «{frame[name][line]}», expected a number; make the file again"
         )
     return values

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
 from pathlib import Path
 
 import open_clip
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from flowclip_core.errors import InputError
@@ -114,9 +116,7 @@ class Backbone(nn.Module):
         return f"{self.name} with weights {self.pretrained!r}."
 
 
-def load_backbone(
-    name: str = TINY, pretrained: str | None = None, seed: int = 0, device: str = "cpu"
-) -> Backbone:
+def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0, device: str = "cpu") -> Backbone:
     """The frozen CLIP called `name`.
 
     name: `tiny-clip` (embedded, knows drawn figures) or an open_clip name. OpenAI's models use QuickGELU, so `ViT-B-16`
@@ -134,7 +134,9 @@ def load_backbone(
     model = f"{name}-quickgelu" if pretrained in (None, "openai") and not name.endswith("-quickgelu") else name
     model = model if model in open_clip.list_models() else name
     if model not in open_clip.list_models():
-        raise InputError(f"backbone {name!r} is unknown; use {TINY}, ViT-B-32, ViT-B-16, ViT-L-14 or another open_clip name")
+        raise InputError(
+            f"backbone {name!r} is unknown; use {TINY}, ViT-B-32, ViT-B-16, ViT-L-14 or another open_clip name"
+        )
     source = _weights(model, pretrained) if pretrained else None
     level = logging.getLogger().level
     with torch.random.fork_rng(devices=[]):
@@ -142,8 +144,9 @@ def load_backbone(
         logging.getLogger().setLevel(logging.ERROR)  # open_clip warns through the root logger on random weights
         try:
             clip = open_clip.create_model(model, pretrained=source)
-        except (RuntimeError, OSError, ValueError) as error:
-            raise InputError(f"backbone {name}: weights {pretrained!r} do not fit: {str(error).splitlines()[0]}") from error
+        except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(f"backbone {name}: weights {pretrained!r} do not fit: {why}") from error
         finally:
             logging.getLogger().setLevel(level)
     return Backbone(clip, name, pretrained, open_clip.get_tokenizer(model)).to(device)
@@ -170,7 +173,7 @@ def _weights(model: str, pretrained: str) -> str:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         raise InputError(
-            f"weights {pretrained!r} of {model} are not in {HF_HUB_CACHE} and the hub cannot be reached; fetch {files[0]}"
-            f" of {repo} where there is a network and give it as --pretrained FILE, or use --pretrained none"
+            f"weights {pretrained!r} of {model} are not in {HF_HUB_CACHE} and the hub cannot be reached; fetch"
+            f" {files[0]} of {repo} where there is a network and give it as --pretrained FILE, or use --pretrained none"
         ) from error
     return pretrained

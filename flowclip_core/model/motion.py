@@ -31,8 +31,8 @@ def differences(features: Tensor, step: int) -> Tensor:
 class Stream(nn.Module):
     """One transformer block over a sequence of tokens, (B,N,D) -> (B,N,D): T_m or T_s of Eq. 5.
 
-    Self-attention and a feed-forward net of width 4D with ReLU, as in the architecture that the paper cites; `norm_order`
-    and `positions` are open readings. Without positional code the block treats its tokens as a set.
+    Self-attention and a feed-forward net of width 4D with ReLU, as in the architecture that the paper cites;
+    `norm_order` and `positions` are open readings. Without positional code the block treats its tokens as a set.
     """
 
     def __init__(self, width: int, tokens: int, config: ModelConfig) -> None:

@@ -194,7 +194,7 @@ class PromptTree(nn.Module):
         return clip.ln_final(hidden[:, self.read]) @ clip.text_projection
 
     def _attend_groups(self, query: Tensor, key: Tensor, value: Tensor, leaves_only: bool) -> Tensor:
-        """Attention of the class slots: query (B,G*n,heads,d); key, value (B,prefix+G*n,heads,d) -> (B,slots,heads,d)."""
+        """Attention of the class slots: query (B,G*n,heads,d), key and value (B,prefix+G*n,heads,d)."""
         batch, groups, n = len(query), self.layout.groups, self.layout.slots
         query, mask = query.unflatten(1, (groups, n)), self.mask
         if leaves_only:

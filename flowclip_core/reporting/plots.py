@@ -128,9 +128,7 @@ def figure_bytes(
         for kind in kinds:
             buffer = io.BytesIO()
             with mpl.rc_context(SETTINGS):
-                figure.savefig(
-                    buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None
-                )
+                figure.savefig(buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
             found[Path(folder) / "figures" / f"{name}.{kind}"] = buffer.getvalue()
     return found
 
@@ -140,9 +138,7 @@ def write_figures(target: str, summary: pd.DataFrame, folder: Path) -> list[Path
 
     Each file appears whole or not at all. Returns the paths.
     """
-    return [
-        paths.write_atomically(path, data) for path, data in figure_bytes(target, summary, folder).items()
-    ]
+    return [paths.write_atomically(path, data) for path, data in figure_bytes(target, summary, folder).items()]
 
 
 def _grid(rows: int, columns: int, height: float, **shared: str) -> tuple[Figure, np.ndarray]:

@@ -231,5 +231,3 @@ def _block(frame: pd.DataFrame) -> str:
     head = [*([above.rstrip()] if above.strip() else []), lines[0]]
     rule = "-" * max(map(len, [*head, *lines]))
     return "\n".join([*head, rule, *lines[1:]])
-
-

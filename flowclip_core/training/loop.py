@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -208,5 +207,3 @@ def _test_frames(row: int, clip: int, config: EvalConfig, stored: int, frames: i
         rng = np.random.default_rng([config.seed, TEST, clip, int(row)])
         picked = drawn_frames(rng, 1, stored, frames)
     return arrange(picked, order, np.random.default_rng([config.seed, SHUFFLE, clip, int(row)]))[0]
-
-

@@ -1,0 +1,417 @@
+"""Table 5 through the command line, as a user has it: run, run again, killed, twice at once, on videos of one's own.
+
+Worlds and features come from the user's cache where they are already there, and from a cache of this session where they
+are not; the tests about kills and about two calls at once have caches of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import uuid
+import xml.etree.ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from conftest import ROOT
+from safetensors import safe_open
+
+from flowclip_core.demo import world
+from flowclip_core.experiments.catalogue import VARIANTS
+from flowclip_core.experiments.tidy import TIDY
+
+LONGEST = 600  # seconds for one call on a busy machine; a quiet one needs some 20
+SMOKE = ("table5", "--profile", "smoke")
+ONE_SET = (*SMOKE, "--dataset", "figures-h")
+
+
+@dataclass
+class Call:
+    """A command in a session of its own, as in a terminal of its own; every process it starts carries `mark`."""
+
+    arguments: tuple[str, ...]
+    folder: Path  # holds the log files; the working directory
+    cache: Path
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "FLOWCLIP_CACHE": str(self.cache),
+            "FLOWCLIP_TEST_MARK": self.mark,
+        }
+        with self._log("out").open("w") as out, self._log("err").open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "flowclip_core", *self.arguments],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    def end(self, code: int = 0) -> Call:
+        """Wait until it ends with exit code `code`."""
+        found = self.process.wait(LONGEST)
+        assert found == code, self.err
+        return self
+
+    @property
+    def out(self) -> str:
+        return self._log("out").read_text()
+
+    @property
+    def err(self) -> str:
+        return self._log("err").read_text()
+
+    def left(self, seconds: float) -> list[psutil.Process]:
+        """Its processes that are still alive after at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (alive := self._alive()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return alive
+
+    def _log(self, stream: str) -> Path:
+        return self.folder / f"{self.mark}.{stream}"
+
+    def _alive(self) -> list[psutil.Process]:
+        alive = []
+        for process in psutil.process_iter():
+            try:
+                marked = process.environ().get("FLOWCLIP_TEST_MARK") == self.mark
+                if marked and process.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(process)
+            except psutil.Error:
+                pass
+        return alive
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a finished call left behind."""
+
+    folder: Path
+    call: Call
+
+    @property
+    def csv(self) -> bytes:
+        return (self.folder / "smoke/table5.csv").read_bytes()
+
+    @property
+    def tidy(self) -> pd.DataFrame:
+        return tidy(self.csv)
+
+    @property
+    def provenance(self) -> dict:
+        return json.loads((self.folder / "smoke/table5.provenance.json").read_text())
+
+    def records(self) -> dict[str, int]:
+        """When each record was written, by its key."""
+        return {path.stem: path.stat().st_mtime_ns for path in (self.folder / "runs").glob("*.json")}
+
+
+def tidy(csv: bytes) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(csv), keep_default_na=False, dtype={"value": str})
+
+
+def rows_of(csv: bytes, dataset: str) -> bytes:
+    """The table's lines of one data set, under its header."""
+    head, *lines = csv.splitlines(keepends=True)
+    return head + b"".join(line for line in lines if f",{dataset},".encode() in line)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """The user's cache where it holds both worlds, since they take a while to draw; nothing in it is removed."""
+    if all((world.default_root() / name / "complete.txt").exists() for name in ("figures-h", "figures-u")):
+        return world.default_root().parent.parent
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def first(cache, tmp_path_factory) -> Results:
+    """The whole table, made once."""
+    folder = tmp_path_factory.mktemp("first")
+    return Results(folder / "results", Call((*SMOKE, "--results", str(folder / "results")), folder, cache).end())
+
+
+def test_a_call_makes_the_table_and_all_that_belongs_to_it(first):
+    assert first.csv.splitlines()[0].decode().split(",") == TIDY
+    table = first.tidy
+    trained = table[table["metric"] == "top1"]
+    assert len(trained) == 2 * 5 * 4 * 1
+    assert set(trained["variant"]) == set(VARIANTS) and set(trained["k"]) == {2, 4, 8, 16}
+    assert dict(zip(table["dataset"], table["role"], strict=True)) == {"figures-h": "HMDB-51", "figures-u": "UCF-101"}
+    assert (table["metric"] == "zero_shot_top1").sum() == 2
+    assert len(first.records()) == table["key"].nunique() == 42
+
+    folder = first.folder / "smoke"
+    summary = pd.read_csv(folder / "table5.summary.csv", keep_default_na=False)
+    assert len(summary) == len(table) and set(summary["n"]) == {1}  # one run a cell
+    about = first.provenance
+    assert about["runs"] == about["last_call"]["runs_made"] == 42
+    assert set(about["datasets"]) == {"figures-h", "figures-u"} and len(about["software"]) == 1
+    page = (folder / "table5.html").read_text()
+    assert page.rstrip().endswith("</html>") and "demo world, not evidence" in page
+    for kind in ("svg", "png"):
+        assert {path.name for path in (folder / "figures").glob(f"*.{kind}")} == {
+            f"table5.{kind}",
+            f"table5_controls.{kind}",
+        }
+    assert_whole(first.folder)
+    assert "demo world, not evidence" in first.call.out and "Traceback" not in first.call.err
+    for line in first.call.out.split("written:\n")[1].splitlines():
+        assert (first.call.folder / line.strip()).is_file()
+
+
+def test_a_second_call_trains_nothing_and_leaves_the_same_bytes(first):
+    def made() -> dict[str, bytes]:
+        files = [path for path in (first.folder / "smoke").rglob("*") if path.is_file()]
+        return {str(path): path.read_bytes() for path in files if "provenance" not in path.name}
+
+    before, records = made(), first.records()
+    again = Call(first.call.arguments, first.call.folder, first.call.cache).end()
+    assert made() == before and first.records() == records
+    assert again.out == first.call.out
+    assert first.provenance["last_call"]["runs_made"] == 0
+
+
+def test_another_seed_adds_runs_with_other_values(first, tmp_path):
+    more = Results(tmp_path / "results", first.call)
+    shutil.copytree(first.folder, more.folder)
+    Call((*ONE_SET, "--seeds", "2", "--results", str(more.folder)), tmp_path, first.call.cache).end()
+    assert first.records().items() <= more.records().items() and len(more.records()) == 42 + 20
+    table = more.tidy[more.tidy["k"] > 0]
+    old, new = (table[table["seed"] == seed].sort_values(["variant", "k", "metric"]) for seed in (0, 1))
+    before = first.tidy[(first.tidy["dataset"] == "figures-h") & (first.tidy["k"] > 0)]
+    assert old["value"].tolist() == before.sort_values(["variant", "k", "metric"])["value"].tolist()
+    assert len(old) == len(new) and not set(old["key"]) & set(new["key"])
+    differ = (old["value"].to_numpy() != new["value"].to_numpy()).mean()
+    assert differ > 0.5
+
+
+# --- two at once, and kills ---------------------------------------------------------------------------------
+
+# What first appears in a cache (c) and a results folder (r), in this order, during a call that starts with nothing.
+STAGES = {
+    "drawing": ("c", "demo/*/figures-h/videos/*/*.avi"),
+    "encoding": ("c", "features/**/*.safetensors"),
+    "training": ("r", "runs/*.json"),
+    "reporting": ("r", "smoke/figures/*.svg"),
+}
+
+
+def seen(stage: str, cache: Path, results: Path) -> set[tuple[Path, int]]:
+    """The files of a stage with their identity: a file that is written again has another inode."""
+    place, pattern = STAGES[stage]
+    found = set()
+    for path in (cache if place == "c" else results).glob(pattern):
+        try:
+            found.add((path, path.stat().st_ino))
+        except FileNotFoundError:
+            pass
+    return found
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Two calls at once from nothing, and what could be seen from outside meanwhile."""
+
+    results: Results
+    calls: list[Call]
+    starts: dict[str, float]  # stage -> seconds after the start
+    length: float
+    written: list[tuple[str, int]]  # every record that was ever seen, with its inode
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory) -> Watched:
+    folder = tmp_path_factory.mktemp("twice")
+    cache, results = folder / "cache", folder / "results"
+    begun, starts, written = time.monotonic(), {}, {}
+    calls = [Call((*ONE_SET, "--results", str(results)), folder, cache) for _ in range(2)]
+    while any(call.process.poll() is None for call in calls) and time.monotonic() - begun < LONGEST:
+        for stage in STAGES:
+            if stage not in starts and seen(stage, cache, results):
+                starts[stage] = time.monotonic() - begun
+        written |= dict.fromkeys((path.stem, inode) for path, inode in seen("training", cache, results))
+        time.sleep(0.05)
+    length = time.monotonic() - begun
+    return Watched(Results(results, calls[0]), [call.end() for call in calls], starts, length, list(written))
+
+
+def test_two_calls_at_once_share_the_work_and_agree(first, twice):
+    assert list(twice.starts) == list(STAGES)
+    assert twice.results.csv == rows_of(first.csv, "figures-h")  # another folder, another cache, the same bytes
+    one, other = (call.out for call in twice.calls)
+    assert one == other and "Traceback" not in twice.calls[0].err + twice.calls[1].err
+    keys = [key for key, _ in twice.written]
+    assert len(keys) == len(set(keys)) == 21, "a run was trained twice"
+    assert_whole(twice.results.folder)
+    assert not [process for call in twice.calls for process in call.left(5)]
+
+
+def test_killed_at_five_moments_it_goes_on_and_ends_with_the_same_bytes(twice, tmp_path):
+    cache, results = tmp_path / "cache", tmp_path / "results"
+    rng = random.Random(5)
+    begins = [0.0, *twice.starts.values()]
+    lasts = [end - begin for begin, end in zip(begins, [*begins[1:], twice.length], strict=True)]
+    killed = []
+    for stage, seconds in zip([None, *STAGES], lasts, strict=True):
+        before = seen(stage, cache, results) if stage else set()
+        call = Call((*ONE_SET, "--results", str(results)), tmp_path, cache)
+        # A random moment of each stage as the undisturbed calls went through it: with a fixed clock alone, a busy
+        # machine would see all kills in the first stage.
+        while stage and call.process.poll() is None and not seen(stage, cache, results) - before:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.7) * seconds)
+        if call.process.poll() is None:
+            killed.append(stage)
+            alone = len(killed) % 2 == 0  # as the kernel does when memory is short: the others must notice
+            os.kill(call.process.pid, signal.SIGKILL) if alone else os.killpg(call.process.pid, signal.SIGKILL)
+            call.process.wait()
+            # A fork server that is importing torch notices when it has done so.
+            assert not call.left(LONGEST / 10 if alone else 5), f"killed while {stage}: {call.left(0)}"
+        assert_whole(cache)
+        assert_whole(results)
+    assert len(killed) >= 3, killed
+    Call((*ONE_SET, "--results", str(results)), tmp_path, cache).end()
+    assert (results / "smoke/table5.csv").read_bytes() == twice.results.csv
+    assert_whole(cache)
+    assert_whole(results)
+
+
+def assert_whole(folder: Path) -> None:
+    """No file under a final name is half written; hidden names are unfinished work."""
+    for path in folder.rglob("*"):
+        if not path.is_file() or path.name.startswith(".") or path.suffix in (".lock", ".part", ".partial"):
+            continue
+        data = path.read_bytes()
+        match path.suffix:
+            case ".json":
+                json.loads(data)
+            case ".csv":
+                assert data.endswith(b"\n") and len(pd.read_csv(io.BytesIO(data), keep_default_na=False).columns) > 1
+            case ".npy":
+                np.load(path, mmap_mode="r", allow_pickle=False)
+            case ".safetensors":
+                with safe_open(path, "np") as file:
+                    assert all(file.get_tensor(name) is not None for name in file.keys())
+            case ".avi":
+                assert struct.unpack("<I", data[4:8])[0] + 8 == len(data), path
+            case ".svg":
+                xml.etree.ElementTree.fromstring(data)
+            case ".png":
+                assert data.endswith(b"IEND\xaeB`\x82"), path
+            case ".html":
+                assert data.rstrip().endswith(b"</html>"), path
+            case _:
+                assert path.suffix in (".txt", ".out", ".err"), f"what is {path}?"
+
+
+@pytest.mark.parametrize("stage", ["drawing", "training"])
+def test_ctrl_c_stops_all_of_it_and_says_one_line(stage, cache, tmp_path):
+    own, results = tmp_path / "cache" if stage == "drawing" else cache, tmp_path / "results"
+    call = Call((*ONE_SET, "--results", str(results)), tmp_path, own)
+    while call.process.poll() is None and not seen(stage, own, results):
+        time.sleep(0.02)
+    os.killpg(call.process.pid, signal.SIGINT)  # what a terminal does
+    call.end(130)
+    said = [line for line in call.err.replace("\r", "\n").splitlines() if line and " left]" not in line]
+    assert len(said) == 1 and said[0].startswith("reproduce.sh: stopped"), call.err
+    assert not call.left(5)
+
+
+# --- videos of one's own ------------------------------------------------------------------------------------
+
+
+def cut(source: Path, targets: list[Path], frames: int = 40) -> None:
+    """Write consecutive pieces of `source` to `targets`, small, in the container that each name asks for."""
+    with av.open(str(source)) as video:
+        decoded = video.decode(video.streams.best("video"))
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with av.open(str(target), "w") as out:
+                stream = out.add_stream("mpeg4" if target.suffix == ".avi" else "libx264", rate=12)
+                stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+                for _, frame in zip(range(frames), decoded, strict=False):
+                    picture = frame.reformat(128, 96, "rgb24").to_ndarray()
+                    out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                out.mux(stream.encode())
+
+
+SOURCES = {
+    "arm wrestling": ("arm_wrestling.mp4", ".mp4"),
+    "flipping pancake": ("flipping_pancake.mkv", ".mkv"),
+    "juggling balls": ("test_mpeg4.avi", ".avi"),
+}
+
+
+@pytest.fixture(scope="module")
+def own_videos(tmp_path_factory):
+    """Three classes of four short videos, one in each common container."""
+    from conftest import CLIPS
+
+    if not CLIPS.is_dir():
+        pytest.skip(f"no real clips at {CLIPS}; name a folder with FLOWCLIP_TEST_VIDEOS")
+    folder = tmp_path_factory.mktemp("own") / "videos"
+    for label, (source, suffix) in SOURCES.items():
+        cut(CLIPS / source, [folder / label / f"{i}{suffix}" for i in range(4)])
+    return folder
+
+
+def of_folder(videos: Path, place: Path, cache: Path) -> Call:
+    asked = ("--dataset", "folder", "--data-root", str(videos), "--results", str(place / "results"))
+    return Call((*SMOKE, *asked), place, cache)
+
+
+def test_a_folder_of_videos_goes_the_whole_way(own_videos, cache, tmp_path):
+    call = of_folder(own_videos, tmp_path, tmp_path / "cache").end()
+    results = Results(tmp_path / "results", call)
+    table = results.tidy
+    trained = table[table["metric"] == "top1"]
+    assert set(trained["variant"]) == set(VARIANTS) and len(trained) == 5
+    assert set(trained["k"]) == {2}  # three training videos a class
+    assert not table["metric"].str.contains("pairs|order").any()
+    assert set(table["dataset"]) == {"folder"} and set(table["role"]) == {""}
+    about = results.provenance["datasets"]["folder"]
+    assert (about["classes"], about["train"], about["test"]) == (3, 9, 3)
+    assert_whole(results.folder)
+    page = (results.folder / "smoke/table5.html").read_text()
+    summary = pd.read_csv(results.folder / "smoke/table5.summary.csv", keep_default_na=False)
+    assert set(summary["paper"]) == {""}
+    for said in (call.out, page):
+        assert "folder, n = 1" in said
+        assert "demo world" not in said and "printed, other data" not in said and "printed: " not in said
+    assert "printed" not in call.out and "HMDB" not in call.out
+
+
+@pytest.mark.parametrize("kind", ["corrupted", "text"])
+def test_an_unreadable_video_in_the_folder_is_named_in_one_line(kind, own_videos, clips, cache, tmp_path):
+    shutil.copytree(own_videos, tmp_path / "videos")
+    bad = tmp_path / "videos/arm wrestling" / f"{kind}.mp4"
+    if kind == "corrupted":
+        bad.write_bytes((clips / "corrupted.mp4").read_bytes())
+    else:
+        bad.write_text("This is no video.\n" * 100)
+    call = of_folder(tmp_path / "videos", tmp_path, tmp_path / "cache").end(2)
+    said = [line for line in call.err.replace("\r", "\n").splitlines() if line and " left]" not in line]
+    assert len(said) == 1 and bad.name in said[0] and "Traceback" not in call.err
+    assert not call.out and not list((tmp_path / "results").rglob("*.*"))
+    assert not call.left(5)

@@ -1,0 +1,77 @@
+"""Naming the action in a video: what the scores are, and what the reader is told about them."""
+
+from __future__ import annotations
+
+import math
+
+import av
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from flowclip_core import classify
+from flowclip_core.data.video import segment_centres
+from flowclip_core.demo import world
+from flowclip_core.demo.pretrain import load_tiny_clip
+
+
+def well_formed(found, labels) -> None:
+    scores = [score for _, score in found.top]
+    assert {label for label, _ in found.top} == set(labels) and len(scores) == len(labels)
+    assert scores == sorted(scores, reverse=True) and min(scores) >= 0
+    assert sum(scores) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_embedded_model_on_a_real_clip_says_what_it_does_not_know(clips):
+    labels = ["wave", "arm wrestling", "clap", "juggling"]
+    found = classify(clips / "arm_wrestling.mp4", labels)
+    well_formed(found, labels)
+    assert found.frames == 280 and found.model == "tiny-clip zero-shot"
+    assert "drawn figures" in found.notes[0]
+    assert found.notes[1:] == ["It has never seen the words: arm, wrestling."]
+    assert classify(clips / "arm_wrestling.mp4", ["wave", "clap"]).notes == found.notes[:1]
+
+
+def test_random_weights_are_called_random(clips):
+    labels = ("arm wrestling", "flipping a pancake", "juggling")
+    found = classify(str(clips / "arm_wrestling.mp4"), labels, backbone="ViT-B-16", pretrained="none")
+    well_formed(found, labels)
+    assert found.frames == 280 and found.model == "ViT-B-16 zero-shot"
+    assert len(found.notes) == 1 and "random weights" in found.notes[0]
+
+
+@pytest.mark.parametrize(("name", "label"), [("figures-h", "push_up"), ("figures-u", "Archery")])
+def test_zero_shot_equals_open_clip_by_hand(name, label, tmp_path):
+    video = tmp_path / "clip.avi"
+    video.write_bytes(world.encode(world.render(name, label, 3)))
+    labels = [world.spaced(other) for other in world.CLASSES[name]]
+    found = classify(video, labels)
+    well_formed(found, labels)
+
+    model, tokenizer = load_tiny_clip(), open_clip.get_tokenizer("ViT-B-16")
+    about = open_clip.get_model_preprocess_cfg(model)
+    look = open_clip.image_transform(about["size"], is_train=False, mean=about.get("mean"), std=about.get("std"))
+    with av.open(str(video)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    picked = [Image.fromarray(frames[i]) for i in segment_centres(len(frames), 8)]
+    with torch.inference_mode():
+        seen = model.encode_image(torch.stack([look(picture) for picture in picked])).mean(0)
+        texts = model.encode_text(tokenizer([f"a common human action of {text}." for text in labels]))
+        cosine = torch.nn.functional.cosine_similarity(texts, seen[None], dim=-1)
+        scores = (cosine * math.exp(model.logit_scale)).softmax(-1)
+    assert found.top[0][0] == labels[int(scores.argmax())]
+    ours = dict(found.top)
+    assert max(abs(ours[text] - float(score)) for text, score in zip(labels, scores, strict=True)) < 5e-3
+
+
+def test_the_answer_follows_the_video_and_not_the_order_of_the_labels(tmp_path):
+    labels = ["wave", "push up", "climb up"]
+    answers = []
+    for label in ("wave", "push_up"):
+        video = tmp_path / f"{label}.avi"
+        video.write_bytes(world.encode(world.render("figures-h", label, 0)))
+        found, turned = classify(video, labels), classify(video, labels[::-1])
+        assert dict(turned.top) == pytest.approx(dict(found.top), abs=1e-5)
+        answers.append(found.top[0][0])
+    assert answers == ["wave", "push up"]

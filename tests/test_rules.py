@@ -1,0 +1,227 @@
+"""Rules for all files: no pickle, one direction of imports, no trace of a machine, notebooks kept small."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from flowclip_core.paths import root
+
+PACKAGE = root() / "flowclip_core"
+MODULES = {
+    ".".join(path.relative_to(root()).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+# What may import what: a module imports from its own layer and those before it.
+LAYERS = (
+    ("errors", "paths", "environment", "config", "workers"),
+    ("demo",),
+    ("data",),
+    ("model",),
+    ("training",),
+    ("experiments",),
+    ("predict", "reporting"),
+    ("explore",),
+    ("__main__",),
+)
+LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
+
+
+def imports(source: str, nested: bool = True) -> set[str]:
+    """Modules of this package that the source imports, also inside functions or only for types."""
+    tree = ast.parse(source)
+    found = set()
+    for node in ast.walk(tree) if nested else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the package"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    found = {name for name in found if name.split(".")[0] == "flowclip_core"}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in found}
+
+
+def wrong_imports(name: str, source: str) -> list[str]:
+    part = name.split(".")[1]
+    return sorted(other for other in imports(source) if LAYER[other.split(".")[1]] > LAYER[part])
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"flowclip_core"}))
+def test_imports_go_one_way(name):
+    assert wrong_imports(name, MODULES[name].read_text()) == []
+
+
+def test_the_package_itself_imports_nothing_of_its_own_at_once():
+    assert imports(MODULES["flowclip_core"].read_text()) == set()
+
+
+def test_the_import_test_sees_every_kind_of_import():
+    for line in (
+        "from flowclip_core.reporting import stats",
+        "from flowclip_core.reporting.stats import t_interval",
+        "import flowclip_core.reporting.stats",
+        "def f():\n    from flowclip_core.reporting import stats",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from flowclip_core.reporting import stats",
+    ):
+        assert wrong_imports("flowclip_core.data.features", line) == ["flowclip_core.reporting.stats"]
+    assert wrong_imports("flowclip_core.data.features", "from flowclip_core import environment, config") == []
+    assert wrong_imports("flowclip_core.demo.world", "from flowclip_core import data") == ["flowclip_core.data"]
+
+
+def test_no_module_waits_for_itself():
+    """At the top level, where a circle fails or depends on which module is asked for first."""
+    waits = {name: imports(path.read_text(), nested=False) for name, path in MODULES.items()}
+    done: set[str] = set()
+    while ready := {name for name in waits.keys() - done if waits[name] <= done}:
+        done |= ready
+    assert waits.keys() - done == set()
+
+
+def loaded(code: str) -> set[str]:
+    """The packages that have been imported after `code` ran in a fresh interpreter."""
+    say = "; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code + say], capture_output=True, text=True, cwd=root(), check=True)
+    return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+def test_light_modules_do_not_import_torch():
+    names = "__main__ config data.datasets demo.world environment experiments experiments.runs paths reporting.outputs"
+    light = loaded("import flowclip_core, " + ", ".join(f"flowclip_core.{name}" for name in names.split()))
+    assert light & {"torch", "torchvision", "open_clip", "matplotlib", "papermill"} == set()
+    assert light >= {"numpy", "pandas", "flowclip_core"}  # what is loaded is seen
+
+
+# --- nothing that runs code from a file -----------------------------------------------------------------------
+
+UNSAFE_MODULES = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
+UNSAFE_ATTRIBUTES = {("torch", "load"), ("pd", "read_pickle"), ("yaml", "load")}
+
+
+def unsafe(source: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] in UNSAFE_MODULES]
+        elif isinstance(node, ast.ImportFrom):
+            found += [node.module] * (node.module.split(".")[0] in UNSAFE_MODULES | {"pickle"})
+            found += [alias.name for alias in node.names if (node.module, alias.name) in UNSAFE_ATTRIBUTES]
+        elif isinstance(node, ast.Call):
+            called = node.func
+            if isinstance(called, ast.Name) and called.id in UNSAFE_CALLS:
+                found.append(called.id)
+            if isinstance(called, ast.Attribute) and (ast.unparse(called.value), called.attr) in UNSAFE_ATTRIBUTES:
+                found.append(called.attr)
+            for keyword in node.keywords:
+                value = getattr(keyword.value, "value", None)
+                if (keyword.arg, value) in (("allow_pickle", True), ("weights_only", False), ("shell", True)):
+                    found.append(keyword.arg)
+        elif isinstance(node, ast.Attribute):
+            # The name of its error alone is harmless: open_clip raises it on a file that is none of its own.
+            pickle = ast.unparse(node.value) == "pickle" and node.attr != "UnpicklingError"
+            found += [node.attr] * (pickle or node.attr in ("to_pickle", "read_pickle"))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_nothing_runs_code_out_of_a_file(name):
+    assert unsafe(MODULES[name].read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle\npickle.Unpickler(file)",
+        "import pickle\nread = pickle.loads",
+        "from pickle import loads",
+        "import shelve as s",
+        "torch.load(path)",
+        "from torch import load",
+        "np.load(path, allow_pickle=True)",
+        "torch.hub.load(path, weights_only=False)",
+        "frame.to_pickle(path)",
+        "def f():\n    return eval(text)",
+        "subprocess.run(line, shell=True)",
+    ],
+)
+def test_the_test_for_unsafe_code_sees(line):
+    assert unsafe(line)
+
+
+def test_the_test_for_unsafe_code_lets_the_rest_pass():
+    assert unsafe("model.eval(); np.load(p, allow_pickle=False); re.compile(x); json.load(f); load_file(p)") == []
+
+
+# --- no trace of a machine ------------------------------------------------------------------------------------
+
+# Written so that they do not find themselves.
+MACHINE = re.compile(r"(?<![\w.~-])/(?:work|tmp|root|home)/[A-Za-z]")
+HOSTS = re.compile(
+    r"pypi\.(?:org|python)|pythonhosted\.|download\.pytorch\.|anaconda\.(?:org|com)|\b[n]exus\b|[a]rtifactory|[j]frog"
+    r"|[i]ndex-url\s*[= ]\s*http|https?://(?:\d|localhost\S*/simple)",
+    re.IGNORECASE,
+)
+
+
+def files() -> list[Path]:
+    """All files of the repository, also those that are not committed yet."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=root(), capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [root() / name for name in done.stdout.split("\0") if name and (root() / name).is_file()]
+
+
+def traces(text: str) -> list[str]:
+    return [match.group() for pattern in (MACHINE, HOSTS) for match in pattern.finditer(text)]
+
+
+def test_no_file_names_a_machine_or_a_registry():
+    found = {}
+    for path in files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # weights, pictures
+        if said := traces(text):
+            found[path.relative_to(root()).as_posix()] = sorted(set(said))
+    assert found == {}
+
+
+def test_the_test_for_traces_sees():
+    for folder in ("work", "tmp", "root", "home"):
+        assert traces(f'path = "/{folder}/me"') and traces(f"at /{folder}/X/y")
+        assert not traces(f"shared/{folder}/me and https://example.org/{folder}/me")
+    option = "--index" + "-url"
+    for host in ("py" + "pi.org", "files.python" + "hosted.org", "download.py" + "torch.org", "192.0.2.1"):
+        assert traces(f"pip install {option} https://{host}/simple") and traces(f"from https://{host}/x")
+
+
+# --- notebooks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_short_and_have_parameters(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert 1 <= len(code) <= 8
+    assert max(len(cell.source.splitlines()) for cell in code) <= 12
+    assert not [cell.source for cell in code if re.search(r"^\s*(async )?(def|class)\b", cell.source, re.MULTILINE)]
+    assert [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])] == [code[0]]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_checked_cells_have_something_to_be_checked_against(path):
+    cells = nbformat.read(path, as_version=4).cells
+    checked = [cell for cell in cells if cell.cell_type == "code" and "NBVAL_CHECK_OUTPUT" in cell.source]
+    assert checked and all(cell.outputs and cell.execution_count for cell in checked)
+    assert not [cell for cell in cells for output in cell.get("outputs", []) if output.output_type == "error"]
