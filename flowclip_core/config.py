@@ -154,8 +154,8 @@ QUICK = replace(
     evaluation=EvalConfig(clips=1, crops=("centre",)),
     seeds=3,
 )
-# The demo's learning rate is the one that `experiments.rates` finds best on held-out training videos, over all variants;
-# it was fixed before the grid was run.
+# The demo's learning rate is the one that `experiments.rates` finds best on held-out training videos, over all
+# variants; it was fixed before the grid was run.
 DEMO = Profile(
     name="demo",
     about="drawn figures and a tiny CLIP, both embedded: the method's mechanism, offline, in minutes",

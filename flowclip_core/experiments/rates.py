@@ -76,7 +76,7 @@ def sweep(profile: str, jobs: int) -> pd.DataFrame:
 
 
 def _try(cell: Cell, dataset: Dataset, store, device: str) -> float:
-    record = runs.train_and_test(cell, "rates", store, dataset, runs.open_store(store), device, memory=4.0)
+    record = runs.train_and_test(cell, "", None, dataset, runs.open_store(store), device, memory=4.0)
     return record["scores"]["top1"]
 
 

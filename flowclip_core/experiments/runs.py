@@ -264,8 +264,9 @@ def _run(
 
 
 def train_and_test(
-    cell: Cell, key: str, folder: Path, dataset: Dataset, store: FeatureStore, device: str, memory: float
+    cell: Cell, key: str, folder: Path | None, dataset: Dataset, store: FeatureStore, device: str, memory: float
 ) -> dict:
+    """The record of one run. folder: where its unfinished state and its kept weights go; None to keep neither."""
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop, metrics
 
@@ -281,10 +282,10 @@ def train_and_test(
         log = loop.train(
             model, store, store.rows([video.name for video in picked]),
             np.array([video.label for video in picked]), config.train, config.seed,
-            memory=memory, checkpoint=folder / f"{key}.partial",
+            memory=memory, checkpoint=folder and folder / f"{key}.partial",
         )  # fmt: skip
         losses = log.losses
-        if cell.keep:
+        if cell.keep and folder:
             model.save(folder / f"{key}.safetensors")
     trained = time.monotonic()
     test = [video for video in split.test if store.has(video.name)]

@@ -101,11 +101,13 @@ class FlowCLIP(nn.Module):
     def save(self, path: Path) -> Path:
         """Write the trained parts, the settings and the class texts into one safetensors file, atomically."""
         about = {
-            "model": json.dumps(asdict(self.config), sort_keys=True),
-            "class_texts": json.dumps(self.class_texts),
-            "backbone": json.dumps({"name": self.backbone.name, "weights": self.backbone.weights_hash}),
+            "model": asdict(self.config),
+            "class_texts": self.class_texts,
+            "backbone": {"name": self.backbone.name, "weights": self.backbone.weights_hash},
         }
-        return write_atomically(path, save({k: v.detach().cpu() for k, v in self.trained().items()}, about))
+        # One entry: the format keeps no order among several, and equal models are to be equal files.
+        metadata = {"flowclip": json.dumps(about, sort_keys=True)}
+        return write_atomically(path, save({k: v.detach().cpu() for k, v in self.trained().items()}, metadata))
 
     @classmethod
     def load(cls, path: Path, backbone: Backbone, class_texts: Sequence[str] | None = None) -> FlowCLIP:
@@ -114,14 +116,14 @@ class FlowCLIP(nn.Module):
         Raises InputError for another kind of file, another backbone, or parts that do not fit.
         """
         about, parts = read_checkpoint(path)
-        made_with = json.loads(about["backbone"])
+        made_with = about["backbone"]
         if made_with["weights"] != backbone.weights_hash:
             raise InputError(
                 f"{path}: made with backbone {made_with['name']} (weights {made_with['weights'][:12]}), not with"
                 f" {backbone.name} ({backbone.weights_hash[:12]}); choose it with --backbone and --pretrained"
             )
-        texts = class_texts or json.loads(about["class_texts"])
-        model = cls(ModelConfig(**json.loads(about["model"])), backbone, texts)
+        texts = class_texts or about["class_texts"]
+        model = cls(ModelConfig(**about["model"]), backbone, texts)
         trained = model.trained()
         if parts.keys() != trained.keys():
             raise InputError(f"{path}: its parts do not fit: {sorted(parts.keys() ^ trained.keys())[:3]}")
@@ -131,11 +133,11 @@ class FlowCLIP(nn.Module):
         return model.eval()
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """Settings and tensors of a file written by `FlowCLIP.save`. Raises InputError for any other file."""
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get("flowclip", "{}"))
             parts = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error

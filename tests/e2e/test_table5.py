@@ -325,17 +325,25 @@ def assert_whole(folder: Path) -> None:
                 assert path.suffix in (".txt", ".out", ".err"), f"what is {path}?"
 
 
-@pytest.mark.parametrize("stage", ["drawing", "training"])
+@pytest.mark.parametrize("stage", ["drawing", "importing", "training"])
 def test_ctrl_c_stops_all_of_it_and_says_one_line(stage, cache, tmp_path):
     own, results = tmp_path / "cache" if stage == "drawing" else cache, tmp_path / "results"
     call = Call((*ONE_SET, "--results", str(results)), tmp_path, own)
-    while call.process.poll() is None and not seen(stage, own, results):
+
+    def reached() -> bool:
+        if stage == "importing":  # the fork server has begun to import torch
+            commands = [" ".join(process.cmdline()) for process in psutil.Process(call.process.pid).children()]
+            return any("forkserver" in command for command in commands)
+        return bool(seen(stage, own, results))
+
+    while call.process.poll() is None and not reached():
         time.sleep(0.02)
+    time.sleep(0.5)
     os.killpg(call.process.pid, signal.SIGINT)  # what a terminal does
     call.end(130)
     said = [line for line in call.err.replace("\r", "\n").splitlines() if line and " left]" not in line]
     assert len(said) == 1 and said[0].startswith("reproduce.sh: stopped"), call.err
-    assert not call.left(5)
+    assert not call.left(LONGEST / 10)
 
 
 # --- videos of one's own ------------------------------------------------------------------------------------
