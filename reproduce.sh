@@ -15,25 +15,25 @@ flowclip: the experiments of «Seeing in Flowing» (ACM MM 2023), measured besid
 Usage: ./reproduce.sh TARGET [OPTIONS]
 
 Targets
-  table5                      few-shot table, k = 2, 4, 8, 16: makes missing runs, then table, figure, verdicts
+  table5                      few-shot table, k = 2, 4, 8, 16: makes missing runs, then table, figures, notebook
   predict VIDEO --labels a,b,c [--checkpoint FILE] [--json]
                               scores of your class names for your video
-  list                        what can be run, what is done, how long the rest takes
-  verify                      rebuild every recorded table and verdict from its records; fails on any difference
+  list                        what each target trains, and what it cost when it was recorded
+  verify                      rebuild every recorded table and figure from its runs; fails on any difference
   lab [JUPYTERLAB OPTIONS]    JupyterLab on the notebooks, on this machine only
   test [PYTEST OPTIONS]       unit tests, then every notebook (options and test files go to the unit tests)
-  doctor                      what this machine has: versions, device, data, weights
+  doctor                      what this machine has: versions, device, cache, demo world
 
 Options
   --profile demo|quick|paper  demo: generated world, no data needed (default); quick, paper: the real data sets
   --data-root DIR             folder that holds the real data sets
-  --dataset NAME              one data set only, e.g. figures-h, hmdb51
+  --dataset NAME              one data set only, e.g. figures-h, hmdb51; folder: videos of your own
   --results DIR               where tables, figures and records go (default: results/ in the checkout)
   --seeds N                   runs per cell
   --device auto|cpu|cuda      where to compute (default: auto)
   --jobs N                    processes at a time
   --decoder pyav|decord       video reader (default: pyav)
-  --backbone NAME             open_clip model, e.g. ViT-B-16-quickgelu
+  --backbone NAME             open_clip model, e.g. ViT-B-16 (OpenAI's, with QuickGELU)
   --pretrained TAG|FILE|none  its weights: an open_clip tag, a local file, or none for seeded random ones
   --record                    also copy the results into results/recorded/, which is in git
 

@@ -12,15 +12,12 @@ _HOME = {
     "FlowCLIP": "flowclip_core.model.flowclip",
     "load_backbone": "flowclip_core.model.backbone",
     "classify": "flowclip_core.predict",
-    "experiments": "flowclip_core.experiments",
 }
 __all__ = list(_HOME)  # noqa: PLE0605
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    if name == "experiments":
-        return import_module(_HOME[name])
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

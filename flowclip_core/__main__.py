@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from flowclip_core.errors import InputError
+from flowclip_core.experiments.catalogue import TARGETS
 
-TARGETS = ("table5",)
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -74,7 +74,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     predict.set_defaults(run=_predict)
     for name, run in (("list", _list), ("verify", _verify), ("doctor", _doctor)):
         command = commands.add_parser(name, allow_abbrev=False)
-        command.add_argument("--profile", default="demo")
+        if name == "list":
+            command.add_argument("--profile", default="demo")
         command.set_defaults(run=run)
     return parser.parse_args(arguments)
 
@@ -100,6 +101,9 @@ def _target(asked: argparse.Namespace) -> int:
         backbone=asked.backbone,
         pretrained=asked.pretrained,
     )
+    changed = [name for name in ("dataset", "seeds", "backbone", "pretrained") if getattr(asked, name)]
+    if asked.record and (changed or asked.decoder != "pyav"):
+        raise InputError(f"--record keeps a profile as it is; leave out --{changed[0] if changed else 'decoder'}")
     _need_writable(options.results_dir, "--results")
     result = ensure(asked.target, asked.profile, options)
     try:
@@ -121,14 +125,12 @@ def _predict(asked: argparse.Namespace) -> int:
     from flowclip_core.predict import classify
 
     labels = asked.labels.split(",") if asked.labels is not None else None
-    backbone = asked.backbone or "tiny-clip"
-    pretrained = asked.pretrained or (None if backbone == "tiny-clip" else "openai")
     found = classify(
         asked.video,
         labels,
         checkpoint=asked.checkpoint,
-        backbone=backbone,
-        pretrained=pretrained,
+        backbone=asked.backbone,
+        pretrained=asked.pretrained or ("openai" if asked.backbone not in (None, "tiny-clip") else None),
         decoder=asked.decoder,
         device=pick_device(asked.device),
     )

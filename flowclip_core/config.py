@@ -179,9 +179,12 @@ PROFILES = {profile.name: profile for profile in (DEMO, QUICK, PAPER, SMOKE)}
 def run_key(config: RunConfig, data: str, weights: str) -> str:
     """Name of a run: 16 hex digits over the resolved settings, defaults included, and the hashes of data and weights.
 
-    Defaults are hashed too, so changing one never hands back an old result as a new one.
+    Defaults are hashed too, so changing one never hands back an old result as a new one. How the weights were named, by
+    tag or file, is left out: their hash says what they are.
     """
-    said = {"config": asdict(config), "data": data, "weights": weights, "schema": SCHEMA}
+    settings = asdict(config)
+    del settings["backbone"]["pretrained"]
+    said = {"config": settings, "data": data, "weights": weights, "schema": SCHEMA}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -36,7 +36,7 @@ def classify(
     labels: Sequence[str] | None = None,
     *,
     checkpoint: str | Path | None = None,
-    backbone: str = "tiny-clip",
+    backbone: str | None = None,
     pretrained: str | None = None,
     decoder: str = "pyav",
     device: str = "cpu",
@@ -45,7 +45,8 @@ def classify(
 
     Without a checkpoint this is zero-shot CLIP: hand-crafted prompt C of Table 1 and the mean of T = 8 frame features.
     A checkpoint (written by table5, or by `FlowCLIP.save`) brings trained parts; `labels` may then be left out, to use
-    its own classes, or be other names, which is the paper's zero-shot transfer.
+    its own classes, or be other names, which is the paper's zero-shot transfer. backbone: by default the checkpoint's,
+    or the embedded tiny CLIP.
     Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints.
     """
     texts = [label.strip() for label in labels] if labels is not None else None
@@ -65,7 +66,10 @@ def classify(
     from flowclip_core.model.flowclip import FlowCLIP, read_checkpoint
 
     if checkpoint is not None:
-        read_checkpoint(Path(checkpoint))
+        made_with = read_checkpoint(Path(checkpoint))[0]["backbone"]
+        if backbone is None:
+            backbone, pretrained = made_with["name"], pretrained or made_with["pretrained"]
+    backbone = backbone or TINY
     frozen = load_backbone(backbone, pretrained, device=device)
     if checkpoint is None:
         tau = 1 / math.exp(float(frozen.clip.logit_scale))

@@ -48,8 +48,8 @@ def deaf_to_ctrl_c() -> Iterator[None]:
 class Pool:
     """Worker processes that start with the first task, so that a call with nothing to do imports nothing heavy."""
 
-    def __init__(self, jobs: int, threads: int = 1, device: str = "cpu") -> None:
-        self.jobs, self.threads, self.device = jobs, threads, device
+    def __init__(self, jobs: int, threads: int = 1) -> None:
+        self.jobs, self.threads = jobs, threads
         self._executor: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Pool:

@@ -129,8 +129,8 @@ def ensure_features(
 ) -> FeatureStore:
     """The store of all videos of `dataset`, extracting what is missing. Safe to kill and to call twice at once.
 
-    load_encoder: picklable, called once in each worker process of `pool`. shard_videos: how many videos a kill can
-    lose. progress(done, total) counts videos.
+    load_encoder: picklable, called for each shard in a worker process of `pool`, so it should keep what it loads.
+    shard_videos: how many videos a kill can lose. progress(done, total) counts videos.
     Raises InputError naming the unreadable videos unless `allow_unreadable`; they are then left out of the store and
     listed in its `failed.csv`.
     """
@@ -183,11 +183,6 @@ def _unchanged(index: list[dict], failed: list[dict], videos: Path) -> bool:
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _encoder(load_encoder: Callable[[], Encoder]) -> Encoder:
-    return load_encoder()
-
-
 def _extract(
     shard: Path,
     folder: Path,
@@ -211,7 +206,7 @@ def _extract(
             return True
         for left in shard.parent.glob(f".{shard.name}.*"):
             left.unlink()  # unfinished, from a process that was killed
-        encoder, tensors, index, failed = _encoder(load_encoder), {}, [], []
+        encoder, tensors, index, failed = load_encoder(), {}, [], []
         for name in names:
             file = _stat(videos / name)
             row = {"name": name, "bytes": file.st_size, "modified": file.st_mtime_ns}

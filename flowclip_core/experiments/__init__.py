@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.runs import Options, Result, ensure
 from flowclip_core.experiments.tidy import read_tidy
 from flowclip_core.paths import root
 
-__all__ = ["Options", "Result", "ensure", "pair_share", "provenance", "table"]
+__all__ = ["Options", "Result", "ensure", "model_note", "pair_share", "provenance", "table"]
 
 
 def table(target: str, profile: str = "demo", source: str = "recorded") -> pd.DataFrame:
@@ -40,6 +41,15 @@ def provenance(target: str, profile: str = "demo", source: str = "recorded") -> 
 def pair_share(about: dict) -> dict[str, tuple[int, int]]:
     """Data set -> (classes that differ from another only by the direction of time, all classes), from a provenance."""
     return {name: (data["pair_classes"], data["classes"]) for name, data in about["datasets"].items()}
+
+
+def model_note(about: dict) -> str:
+    """What must be said of the model behind a table, from its provenance; empty where the scores mean something."""
+    name, pretrained = about["backbone"]["name"], about["backbone"]["pretrained"]
+    if name == "tiny-clip":
+        drawn = set(about["datasets"]) <= set(world.NAMES)
+        return "" if drawn else "the embedded tiny CLIP knows drawn figures only: on real video its scores mean nothing"
+    return "" if pretrained else f"{name} has random weights: its scores mean nothing"
 
 
 def _folder(profile: str, source: str) -> Path:

@@ -48,7 +48,7 @@ def sweep(profile: str, jobs: int) -> pd.DataFrame:
     chosen = runs.resolve(profile, "table5", runs.Options())
     weights, device = runs.weights_hash(chosen.backbone), runs.pick_device("auto")
     store_config = StoreConfig(weights, chosen.frames_stored, chosen.store_crops)
-    with Pool(jobs, device=device) as pool:
+    with Pool(jobs) as pool:
         sets, stores = {}, {}
         for name in chosen.roles.values():
             whole = runs.open_dataset(name, runs.Options(), jobs)

@@ -15,9 +15,10 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pandas as pd
+import psutil
 from tqdm import tqdm
 
-from flowclip_core.config import PROFILES, BackboneConfig, Profile, RunConfig, run_key
+from flowclip_core.config import PAPER_ROLES, PROFILES, BackboneConfig, Profile, RunConfig, run_key
 from flowclip_core.data import datasets
 from flowclip_core.data.datasets import Dataset
 from flowclip_core.data.features import FeatureStore, StoreConfig, ensure_features
@@ -43,7 +44,6 @@ class Options:
     decoder: str = "pyav"
     backbone: str | None = None
     pretrained: str | None = None
-    memory: float = 4.0  # GiB of activations per worker
 
     @property
     def results_dir(self) -> Path:
@@ -65,6 +65,8 @@ def resolve(profile: str, target: str, options: Options) -> Profile:
         raise InputError(f"--profile {profile!r} is unknown; use {', '.join(PROFILES)}")
     found = PROFILES[profile]
     roles = {role: name for role, name in found.roles.items() if role in TARGETS[target].roles}
+    if options.dataset in PAPER_ROLES.values() and found.backbone.name == "tiny-clip" and not options.backbone:
+        raise InputError(f"--dataset {options.dataset} holds real videos; take it with --profile quick or paper")
     if options.dataset:
         roles = {role: name for role, name in roles.items() if name == options.dataset} or {"": options.dataset}
     backbone = found.backbone
@@ -115,13 +117,15 @@ def ensure(target: str, profile: str = "demo", options: Options | None = None) -
     chosen = resolve(profile, target, options)
     device = pick_device(options.device)
     jobs = options.jobs or (default_jobs() if device == "cpu" else 1)
+    memory = min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / jobs)  # GiB of activations a worker
     weights = weights_hash(chosen.backbone)
     store_config = StoreConfig(weights, chosen.frames_stored, chosen.store_crops, options.decoder)
     sets, stores, shots = {}, {}, chosen.shots
     started = time.monotonic()
-    with Pool(jobs, threads=1 if device == "cpu" else default_jobs(), device=device) as pool:
-        for name in chosen.roles.values():
+    with Pool(jobs, threads=1 if device == "cpu" else default_jobs()) as pool:
+        for name in chosen.roles.values():  # all of them before the long work: what is missing is said at once
             sets[name] = open_dataset(name, options, jobs)
+        for name in sets:
             with closing(Bar(f"encoding {name}", "videos")) as bar:
                 stores[name] = ensure_features(
                     sets[name], store_config, functools.partial(load_once, chosen.backbone, device), pool,
@@ -134,7 +138,7 @@ def ensure(target: str, profile: str = "demo", options: Options | None = None) -
         todo = [cell for cell in cells if not _finished(cell, folder, keys[cell])]
         tasks = [
             (cell, keys[cell], folder, sets[cell.config.dataset], stores[cell.config.dataset].folder, weights, device,
-             options.memory)
+             memory)
             for cell in sorted(todo, key=_cost, reverse=True)
         ]  # fmt: skip
         about = f"{target}, {len(cells)} runs"
@@ -175,7 +179,8 @@ def pick_device(device: str) -> str:
         return device
     if device not in ("auto", "cuda"):
         raise InputError(f"--device {device!r} is unknown; use auto, cpu or cuda")
-    if device == "auto" and not Path("/proc/driver/nvidia").exists():
+    signs = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg")
+    if device == "auto" and sys.platform == "linux" and not any(Path(sign).exists() for sign in signs):
         return "cpu"  # spares the import of torch where there is nothing to find
     import torch
 
@@ -219,9 +224,10 @@ def _finished(cell: Cell, folder: Path, key: str) -> bool:
 
 
 def _cost(cell: Cell) -> float:
-    """Rough seconds, to start the longest runs first."""
-    model = cell.config.model
-    return (10 if model.map else 3 if model.mmb else 1) * (1 if cell.config.train else 0.1)
+    """Rough relative time, to start the longest runs first."""
+    model, train = cell.config.model, cell.config.train
+    steps = 0 if train is None else train.total_steps(1000 * (cell.config.k or 100))
+    return (10 if model.map else 3 if model.mmb else 1) * steps
 
 
 @functools.lru_cache(maxsize=1)
@@ -313,9 +319,16 @@ def train_and_test(
         "differences": config.model.differences if config.model.mmb else 0,
         "seconds": {"train": round(trained - started, 3), "test": round(time.monotonic() - trained, 3)},
         "peak_memory_gib": round(peak, 3),
-        "device": device,
+        "device": device if device == "cpu" else f"{device}: {gpu_name()}",
         "software": software_once(),
     }
+
+
+def gpu_name() -> str:
+    """Name of the CUDA device in use."""
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,6 +19,7 @@ from flowclip_core.errors import InputError
 
 TINY = "tiny-clip"
 HUB_SECONDS = 5.0
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 class Backbone(nn.Module):
@@ -97,9 +98,14 @@ class Backbone(nn.Module):
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 over the names and bytes of all weights: two backbones with equal hashes give equal features."""
+        """SHA-256 over all weights and what else decides a feature: activation, picture size and normalisation.
+
+        Two backbones with equal hashes give equal features.
+        """
         if self._hash is None:
-            digest = hashlib.sha256()
+            acts = type(self.clip.transformer.resblocks[0].mlp.gelu).__name__
+            picture = [self.image_size, self.mean.flatten().tolist(), self.std.flatten().tolist()]
+            digest = hashlib.sha256(f"{acts} {picture}".encode())
             for name, tensor in sorted(self.clip.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -120,7 +126,7 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
     """The frozen CLIP called `name`.
 
     name: `tiny-clip` (embedded, knows drawn figures) or an open_clip name. OpenAI's models use QuickGELU, so `ViT-B-16`
-    means open_clip's `ViT-B-16-quickgelu` unless other weights than OpenAI's are asked for.
+    means open_clip's `ViT-B-16-quickgelu`, for a weights file too, unless the tag of other weights is given.
     pretrained: an open_clip tag (`openai`), a weights file, or None (also "none") for random weights drawn from `seed`.
     Raises InputError for an unknown name or tag, an unreadable file, or weights that are neither cached nor reachable.
     """
@@ -131,8 +137,8 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
         from flowclip_core.demo.pretrain import load_tiny_clip
 
         return Backbone(load_tiny_clip(), name, None).to(device)
-    model = f"{name}-quickgelu" if pretrained in (None, "openai") and not name.endswith("-quickgelu") else name
-    model = model if model in open_clip.list_models() else name
+    ours = pretrained in (None, "openai") or Path(pretrained).suffix in WEIGHT_FILES
+    model = f"{name}-quickgelu" if ours and f"{name}-quickgelu" in open_clip.list_models() else name
     if model not in open_clip.list_models():
         raise InputError(
             f"backbone {name!r} is unknown; use {TINY}, ViT-B-32, ViT-B-16, ViT-L-14 or another open_clip name"
@@ -154,7 +160,7 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
 
 def _weights(model: str, pretrained: str) -> str:
     """A file or tag that open_clip can load at once; the network is asked first, and only for a few seconds."""
-    if Path(pretrained).suffix in (".safetensors", ".pt", ".pth", ".bin"):
+    if Path(pretrained).suffix in WEIGHT_FILES:
         if not Path(pretrained).is_file():
             raise InputError(f"--pretrained {pretrained}: no such file")
         return pretrained

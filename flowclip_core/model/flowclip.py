@@ -103,7 +103,11 @@ class FlowCLIP(nn.Module):
         about = {
             "model": asdict(self.config),
             "class_texts": self.class_texts,
-            "backbone": {"name": self.backbone.name, "weights": self.backbone.weights_hash},
+            "backbone": {
+                "name": self.backbone.name,
+                "pretrained": self.backbone.pretrained,
+                "weights": self.backbone.weights_hash,
+            },
         }
         # One entry: the format keeps no order among several, and equal models are to be equal files.
         metadata = {"flowclip": json.dumps(about, sort_keys=True)}
@@ -123,7 +127,11 @@ class FlowCLIP(nn.Module):
                 f" {backbone.name} ({backbone.weights_hash[:12]}); choose it with --backbone and --pretrained"
             )
         texts = class_texts or about["class_texts"]
-        model = cls(ModelConfig(**about["model"]), backbone, texts)
+        try:
+            config = ModelConfig(**about["model"])
+        except TypeError as error:
+            raise InputError(f"{path}: saved by another version of flowclip ({error})") from error
+        model = cls(config, backbone, texts)
         trained = model.trained()
         if parts.keys() != trained.keys():
             raise InputError(f"{path}: its parts do not fit: {sorted(parts.keys() ^ trained.keys())[:3]}")

@@ -55,7 +55,7 @@ def accuracy_over_k(summary: pd.DataFrame, paper: pd.DataFrame, caption: str = "
     demo = tables.is_demo(summary)
     panels = summary.groupby("dataset")
     with mpl.rc_context(SETTINGS):
-        fig, axes = _grid(len(panels), 2 if demo else 1, height=3.4 if demo else 4.2)
+        fig, axes = _grid(len(panels), 2 if demo else 1, height=3.4 if demo else 4.2, sharey="row")
         for (dataset, rows), row_axes in zip(panels, axes, strict=True):
             role = rows["role"].iloc[0]
             printed = paper[(paper["dataset"] == role) & (paper["metric"] == "top1")]
@@ -74,8 +74,9 @@ def accuracy_over_k(summary: pd.DataFrame, paper: pd.DataFrame, caption: str = "
         handles = [_mark(*STYLE[name], name, line="-") for name in present]
         if (summary["metric"] == "zero_shot_top1").any():
             handles.append(Line2D([], [], color="0.3", ls="--", lw=1.2, label="CLIP, zero-shot"))
-        handles.append(_mark("0.2", "o", "printed", hollow=True))
-        handles.append(_mark(GREY, "o", "printed competitor", hollow=True, line=":"))
+        if paper["dataset"].isin(summary["role"]).any():
+            handles.append(_mark("0.2", "o", "printed", hollow=True))
+            handles.append(_mark(GREY, "o", "printed competitor", hollow=True, line=":"))
         _finish(fig, handles, [tables.DEMO_NOTE] * demo + [caption] * bool(caption))
     return fig
 

@@ -59,13 +59,14 @@ def order_blind_cap(pair_classes: int, classes: int) -> float:
     return 100 * (1 - pair_classes / classes / 2)
 
 
-def caption(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None) -> str:
+def caption(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = "") -> str:
     """What must be read with the numbers: data, what helps the method by construction, what ± means.
 
     pair_share: data set -> (classes in time-reversed pairs, all classes); needed for the demo world, where
-    the share is chosen by its makers. Raises ValueError when it is missing there.
+    the share is chosen by its makers. Raises ValueError when it is missing there. note: a line on the model,
+    from `experiments.model_note`.
     """
-    lines = []
+    lines = [note] if note else []
     if is_demo(summary):
         datasets = list(summary["dataset"].unique())
         if missing := [name for name in datasets if name not in (pair_share or {})]:
@@ -79,14 +80,15 @@ def caption(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None
                 "  direction of time, which helps the method by construction;",
                 f"  a model blind to order but otherwise perfect reaches {cap:.1f} %",
             ]
-    lines.append("measured: mean over n runs ± half the 95 % Student t interval over runs (none for one run)")
+    lines.append("measured: mean over n runs ± half the 95 % Student t interval over runs (none for one run);")
+    lines.append("  all runs share one set of test videos, whose own spread is not in it")
     if (summary["metric"] == "order").any():
         lines.append("pairs, rest: top-1 of the classes with and without a time-reversed twin")
         lines.append("order: share of pair videos whose true name scores above its reverse (chance 50)")
     return "\n".join(lines)
 
 
-def table5(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None) -> pd.DataFrame:
+def table5(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = "") -> pd.DataFrame:
     """Table 5 for display: rows (data set, variant); columns measured top-1 by k, printed, pairs/rest/order.
 
     Cells are text such as «62.5 ± 2.1»; the data set's label names n; attrs["caption"] holds `caption(...)`.
@@ -114,7 +116,7 @@ def table5(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None 
         blocks[_block_name(rows, trained)] = pd.DataFrame(lines).T
     frame = pd.concat(blocks, names=["data set", "variant"]).fillna("")
     frame = frame.loc[:, (frame != "").any()]
-    frame.attrs["caption"] = caption(summary, pair_share)
+    frame.attrs["caption"] = caption(summary, pair_share, note)
     return frame
 
 

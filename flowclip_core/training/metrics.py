@@ -26,13 +26,15 @@ def pair_metrics(
 ) -> dict[str, float]:
     """top1 over the classes that have a time-reversed twin (`pairs`), over the others (`rest`), and `order`.
 
-    order: among videos of pair classes, how often the true name scores above its reverse; 50 is chance, and the best
-    that a model blind to the order of frames can do. Empty where there are no pairs.
+    order: among videos of pair classes, how often the true name scores above its reverse; 50 is chance, and what a
+    model blind to the order of frames comes to, but for the luck of the test videos. Empty where there are no pairs.
     """
     twin = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
     if not twin:
         return {}
     paired = np.isin(labels, list(twin))
+    if not paired.any():
+        return {}
     true = scores[paired, labels[paired]]
     reverse = scores[paired, [twin[label] for label in labels[paired]]]
     found = {
