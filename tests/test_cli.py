@@ -201,8 +201,8 @@ def test_a_checkpoint_brings_its_classes_or_takes_others(checkpoint, clip, capfd
 
 
 def test_checkpoints_that_do_not_fit_are_refused(checkpoint, refused, clip, small):
-    def with_checkpoint(path: object) -> str:
-        return refused("predict", clip, "--checkpoint", path)
+    def with_checkpoint(path: object, *more: str) -> str:
+        return refused("predict", clip, "--checkpoint", path, *more)
 
     assert "absent.safetensors" in with_checkpoint("absent.safetensors")
     Path("text.safetensors").write_text("no tensors")
@@ -211,7 +211,8 @@ def test_checkpoints_that_do_not_fit_are_refused(checkpoint, refused, clip, smal
     save_file({"a": torch.zeros(1)}, "foreign.safetensors")
     assert "not one that flowclip saved" in with_checkpoint("foreign.safetensors")
     FlowCLIP(ModelConfig(), small, ("wave", "clap")).save(Path("other.safetensors"))
-    assert "made with backbone test" in with_checkpoint("other.safetensors")
+    assert "made with backbone test" in with_checkpoint("other.safetensors", "--backbone", "tiny-clip")
+    assert "backbone 'test' is unknown" in with_checkpoint("other.safetensors")
     cut = checkpoint.read_bytes()[:-1000]
     Path("cut.safetensors").write_bytes(cut)
     assert "cut.safetensors: not a readable safetensors file" in with_checkpoint("cut.safetensors")
