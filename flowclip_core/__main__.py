@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.catalogue import TARGETS
 
@@ -130,7 +131,7 @@ def _predict(asked: argparse.Namespace) -> int:
         labels,
         checkpoint=asked.checkpoint,
         backbone=asked.backbone,
-        pretrained=asked.pretrained or ("openai" if asked.backbone not in (None, "tiny-clip") else None),
+        pretrained=asked.pretrained or ("openai" if asked.backbone not in (None, TINY) else None),
         decoder=asked.decoder,
         device=pick_device(asked.device),
     )

@@ -14,6 +14,9 @@ from flowclip_core.errors import InputError
 # Hand-crafted prompts A, B, C (Table 1); the number of words is the number H of prompt vectors.
 PROMPTS = {3: "human action of", 4: "a human action of", 5: "a common human action of"}
 
+# The embedded model, the one backbone that is no open_clip name.
+TINY = "tiny-clip"
+
 # Raised whenever the same settings would give another number; part of every run key.
 SCHEMA = 1
 
@@ -160,7 +163,7 @@ DEMO = Profile(
     name="demo",
     about="drawn figures and a tiny CLIP, both embedded: the method's mechanism, offline, in minutes",
     roles=DEMO_ROLES,
-    backbone=BackboneConfig("tiny-clip", None),
+    backbone=BackboneConfig(TINY, None),
     few_shot=TrainConfig(lr=0.2, batch=32, epochs=None, steps=150, crops=("centre",)),
     evaluation=EvalConfig(clips=1, crops=("centre",), controls=True),
     seeds=3,

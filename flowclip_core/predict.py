@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
 
 
@@ -62,7 +63,7 @@ def classify(
 
     import torch
 
-    from flowclip_core.model.backbone import TINY, load_backbone
+    from flowclip_core.model.backbone import load_backbone
     from flowclip_core.model.flowclip import FlowCLIP, read_checkpoint
 
     if checkpoint is not None:

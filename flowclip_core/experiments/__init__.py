@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from flowclip_core.config import TINY
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.runs import Options, Result, ensure
@@ -46,7 +47,7 @@ def pair_share(about: dict) -> dict[str, tuple[int, int]]:
 def model_note(about: dict) -> str:
     """What must be said of the model behind a table, from its provenance; empty where the scores mean something."""
     name, pretrained = about["backbone"]["name"], about["backbone"]["pretrained"]
-    if name == "tiny-clip":
+    if name == TINY:
         drawn = set(about["datasets"]) <= set(world.NAMES)
         return "" if drawn else "the embedded tiny CLIP knows drawn figures only: on real video its scores mean nothing"
     return "" if pretrained else f"{name} has random weights: its scores mean nothing"

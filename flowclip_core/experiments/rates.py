@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -65,13 +66,12 @@ def sweep(profile: str, jobs: int) -> pd.DataFrame:
                     cell = replace(cell, config=replace(cell.config, seed=SEED), keep=False)
                     name = cell.config.dataset
                     tasks.append((cell, sets[name], stores[name], device))
-        bar = runs.Bar("learning rates", "runs", total=len(tasks))
         rows = []
-        for (cell, *_), top1 in pool.map(_try, tasks):
-            config = cell.config
-            rows.append([config.dataset, cell.variant, config.k, config.train.lr, top1])
-            bar.add(1)
-        bar.close()
+        with closing(runs.Bar("learning rates", "runs", total=len(tasks))) as bar:
+            for (cell, *_), top1 in pool.map(_try, tasks):
+                config = cell.config
+                rows.append([config.dataset, cell.variant, config.k, config.train.lr, top1])
+                bar.add(1)
     return pd.DataFrame(rows, columns=["dataset", "variant", "k", "rate", "top1"])
 
 

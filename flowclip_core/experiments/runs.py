@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from flowclip_core.config import PAPER_ROLES, PROFILES, BackboneConfig, Profile, RunConfig, run_key
+from flowclip_core.config import PAPER_ROLES, PROFILES, TINY, BackboneConfig, Profile, RunConfig, run_key
 from flowclip_core.data import datasets
 from flowclip_core.data.datasets import Dataset
 from flowclip_core.data.features import FeatureStore, StoreConfig, ensure_features
@@ -65,16 +65,16 @@ def resolve(profile: str, target: str, options: Options) -> Profile:
         raise InputError(f"--profile {profile!r} is unknown; use {', '.join(PROFILES)}")
     found = PROFILES[profile]
     roles = {role: name for role, name in found.roles.items() if role in TARGETS[target].roles}
-    if options.dataset in PAPER_ROLES.values() and found.backbone.name == "tiny-clip" and not options.backbone:
+    if options.dataset in PAPER_ROLES.values() and found.backbone.name == TINY and not options.backbone:
         raise InputError(f"--dataset {options.dataset} holds real videos; take it with --profile quick or paper")
     if options.dataset:
         roles = {role: name for role, name in roles.items() if name == options.dataset} or {"": options.dataset}
     backbone = found.backbone
     if options.backbone or options.pretrained:
         name = options.backbone or backbone.name
-        pretrained = options.pretrained or (None if name == "tiny-clip" else "openai")
+        pretrained = options.pretrained or (None if name == TINY else "openai")
         backbone = BackboneConfig(name, None if pretrained == "none" else pretrained)
-    if backbone.name == "tiny-clip" and backbone.pretrained:
+    if backbone.name == TINY and backbone.pretrained:
         raise InputError(f"backbone tiny-clip brings its own weights; leave --pretrained {backbone.pretrained} out")
     if options.data_root is not None and not options.data_root.is_dir():
         raise InputError(f"--data-root {options.data_root}: no such folder")
@@ -98,7 +98,7 @@ def open_dataset(name: str, options: Options, jobs: int) -> Dataset:
 
 def weights_hash(backbone: BackboneConfig) -> str:
     """Hash of the backbone's weights; for the embedded model that of its file, without importing torch."""
-    if backbone.name == "tiny-clip":
+    if backbone.name == TINY:
         return sha256(world.WEIGHTS)
     from flowclip_core.model.backbone import load_backbone
 

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
 
-TINY = "tiny-clip"
 HUB_SECONDS = 5.0
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 
