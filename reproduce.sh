@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One command per table of the paper. The first call builds .venv beside this file; later calls find it complete.
+# One command per table and panel of the paper. The first call builds .venv beside this file; later calls find it complete.
 # Kept to what bash 3.2 (macOS) understands.
 set -euo pipefail
 unset CDPATH PYTHONHOME
@@ -15,11 +15,17 @@ flowclip: the experiments of «Seeing in Flowing» (ACM MM 2023), measured besid
 Usage: ./reproduce.sh TARGET [OPTIONS]
 
 Targets
-  table5                      few-shot table, k = 2, 4, 8, 16: makes missing runs, then table, figures, notebook
+  table1 ... table8           one table of the paper: makes missing runs, then CSV, figures, executed notebook
+  figure3a ... figure3d       one panel of Figure 3: parts, frames T, prompt vectors H, temporal step s
+  all                         all of these, then the verdicts on the paper's claims and one report
+  readings                    what the paper leaves open, one choice changed at a time, and two controls
+  report                      one HTML file with every table, figure, verdict and cost that is there
+  notebook NAME [-p NAME=VALUE ...]
+                              run a notebook with parameters; an unknown one is an error
   predict VIDEO --labels a,b,c [--checkpoint FILE] [--json]
                               scores of your class names for your video
   list                        what each target trains, and what it cost when it was recorded
-  verify                      rebuild every recorded table and figure from its runs; fails on any difference
+  verify                      rebuild every recorded table, figure and verdict; fails on any difference
   lab [JUPYTERLAB OPTIONS]    JupyterLab on the notebooks, on this machine only
   test [PYTEST OPTIONS]       unit tests, then every notebook (options and test files go to the unit tests)
   doctor                      what this machine has: versions, device, cache, demo world
@@ -39,6 +45,7 @@ Options
 
 Examples
   ./reproduce.sh table5                                             # fresh machine, no data, no GPU
+  ./reproduce.sh all
   ./reproduce.sh table5 --profile paper --data-root ~/videos --seeds 10
   ./reproduce.sh predict clip.mp4 --labels "climb stairs,sit down,wave"
   ./reproduce.sh test -k datasets

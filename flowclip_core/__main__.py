@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from flowclip_core.config import TINY
+from flowclip_core.config import PROFILES, TINY
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.catalogue import TARGETS
+from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_core.paths import root
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
@@ -57,7 +58,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     shared.add_argument("--pretrained")
     shared.add_argument("--decoder", default="pyav", choices=("pyav", "decord"))
     shared.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    for name in TARGETS:
+    for name in (*dict.fromkeys((*PAPER_TARGETS, *TARGETS)), "all"):
         command = commands.add_parser(name, parents=[shared], allow_abbrev=False)
         command.add_argument("--profile", default="demo")
         command.add_argument("--data-root", type=Path)
@@ -73,10 +74,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     predict.add_argument("--checkpoint", type=Path)
     predict.add_argument("--json", action="store_true")
     predict.set_defaults(run=_predict)
-    for name, run in (("list", _list), ("verify", _verify), ("doctor", _doctor)):
+    notebook = commands.add_parser("notebook", allow_abbrev=False)
+    notebook.add_argument("name")
+    notebook.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
+    notebook.add_argument("--results", type=Path)
+    notebook.set_defaults(run=_notebook)
+    runs = (("list", _list), ("report", _report), ("verify", _verify), ("doctor", _doctor))
+    for name, run in runs:
         command = commands.add_parser(name, allow_abbrev=False)
-        if name == "list":
+        if name in ("list", "report"):
             command.add_argument("--profile", default="demo")
+        if name == "report":
+            command.add_argument("--results", type=Path)
         command.set_defaults(run=run)
     return parser.parse_args(arguments)
 
@@ -88,7 +97,7 @@ def _positive(text: str) -> int:
 
 
 def _target(asked: argparse.Namespace) -> int:
-    from flowclip_core.experiments.runs import Options, ensure
+    from flowclip_core.experiments import Options, ensure_all, results_folder
     from flowclip_core.reporting import outputs
 
     options = Options(
@@ -105,19 +114,71 @@ def _target(asked: argparse.Namespace) -> int:
     changed = [name for name in ("dataset", "seeds", "backbone", "pretrained") if getattr(asked, name)]
     if asked.record and (changed or asked.decoder != "pyav"):
         raise InputError(f"--record keeps a profile as it is; leave out --{changed[0] if changed else 'decoder'}")
-    _need_writable(options.results_dir, "--results")
-    result = ensure(asked.target, asked.profile, options)
+    if asked.profile not in PROFILES:
+        raise InputError(f"--profile {asked.profile!r} is unknown; use {', '.join(PROFILES)}")
+    folder, everything = options.results_dir, asked.target == "all"
+    _need_writable(folder, "--results")
+    targets = PAPER_TARGETS if everything else (asked.target,)
+    trained = [target for target in targets if target in TARGETS]
+    results = ensure_all(trained, asked.profile, options) if trained else {}
+    written = []
     try:
-        written = outputs.write(asked.target, asked.profile, result, options.results_dir)
+        for target in targets:
+            if everything:
+                print(f"reproduce.sh: writing {target}", file=sys.stderr)
+            if target in results:
+                written += outputs.write(target, asked.profile, results[target], folder)
+            else:
+                written += outputs.write_costs(asked.profile, folder)
+        if everything:
+            written += outputs.write_verdicts(asked.profile, folder)
+            written += outputs.write_report(asked.profile, folder)
     except RuntimeError as error:  # a cell of the notebook failed; the message is one line that says which
         print(f"reproduce.sh: {error}", file=sys.stderr)
         return 1
-    print(outputs.as_text(asked.target, result))
+    if everything:
+        print(outputs.verdict_counts(asked.profile, folder))
+    else:
+        print(outputs.as_text(asked.target, results.get(asked.target), results_folder(asked.profile, str(folder))))
     if asked.record:
-        written += outputs.record(asked.target, asked.profile, result)
+        written += outputs.record(asked.profile, {target: results.get(target) for target in targets})
     print("\nwritten:")
-    for path in written:
+    for path in dict.fromkeys(written):
         print(f"  {_short(path)}")
+    return 0
+
+
+def _report(asked: argparse.Namespace) -> int:
+    from flowclip_core.reporting import outputs
+
+    if asked.profile not in PROFILES:
+        raise InputError(f"--profile {asked.profile!r} is unknown; use {', '.join(PROFILES)}")
+    folder = (asked.results or root() / "results").absolute()
+    _need_writable(folder, "--results")
+    for path in outputs.write_report(asked.profile, folder):
+        print(_short(path))
+    return 0
+
+
+def _notebook(asked: argparse.Namespace) -> int:
+    """Run one notebook with parameters, strictly: an unknown name of either is an error, unlike in papermill."""
+    from flowclip_core.reporting import notebooks
+
+    there = sorted(path.stem for path in (root() / "notebooks").glob("*.ipynb"))
+    name = asked.name.removesuffix(".ipynb")
+    if name not in there:
+        raise InputError(f"notebook {asked.name!r} is unknown; use {', '.join(there)}")
+    given = dict(text.partition("=")[::2] for text in asked.parameter)
+    if unclear := [text for text in asked.parameter if "=" not in text]:
+        raise InputError(f"-p {unclear[0]}: expected NAME=VALUE")
+    folder = (asked.results or root() / "results").absolute()
+    _need_writable(folder, "--results")
+    try:
+        html = notebooks.execute(root() / "notebooks" / f"{name}.ipynb", given, folder / f"{name}.html", cwd=root())
+    except RuntimeError as error:
+        print(f"reproduce.sh: {error}", file=sys.stderr)
+        return 1
+    print(_short(html))
     return 0
 
 

@@ -110,10 +110,14 @@ def _begin(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _die_with_parent() -> None:
-    """A killed parent cannot tell its workers; without this they would wait for tasks for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def end_with_parent() -> None:
+    """Let this worker process end when its parent is killed, which cannot tell it: it would wait for tasks for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

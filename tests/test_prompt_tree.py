@@ -5,11 +5,11 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
-from class_lists import CLASSES
 from conftest import FULL_TEXT, SMALL, backbone, fixed
 from torch import Tensor
 
 from flowclip_core.config import PROMPTS
+from flowclip_core.data.class_names import CLASSES
 from flowclip_core.errors import InputError
 from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.prompt_tree import PromptTree, lay_out

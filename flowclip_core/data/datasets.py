@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -136,6 +136,35 @@ def few_shot(train: Sequence[Video], k: int, seed: int) -> tuple[int, ...]:
             raise InputError(f"class {label}{of} has {len(indices)} training videos, k={k} needs more")
         drawn += indices[:k]
     return tuple(drawn)
+
+
+def hold_out(dataset: Dataset, seed: int, share: float = 1 / 3) -> Dataset:
+    """Split 1 without its test videos: a seeded `share` of each class's training videos stands in their place.
+
+    For choosing settings: what is chosen on these videos has not seen the test. Raises InputError when a class has too
+    few videos to leave one on each side.
+    """
+    import numpy as np  # here, so that reading a data set needs no more than its lists
+
+    kept: list[Video] = []
+    held: list[Video] = []
+    for label, name in enumerate(dataset.classes):
+        own = [video for video in dataset.splits[1].train if video.label == label]
+        order = np.random.default_rng([seed, label]).permutation(len(own))
+        aside = int(len(own) * share)
+        if not 0 < aside < len(own):
+            raise InputError(f"class {name!r} has {len(own)} training videos: too few to set {share:.0%} aside")
+        held += [own[i] for i in order[:aside]]
+        kept += [own[i] for i in order[aside:]]
+    return replace(dataset, splits={1: Split(tuple(kept), tuple(held))})
+
+
+def half_of_classes(dataset: Dataset, draw: int) -> list[int]:
+    """Labels of half of the classes (rounded down), in order: number `draw` of a seeded series, as peers do it."""
+    import numpy as np
+
+    chosen = np.random.default_rng([draw]).permutation(len(dataset.classes))[: len(dataset.classes) // 2]
+    return sorted(int(label) for label in chosen)
 
 
 def _draw(seed: int | str, name: str) -> bytes:

@@ -30,6 +30,7 @@ from flowclip_core.demo.captions import Still, caption, describe, vocabulary
 from flowclip_core.demo.figures import HEIGHT, PLACES, Look, Nuisance
 from flowclip_core.errors import InputError
 from flowclip_core.paths import cache_dir, sha256, write_atomically
+from flowclip_core.workers import end_with_parent
 
 if TYPE_CHECKING:
     import torch
@@ -135,9 +136,7 @@ def web_stills(count: int, seed: int, jobs: int = 2) -> tuple[np.ndarray, list[S
         drawn = [_some_stills(seed, part) for part in parts]
     else:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            jobs, mp_context=context, initializer=world.end_with_parent, initargs=(os.getpid(),)
-        ) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
             drawn = list(pool.map(partial(_some_stills, seed), parts))
     return np.concatenate([images for images, _ in drawn]), [still for _, stills in drawn for still in stills]
 

@@ -12,7 +12,6 @@ import csv
 import io
 import multiprocessing
 import os
-import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from flowclip_core.demo.actions import ACTIONS
 from flowclip_core.demo.figures import Action, Look, Nuisance, film, warped_phases
 from flowclip_core.errors import InputError
 from flowclip_core.paths import cache_dir, write_atomically
-from flowclip_core.workers import deaf_to_ctrl_c
+from flowclip_core.workers import deaf_to_ctrl_c, end_with_parent
 
 NAMES = ("figures-h", "figures-u", "figures-k")
 VERSION = "1"
@@ -230,17 +229,6 @@ def _lists(name: str, size: Size) -> dict[str, str]:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def end_with_parent(parent: int) -> None:
-    """A worker whose parent was killed must not live on: it looks once a second."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _write_class(folder: Path, name: str, label: str, size: Size) -> int:
     """Write the videos of one class that are not there yet; returns how many."""
     written = 0
@@ -308,7 +296,6 @@ def ensure(
             min(jobs, len(labels)),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=end_with_parent,
-            initargs=(os.getpid(),),
         )
         try:
             with deaf_to_ctrl_c():  # the workers start with the first tasks

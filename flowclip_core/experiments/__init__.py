@@ -5,38 +5,42 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from flowclip_core.config import TINY
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.runs import Options, Result, ensure
-from flowclip_core.experiments.tidy import read_tidy
+from flowclip_core.experiments.runs import Options, Result, ensure, ensure_all
+from flowclip_core.experiments.tidy import read_hits, read_tidy, unpack
 from flowclip_core.paths import root
 
-__all__ = ["Options", "Result", "ensure", "model_note", "pair_share", "provenance", "table"]
+__all__ = ["Options", "Result", "ensure", "ensure_all", "load", "model_note", "pair_share", "results_folder"]
 
 
-def table(target: str, profile: str = "demo", source: str = "recorded") -> pd.DataFrame:
-    """The tidy table of a target: one row per run and metric, scores in percent.
+def load(
+    target: str, profile: str = "demo", source: str = "recorded"
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict]:
+    """A target's tidy table (one row per run and metric, percent), the test videos that each run names right, and what
+    all rests on (data, weights, settings, software, seconds).
 
     source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a folder that
-    holds <profile>/<target>.csv. Raises InputError when there is none.
+    holds <profile>/<target>.csv (see `results_folder`). Raises InputError when there is none.
     """
     if source == "run":
-        return ensure(target, profile).tidy
-    return read_tidy(_folder(profile, source) / f"{target}.csv")
-
-
-def provenance(target: str, profile: str = "demo", source: str = "recorded") -> dict:
-    """What the table rests on: data, weights, settings, software, seconds. Same arguments as `table`."""
-    if source == "run":
-        return ensure(target, profile).provenance
-    path = _folder(profile, source) / f"{target}.provenance.json"
+        made = ensure(target, profile)
+        return made.tidy, {row.key: unpack(row.n, row.correct) for row in made.hits.itertuples()}, made.provenance
+    folder = results_folder(profile, source)
+    path = folder / f"{target}.provenance.json"
+    tidy = read_tidy(folder / f"{target}.csv")
     try:
-        return json.loads(path.read_text())
+        about = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no provenance beside the table; make both with ./reproduce.sh {target}") from error
+    hits = read_hits(folder / f"{target}.videos.csv")
+    if lacking := set(tidy["key"]) - set(hits):
+        raise InputError(f"{folder / target}.videos.csv: lacks run {min(lacking)} of the table; make both again")
+    return tidy, hits, about
 
 
 def pair_share(about: dict) -> dict[str, tuple[int, int]]:
@@ -53,5 +57,11 @@ def model_note(about: dict) -> str:
     return "" if pretrained else f"{name} has random weights: its scores mean nothing"
 
 
-def _folder(profile: str, source: str) -> Path:
-    return (root() / "results" / "recorded" if source == "recorded" else Path(source)) / profile
+def results_folder(profile: str, source: str) -> Path:
+    """Where the tables of a source lie: the recorded ones, or <source>/<profile>.
+
+    The paper profile's own runs go to <source>/paper-runs: results/paper holds what is printed.
+    """
+    if source == "recorded":
+        return root() / "results" / "recorded" / profile
+    return Path(source) / ("paper-runs" if profile == "paper" else profile)

@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,15 +19,15 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from flowclip_core.config import PAPER_ROLES, PROFILES, TINY, BackboneConfig, Profile, RunConfig, run_key
+from flowclip_core.config import PAPER_ROLES, PROFILES, TINY, BackboneConfig, EvalConfig, Profile, RunConfig, run_key
 from flowclip_core.data import datasets
 from flowclip_core.data.datasets import Dataset
 from flowclip_core.data.features import FeatureStore, StoreConfig, ensure_features
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.catalogue import TARGETS, Cell
+from flowclip_core.experiments.catalogue import KINETICS, RATE_SEED, TARGETS, Cell
 from flowclip_core.experiments.records import read_record, software, write_record
-from flowclip_core.experiments.tidy import tidy_rows
+from flowclip_core.experiments.tidy import hit_row, tidy_rows
 from flowclip_core.paths import root, sha256
 from flowclip_core.workers import Pool, default_jobs
 
@@ -52,9 +53,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """The finished runs of one target: their tidy table, and what the table rests on."""
+    """The finished runs of one target: their tidy table, the videos they name right, and what all rests on."""
 
     tidy: pd.DataFrame
+    hits: pd.DataFrame  # which test videos each run names right
     provenance: dict
     checkpoints: dict[str, Path]  # name -> trained weights that were kept
 
@@ -67,6 +69,8 @@ def resolve(profile: str, target: str, options: Options) -> Profile:
     roles = {role: name for role, name in found.roles.items() if role in TARGETS[target].roles}
     if options.dataset in PAPER_ROLES.values() and found.backbone.name == TINY and not options.backbone:
         raise InputError(f"--dataset {options.dataset} holds real videos; take it with --profile quick or paper")
+    if options.dataset and TARGETS[target].transfers:
+        raise InputError(f"{target} trains on one data set and tests on another; leave --dataset {options.dataset} out")
     if options.dataset:
         roles = {role: name for role, name in roles.items() if name == options.dataset} or {"": options.dataset}
     backbone = found.backbone
@@ -82,7 +86,8 @@ def resolve(profile: str, target: str, options: Options) -> Profile:
         raise InputError(f"data set {real[0]}: say where it lies with --data-root DIR")
     if options.seeds is not None and options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: at least 1 run is needed")
-    return replace(found, roles=roles, backbone=backbone, seeds=options.seeds or found.seeds)
+    seeds = {"seeds": options.seeds, "closed_seeds": options.seeds} if options.seeds else {}
+    return replace(found, roles=roles, backbone=backbone, **seeds)
 
 
 def open_dataset(name: str, options: Options, jobs: int) -> Dataset:
@@ -106,71 +111,229 @@ def weights_hash(backbone: BackboneConfig) -> str:
 
 
 def ensure(target: str, profile: str = "demo", options: Options | None = None) -> Result:
-    """All runs of `target` under `profile`, making only those that are missing.
+    """All runs of `target` under `profile`, making only those that are missing (see `ensure_all`)."""
+    return ensure_all([target], profile, options)[target]
+
+
+def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options | None = None) -> dict[str, Result]:
+    """The finished runs of several targets; a run that they share is made once.
 
     Raises InputError for an unknown target, data that are absent or unreadable, or weights that cannot be had. A kill
     at any moment loses at most the runs in work; two calls at once share the work.
     """
-    options = options or Options()
-    if target not in TARGETS:
-        raise InputError(f"target {target!r} is unknown; ./reproduce.sh list shows all")
-    chosen = resolve(profile, target, options)
-    device = pick_device(options.device)
-    jobs = options.jobs or (default_jobs() if device == "cpu" else 1)
-    memory = min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / jobs)  # GiB of activations a worker
-    weights = weights_hash(chosen.backbone)
-    store_config = StoreConfig(weights, chosen.frames_stored, chosen.store_crops, options.decoder)
-    sets, stores, shots = {}, {}, chosen.shots
-    started = time.monotonic()
-    with Pool(jobs, threads=1 if device == "cpu" else default_jobs()) as pool:
-        for name in chosen.roles.values():  # all of them before the long work: what is missing is said at once
-            sets[name] = open_dataset(name, options, jobs)
-        for name in sets:
+    options, started = options or Options(), time.monotonic()
+    if unknown := [target for target in targets if target not in TARGETS]:
+        raise InputError(f"target {unknown[0]!r} is unknown; ./reproduce.sh list shows all")
+    chosen = {target: resolve(profile, target, options) for target in targets}
+    with Workshop(next(iter(chosen.values())), options) as workshop:
+        workshop.open({name: role for one in chosen.values() for role, name in one.roles.items()})
+        chosen = {target: workshop.possible(one) for target, one in chosen.items()}
+        cells = {target: TARGETS[target].cells(one) for target, one in chosen.items()}
+        about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
+        made = workshop.make([cell for found in cells.values() for cell in found], about)
+        for target, one in chosen.items():
+            if then := TARGETS[target].then:
+                more = then(one, workshop.tidy(target, cells[target]))
+                made += workshop.make(more, target)
+                cells[target] = cells[target] + more
+        return {
+            target: Result(
+                workshop.tidy(target, cells[target]),
+                workshop.hits(cells[target]),
+                workshop.provenance(target, one, cells[target], made, started),
+                workshop.kept(target, cells[target]),
+            )
+            for target, one in chosen.items()
+        }
+
+
+class Workshop:
+    """Open data sets, their feature stores, worker processes: where the runs of one call are made.
+
+    profile: any of the call's profiles, for what they share (backbone, stored frames).
+    """
+
+    def __init__(self, profile: Profile, options: Options) -> None:
+        self.profile, self.options = profile, options
+        self.device = pick_device(options.device)
+        self.jobs = options.jobs or (default_jobs() if self.device == "cpu" else 1)
+        self.weights = weights_hash(profile.backbone)
+        self.folder = options.results_dir / "runs"
+        self.sets: dict[str, Dataset] = {}
+        self.stores: dict[str, FeatureStore] = {}
+        self._set_aside: dict[str, Dataset] = {}
+        self._parts: dict[tuple[str, int, bool], str] = {}
+        self._keys: dict[RunConfig, str] = {}
+        self._records: dict[str, dict] = {}
+        # GiB of activations a worker
+        self.memory = min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / self.jobs)
+        self.pool = Pool(self.jobs, threads=1 if self.device == "cpu" else default_jobs())
+
+    def __enter__(self) -> Workshop:
+        self.pool.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.__exit__(*error)
+
+    def open(self, names: Iterable[str]) -> None:
+        """Load the data sets and encode what is not stored yet. Raises InputError for what is missing."""
+        for name in names:  # all of them before the long work: what is missing is said at once
+            self.sets[name] = open_dataset(name, self.options, self.jobs)
+        config = StoreConfig(self.weights, self.profile.frames_stored, self.profile.store_crops, self.options.decoder)
+        load = functools.partial(load_once, self.profile.backbone, self.device)
+        for name, dataset in self.sets.items():
             with closing(Bar(f"encoding {name}", "videos")) as bar:
-                stores[name] = ensure_features(
-                    sets[name], store_config, functools.partial(load_once, chosen.backbone, device), pool,
-                    allow_unreadable=name == "kinetics400", progress=bar.update,
-                )  # fmt: skip
-            shots = possible_shots(sets[name], shots)
-        cells = TARGETS[target].cells(replace(chosen, shots=shots))
-        keys = {cell: key_of(cell.config, sets[cell.config.dataset], stores, weights) for cell in cells}
-        folder = options.results_dir / "runs"
-        todo = [cell for cell in cells if not _finished(cell, folder, keys[cell])]
-        tasks = [
-            (cell, keys[cell], folder, sets[cell.config.dataset], stores[cell.config.dataset].folder, weights, device,
-             memory)
-            for cell in sorted(todo, key=_cost, reverse=True)
-        ]  # fmt: skip
-        about = f"{target}, {len(cells)} runs"
-        with closing(Bar(about, "runs", total=len(cells), done=len(cells) - len(todo))) as bar:
-            for _ in pool.map(_run, tasks):
-                bar.add(1)
-    rows, records, kept = [], [], {}
-    for cell, key in keys.items():
-        record = read_record(folder / f"{key}.json")
-        records.append(record)
-        rows += tidy_rows(target, profile, cell.role, cell.variant, record)
-        if cell.keep:
-            kept[f"{target}-{cell.config.dataset}-{cell.variant}-k{cell.config.k}"] = folder / f"{key}.safetensors"
-    return Result(
-        pd.DataFrame(rows),
-        _provenance(target, chosen, records, sets, stores, len(todo), time.monotonic() - started),
-        kept,
-    )
+                self.stores[name] = ensure_features(
+                    dataset, config, load, self.pool, allow_unreadable=name == "kinetics400", progress=bar.update
+                )
+
+    def possible(self, profile: Profile) -> Profile:
+        """The profile with the k and the splits that its data sets can give."""
+        sets = {role: self.sets[name] for role, name in profile.roles.items()}
+        shots, few, splits = profile.shots, profile.kinetics_shots, profile.splits
+        for role, dataset in sets.items():
+            shots, few = possible_shots(dataset, shots), possible_shots(dataset, few)
+            if role != KINETICS:
+                splits = tuple(split for split in splits if split in dataset.splits)
+        return replace(profile, shots=shots, kinetics_shots=few, splits=splits)
+
+    def dataset(self, config: RunConfig) -> Dataset:
+        """What a run is trained on, and tested on unless it transfers."""
+        return self._held_out(config.dataset) if config.held_out else self.sets[config.dataset]
+
+    def _held_out(self, name: str) -> Dataset:
+        if name not in self._set_aside:
+            self._set_aside[name] = datasets.hold_out(self.sets[name], RATE_SEED)
+        return self._set_aside[name]
+
+    def key(self, config: RunConfig) -> str:
+        """The run's name: settings, the splits' lists, the bytes of their videos and their decoder, the weights."""
+        if config not in self._keys:
+            data = self._part(config.dataset, config.split, config.held_out)
+            if config.transfer:
+                data += self._part(config.transfer.dataset, config.transfer.split, False)
+            self._keys[config] = run_key(config, hashlib.sha256(data.encode()).hexdigest(), self.weights)
+        return self._keys[config]
+
+    def _part(self, name: str, split: int, held_out: bool) -> str:
+        if (name, split, held_out) not in self._parts:
+            store, dataset = self.stores[name], self._held_out(name) if held_out else self.sets[name]
+            lists = dataset.splits[split]
+            names = [video.name for video in (*lists.train, *lists.test) if store.has(video.name)]
+            self._parts[name, split, held_out] = (
+                f"{dataset.fingerprint(split)} {store.fingerprint(names)} {store.crops} {store.features.shape[1:]}"
+            )
+        return self._parts[name, split, held_out]
+
+    def make(self, cells: Sequence[Cell], about: str) -> int:
+        """Make the missing runs of `cells`, the longest first, and return how many there were.
+
+        Transfers come last: they test the kept weights of other runs, which are made if need be.
+        """
+        keep: dict[RunConfig, bool] = {}
+        transfers = []
+        for cell in cells:
+            source = replace(cell.config, transfer=None)
+            if cell.config.transfer:
+                transfers.append(cell.config)
+            if not cell.config.transfer or cell.config.train:
+                keep[source] = keep.get(source, False) or cell.keep or cell.config.transfer is not None
+        rounds = []
+        for configs in (sorted(keep, key=_cost, reverse=True), list(dict.fromkeys(transfers))):
+            keys = {config: self.key(config) for config in configs}
+            rounds.append({c: key for c, key in keys.items() if not _finished(self.folder, key, keep.get(c, False))})
+        missing, total = sum(map(len, rounds)), len(keep) + len(set(transfers))
+        with closing(Bar(f"{about}, {total} runs", "runs", total=total, done=total - missing)) as bar:
+            for configs in rounds:
+                tasks = [
+                    (
+                        Task(
+                            config, key, keep.get(config, False), self.folder, self.dataset(config),
+                            self.sets[config.transfer.dataset] if config.transfer else None,
+                            self.stores[(config.transfer or config).dataset].folder,
+                            self.key(replace(config, transfer=None)), self.weights, self.device, self.memory,
+                        ),
+                    )
+                    for config, key in configs.items()
+                ]  # fmt: skip
+                for _ in self.pool.map(_run, tasks):
+                    bar.add(1)
+        return missing
+
+    def record(self, config: RunConfig) -> dict:
+        """The record of a finished run."""
+        key = self.key(config)
+        if key not in self._records:
+            self._records[key] = read_record(self.folder / f"{key}.json")
+        return self._records[key]
+
+    def tidy(self, target: str, cells: Sequence[Cell]) -> pd.DataFrame:
+        """The tidy table of finished cells."""
+        return pd.DataFrame(
+            [row for cell in cells for row in tidy_rows(target, self.profile.name, cell, self.record(cell.config))]
+        )
+
+    def hits(self, cells: Sequence[Cell]) -> pd.DataFrame:
+        """Which test videos each run names right: one row a run."""
+        records = {cell.config: self.record(cell.config) for cell in cells}
+        return pd.DataFrame([hit_row(record) for record in records.values()])
+
+    def kept(self, target: str, cells: Sequence[Cell]) -> dict[str, Path]:
+        """Name -> file of the weights that a target keeps."""
+        return {
+            f"{target}-{cell.config.dataset}-{cell.variant}" + (f"-k{cell.config.k}" if cell.config.k else ""):
+            self.folder / f"{self.key(cell.config)}.safetensors"
+            for cell in cells if cell.keep
+        }  # fmt: skip
+
+    def provenance(self, target: str, profile: Profile, cells: Sequence[Cell], made: int, started: float) -> dict:
+        """What a target's table rests on. made, started: of the whole call."""
+        configs = list(dict.fromkeys(cell.config for cell in cells))
+        records = [self.record(config) for config in configs]
+        sources = {replace(config, transfer=None) for config in configs if config.transfer and config.train}
+        spent = [record["seconds"] for record in [*records, *map(self.record, sources)]]
+        trainings = dict.fromkeys(replace(config.train, lr=0.0) for config in configs if config.train)
+        rates = {replace(train, lr=0.0): set() for train in trainings}
+        for config in configs:
+            if config.train:
+                rates[replace(config.train, lr=0.0)].add(config.train.lr)
+        return {
+            "target": target,
+            "profile": profile.name,
+            "runs": len(records),
+            "trainings": len({replace(config, transfer=None) for config in configs if config.train}),
+            "seeds": len({config.seed for config in configs if config.train and not config.held_out}),
+            "backbone": asdict(profile.backbone) | {"weights": self.weights},
+            "datasets": {
+                name: {
+                    "role": role,
+                    "classes": len(found.classes),
+                    "pair_classes": 2 * len(found.pairs),
+                    "train": len(found.splits[1].train),
+                    "test": len(found.splits[1].test),
+                    "missing": len(found.missing),
+                    "fingerprint": found.fingerprint(1)[:16],
+                    "decoder": ", ".join(sorted(set(self.stores[name].index["decoder"]))),
+                }
+                for role, name in profile.roles.items()
+                for found in [self.sets[name]]
+            },
+            "train": [asdict(train) | {"lr": sorted(rates[train])} for train in trainings],
+            "evaluation": asdict(configs[-1].evaluation),
+            "software": sorted({tuple(sorted(record["software"].items())) for record in records}),
+            "devices": sorted({record["device"] for record in records}),
+            "training_seconds": round(sum(part["train"] for part in spent), 1),
+            "testing_seconds": round(sum(part["test"] for part in spent), 1),
+            "peak_memory_gib": max(record["peak_memory_gib"] for record in records),
+            "last_call": {"runs_made": made, "seconds": round(time.monotonic() - started, 1)},
+        }
 
 
 def possible_shots(dataset: Dataset, shots: tuple[int, ...]) -> tuple[int, ...]:
     """The k that every class can give; where even the smallest is too many, as many as the rarest class has."""
     rarest = min(Counter(video.label for video in dataset.splits[1].train).values())
     return tuple(k for k in shots if k <= rarest) or (rarest,)
-
-
-def key_of(config: RunConfig, dataset: Dataset, stores: dict[str, FeatureStore], weights: str) -> str:
-    """The run's name: settings, the split's lists, the bytes of its videos and their decoder, the weights."""
-    split, store = dataset.splits[config.split], stores[config.dataset]
-    names = [video.name for video in (*split.train, *split.test) if store.has(video.name)]
-    data = f"{dataset.fingerprint(config.split)} {store.fingerprint(names)} {store.crops} {store.features.shape[1:]}"
-    return run_key(config, hashlib.sha256(data.encode()).hexdigest(), weights)
 
 
 def pick_device(device: str) -> str:
@@ -219,15 +382,15 @@ class Bar:
             self._bar.close()
 
 
-def _finished(cell: Cell, folder: Path, key: str) -> bool:
-    return (folder / f"{key}.json").exists() and (not cell.keep or (folder / f"{key}.safetensors").exists())
+def _finished(folder: Path, key: str, keep: bool) -> bool:
+    return (folder / f"{key}.json").exists() and (not keep or (folder / f"{key}.safetensors").exists())
 
 
-def _cost(cell: Cell) -> float:
+def _cost(config: RunConfig) -> float:
     """Rough relative time, to start the longest runs first."""
-    model, train = cell.config.model, cell.config.train
-    steps = 0 if train is None else train.total_steps(1000 * (cell.config.k or 100))
-    return (10 if model.map else 3 if model.mmb else 1) * steps
+    model, train = config.model, config.train
+    videos = 0 if train is None else train.total_steps(1000 * (config.k or 100)) * train.batch
+    return (10 if model.map else 3 if model.mmb else 1) * videos
 
 
 @functools.lru_cache(maxsize=1)
@@ -250,10 +413,26 @@ def open_store(folder: Path) -> FeatureStore:
     return FeatureStore.open(folder)
 
 
-def _run(
-    cell: Cell, key: str, folder: Path, dataset: Dataset, store_folder: Path, weights: str, device: str, memory: float
-) -> bool | None:
-    """Train and test one cell in a worker process and write its record; None when another command is at it."""
+@dataclass(frozen=True)
+class Task:
+    """One run as a worker process gets it."""
+
+    config: RunConfig
+    key: str
+    keep: bool
+    folder: Path
+    dataset: Dataset
+    tested: Dataset | None  # the data set of a transfer
+    store: Path  # features of the data set that is tested on
+    source: str  # key of the run whose weights a transfer tests
+    weights: str
+    device: str
+    memory: float
+
+
+def _run(task: Task) -> bool | None:
+    """Make one run in a worker process and write its record; None when another command is at it."""
+    folder, key = task.folder, task.key
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / f"{key}.lock")
     try:
@@ -261,25 +440,23 @@ def _run(
     except filelock.Timeout:
         return None
     try:
-        if not _finished(cell, folder, key):
-            record = train_and_test(cell, key, folder, dataset, open_store(store_folder), device, memory)
-            write_record(folder / f"{key}.json", {**record, "weights": weights})
+        if not _finished(folder, key, task.keep):
+            record = transfer(task) if task.config.transfer else train_and_test(task)
+            write_record(folder / f"{key}.json", {**record, "weights": task.weights})
         return True
     finally:
         lock.release()
 
 
-def train_and_test(
-    cell: Cell, key: str, folder: Path | None, dataset: Dataset, store: FeatureStore, device: str, memory: float
-) -> dict:
-    """The record of one run. folder: where its unfinished state and its kept weights go; None to keep neither."""
+def train_and_test(task: Task) -> dict:
+    """The record of one run; its unfinished state and, if asked, its weights lie in the task's folder."""
     from flowclip_core.model.flowclip import FlowCLIP
-    from flowclip_core.training import loop, metrics
+    from flowclip_core.training import loop
 
-    config, split = cell.config, dataset.splits[cell.config.split]
-    backbone = load_once(config.backbone, device)
-    tree = _tree(config.backbone, device, dataset.texts, config.model.prompt)
-    model = FlowCLIP(config.model, backbone, dataset.texts, config.seed, tree)
+    config, split, store = task.config, task.dataset.splits[task.config.split], open_store(task.store)
+    backbone = load_once(config.backbone, task.device)
+    tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
+    model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
     readable = [video for video in split.train if store.has(video.name)]
     picked, losses, started = [], [], time.monotonic()
     if config.train:
@@ -288,38 +465,82 @@ def train_and_test(
         log = loop.train(
             model, store, store.rows([video.name for video in picked]),
             np.array([video.label for video in picked]), config.train, config.seed,
-            memory=memory, checkpoint=folder and folder / f"{key}.partial",
+            memory=task.memory, checkpoint=task.folder / f"{task.key}.partial",
         )  # fmt: skip
         losses = log.losses
-        if cell.keep and folder:
-            model.save(folder / f"{key}.safetensors")
+        if task.keep:
+            model.save(task.folder / f"{task.key}.safetensors")
     trained = time.monotonic()
-    test = [video for video in split.test if store.has(video.name)]
+    found, predictions = _test(model, task.dataset, config.split, store, config.evaluation)
+    return _record(task, model, found, predictions, trained - started, time.monotonic() - trained) | {
+        "trained_on": [video.name for video in picked] if config.k else len(picked),
+        "losses": [round(loss, 5) for loss in losses],
+    }
+
+
+def transfer(task: Task) -> dict:
+    """The record of a zero-shot test: all classes of the other data set, and half of them drawn several times."""
+    from flowclip_core.model.flowclip import FlowCLIP
+    from flowclip_core.training import loop, metrics
+
+    config, other, store = task.config, task.tested, open_store(task.store)
+    backbone, started = load_once(config.backbone, task.device), time.monotonic()
+
+    def model_for(texts: tuple[str, ...]):
+        tree = _tree(config.backbone, task.device, texts, config.model.prompt)
+        if config.train is None:
+            return FlowCLIP(config.model, backbone, texts, config.seed, tree)
+        return FlowCLIP.load(task.folder / f"{task.source}.safetensors", backbone, texts, tree)
+
+    model = model_for(other.texts)
+    found, predictions = _test(model, other, config.transfer.split, store, config.evaluation)
+    halves = []
+    for draw in range(config.transfer.draws):
+        labels = datasets.half_of_classes(other, draw)
+        place = {label: number for number, label in enumerate(labels)}
+        test = [video for video in other.splits[config.transfer.split].test if video.label in place]
+        test = [video for video in test if store.has(video.name)]
+        rows = store.rows([video.name for video in test])
+        scores = loop.score(model_for(tuple(other.texts[label] for label in labels)), store, rows, config.evaluation)
+        halves.append(metrics.accuracy(scores, np.array([place[video.label] for video in test])))
+    found |= {"top1_half": float(np.mean(halves)), "half_sd": float(np.std(halves, ddof=1))}
+    return _record(task, model, found, predictions, 0.0, time.monotonic() - started) | {"halves": halves}
+
+
+def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: EvalConfig) -> tuple[dict, dict]:
+    """Scores in percent, and {video: [label, predicted label, score of the true one]} of a split's test videos."""
+    from flowclip_core.training import loop, metrics
+
+    test = [video for video in dataset.splits[split].test if store.has(video.name)]
     rows, labels = store.rows([video.name for video in test]), np.array([video.label for video in test])
-    scores, found = loop.score(model, store, rows, config.evaluation), {}
-    for order in (loop.IN_ORDER, *(loop.CONTROLS if config.evaluation.controls else ())):
+    scores, found = loop.score(model, store, rows, evaluation), {}
+    for order in (loop.IN_ORDER, *(loop.CONTROLS if evaluation.controls else ())):
         suffix = "" if order == loop.IN_ORDER else f"_{order}"
-        arranged = scores if not suffix else loop.score(model, store, rows, config.evaluation, order)
+        arranged = scores if not suffix else loop.score(model, store, rows, evaluation, order)
         found[f"top1{suffix}"] = metrics.accuracy(arranged, labels)
         found |= metrics.pair_metrics(arranged, labels, dataset.pairs, suffix)
     found["top5"] = metrics.accuracy(scores, labels, top=5)
+    named = metrics.predicted(scores, labels)
+    predictions = {
+        video.name: [int(label), int(guess), round(float(row[label]), 6)]
+        for video, label, guess, row in zip(test, labels, named, scores, strict=True)
+    }
+    return found, predictions
+
+
+def _record(task: Task, model, scores: dict, predictions: dict, training: float, testing: float) -> dict:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
     return {
-        "key": key,
-        "config": asdict(config),
-        "scores": found,
-        "predictions": {
-            video.name: [int(label), int(row.argmax()), round(float(row[label]), 6)]
-            for video, label, row in zip(test, labels, scores, strict=True)
-        },
-        "trained_on": [video.name for video in picked] if config.k else len(picked),
-        "losses": [round(loss, 5) for loss in losses],
+        "key": task.key,
+        "config": asdict(task.config),
+        "scores": scores,
+        "predictions": predictions,
         "parameters": sum(value.numel() for value in model.trained().values()),
-        "tokens_per_video": tree.tokens_per_video,
-        "differences": config.model.differences if config.model.mmb else 0,
-        "seconds": {"train": round(trained - started, 3), "test": round(time.monotonic() - trained, 3)},
+        "tokens_per_video": model.tree.tokens_per_video,
+        "differences": task.config.model.differences if task.config.model.mmb else 0,
+        "seconds": {"train": round(training, 3), "test": round(testing, 3)},
         "peak_memory_gib": round(peak, 3),
-        "device": device if device == "cpu" else f"{device}: {gpu_name()}",
+        "device": task.device if task.device == "cpu" else f"{task.device}: {gpu_name()}",
         "software": software_once(),
     }
 
@@ -335,35 +556,3 @@ def gpu_name() -> str:
 def software_once() -> dict[str, str]:
     """`software()`, asked once in a process."""
     return software()
-
-
-def _provenance(
-    target: str, profile: Profile, records: list[dict], sets: dict, stores: dict, made: int, seconds: float
-) -> dict:
-    spent = [record["seconds"] for record in records]
-    return {
-        "target": target,
-        "profile": profile.name,
-        "runs": len(records),
-        "seeds": profile.seeds,
-        "backbone": asdict(profile.backbone) | {"weights": records[0]["weights"]},
-        "datasets": {
-            name: {
-                "classes": len(found.classes),
-                "pair_classes": 2 * len(found.pairs),
-                "train": len(found.splits[1].train),
-                "test": len(found.splits[1].test),
-                "fingerprint": found.fingerprint(1)[:16],
-                "decoder": ", ".join(sorted(set(stores[name].index["decoder"]))),
-            }
-            for name, found in sets.items()
-        },
-        "train": asdict(profile.few_shot),
-        "evaluation": asdict(profile.evaluation),
-        "software": sorted({tuple(sorted(record["software"].items())) for record in records}),
-        "devices": sorted({record["device"] for record in records}),
-        "training_seconds": round(sum(part["train"] for part in spent), 1),
-        "testing_seconds": round(sum(part["test"] for part in spent), 1),
-        "peak_memory_gib": max(record["peak_memory_gib"] for record in records),
-        "last_call": {"runs_made": made, "seconds": round(seconds, 1)},
-    }

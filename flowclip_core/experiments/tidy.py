@@ -1,38 +1,87 @@
-"""Tidy tables: one row per run and metric, scores in percent; made from records, saved and read as CSV."""
+"""Tidy tables: one row per run and metric, scores in percent, and which test videos each run names right; as CSV."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from flowclip_core.errors import InputError
+from flowclip_core.experiments.catalogue import Cell
 from flowclip_core.paths import write_atomically
 
-TIDY = "target profile dataset role variant mmb map mcb k seed split views metric value key".split()
-WHOLE = ["mmb", "map", "mcb", "k", "seed", "split"]
+TIDY = (
+    "target profile dataset role trained_on variant mmb map mcb T H s L prompt lr k seed split views metric value key"
+).split()
+WHOLE = ["mmb", "map", "mcb", "T", "H", "s", "L", "k", "seed", "split"]
+VIDEOS = ["key", "n", "correct"]
 
 
-def tidy_rows(target: str, profile: str, role: str, variant: str, record: dict) -> list[dict]:
-    """One row a metric of one run, with the columns of `TIDY`."""
-    config = record["config"]
-    evaluation, model = config["evaluation"], config["model"]
-    prefix = "" if config["train"] else "zero_shot_"
+def tidy_rows(target: str, profile: str, cell: Cell, record: dict) -> list[dict]:
+    """One row a metric of one run, with the columns of `TIDY`.
+
+    dataset: tested on; trained_on: the paper's name of what it was trained on, empty for frozen CLIP. T frames, H
+    prompt vectors, s step, L differences (0 without motion stream). k: training videos a class, 0 for all of them or none.
+    split: the test's official number; 0 stands for training videos set aside.
+    """
+    config, model = cell.config, cell.config.model
+    tested = config.transfer or config
     about = {
         "target": target,
         "profile": profile,
-        "dataset": config["dataset"],
-        "role": role,
-        "variant": variant,
-        **{switch: int(model[switch]) for switch in ("mmb", "map", "mcb")},
-        "k": config["k"] or 0,
-        "seed": config["seed"],
-        "split": config["split"],
-        "views": f"{evaluation['clips']}x{len(evaluation['crops'])}",
+        "dataset": tested.dataset,
+        "role": cell.role,
+        "trained_on": (cell.trained_on or config.dataset) if config.train else "",
+        "variant": cell.variant,
+        **{switch: int(getattr(model, switch)) for switch in ("mmb", "map", "mcb")},
+        "T": model.frames,
+        "H": model.prompt_length,
+        "s": model.step,
+        "L": model.differences if model.mmb else 0,
+        "prompt": model.prompt,
+        "lr": config.train.lr if config.train else 0.0,
+        "k": config.k or 0,
+        "seed": config.seed,
+        "split": 0 if config.held_out else tested.split,
+        "views": config.evaluation.views,
     }
-    rows = [{"metric": prefix + name, "value": value} for name, value in sorted(record["scores"].items())]
+    rows = [{"metric": name, "value": value} for name, value in sorted(record["scores"].items())]
     return [{**about, **row, "key": record["key"]} for row in rows]
+
+
+def hit_row(record: dict) -> dict:
+    """A run's row of the videos table: which test videos it names right, packed into hexadecimal digits."""
+    hits = np.array([label == predicted for label, predicted, _ in record["predictions"].values()])
+    return {"key": record["key"], "n": len(hits), "correct": np.packbits(hits).tobytes().hex()}
+
+
+def unpack(n: int, correct: str) -> np.ndarray:
+    """The hits (N,) bool of a row that `hit_row` made. Raises ValueError when they are not n packed bits."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(correct), np.uint8)).astype(bool)
+    if len(bits) != 8 * -(-n // 8) or bits[n:].any():
+        raise ValueError(f"{len(bits)} bits for {n} videos")
+    return bits[:n]
+
+
+def read_hits(path: Path) -> dict[str, np.ndarray]:
+    """Run key -> (N,) bool, whether each test video is named right, in the order of the videos' names.
+
+    Raises InputError when the file is absent or does not hold such rows.
+    """
+    found = {}
+    for line, (key, n, correct) in enumerate(read_csv(path, VIDEOS, "made by ./reproduce.sh").itertuples(False), 2):
+        try:
+            found[key] = unpack(int(n), correct)
+        except ValueError:
+            raise InputError(f"{path}: line {line} does not hold {n} packed bits; make the file again") from None
+    return found
+
+
+def hits_csv(hits: pd.DataFrame) -> str:
+    """The text of a videos table; runs in the order of their keys."""
+    return hits[VIDEOS].sort_values("key").to_csv(index=False, lineterminator="\n")
 
 
 def read_tidy(path: Path) -> pd.DataFrame:
@@ -41,9 +90,9 @@ def read_tidy(path: Path) -> pd.DataFrame:
     Raises InputError naming the file when it is absent, lacks a column or holds a value outside 0..100.
     """
     frame = read_csv(path, TIDY, "made by ./reproduce.sh")
-    for name in WHOLE + ["value"]:
+    for name in [*WHOLE, "lr", "value"]:
         frame[name] = numbers(frame, name, path)
-        if name != "value" and (frame[name] % 1 != 0).any():
+        if name in WHOLE and (frame[name] % 1 != 0).any():
             raise InputError(f"{path}: column {name} must hold whole numbers; make the file again")
     wrong = frame[~frame["value"].between(0, 100)]
     if len(wrong):
@@ -68,7 +117,8 @@ def tidy_csv(tidy: pd.DataFrame) -> str:
     if missing:
         raise InputError(f"results lack the columns {', '.join(missing)}; expected {','.join(TIDY)}")
     rows = tidy[TIDY].sort_values([name for name in TIDY if name != "value"], kind="stable")
-    return rows.assign(value=rows["value"].map("{:.4f}".format)).to_csv(index=False, lineterminator="\n")
+    texts = {"value": rows["value"].map("{:.4f}".format), "lr": rows["lr"].map("{:g}".format)}
+    return rows.assign(**texts).to_csv(index=False, lineterminator="\n")
 
 
 def read_csv(path: Path, columns: list[str], origin: str) -> pd.DataFrame:

@@ -45,10 +45,10 @@ class FlowCLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.backbone, self.class_texts = config, backbone, tuple(class_texts)
-        width, motion = backbone.width, config.mmb
+        width, motion = backbone.width, config.mmb and config.adapter_width > 0
         initial = prompt_vectors(backbone, config.prompt)
         self.tree = tree or PromptTree(backbone, class_texts, len(initial))
-        self.spatial_stream = self.motion_stream = self.prompts = self.communication = None
+        self.spatial_stream = self.motion_stream = self.prompts = self.communication = self.head = None
         if config.spatial:
             self.spatial_stream = _seeded(seed, 1, lambda: Stream(width, config.frames, config))
         if config.mmb:
@@ -58,6 +58,10 @@ class FlowCLIP(nn.Module):
         else:
             with torch.no_grad():  # static texts do not depend on the video: encoded once
                 self.register_buffer("static_texts", self.tree(initial[None]), persistent=False)
+        if config.head == "linear":
+            self.head = nn.Linear(width, len(self.class_texts))
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
         if config.mcb:
             self.communication = _seeded(seed, 4, lambda: CommunicationBlock(width, config.heads))
         self.to(backbone.mean.device)
@@ -90,8 +94,11 @@ class FlowCLIP(nn.Module):
         if self.communication is not None:
             seen = out["video"][:, None] if config.video_tokens == "pooled" else tokens
             out["texts_out"], out["video_out"] = self.communication(out["texts"], out["video"], seen)  # Eq. 2
-        cosine = F.cosine_similarity(out["texts_out"], out["video_out"][:, None], dim=-1)  # (B,K)
-        out["logits"] = cosine / config.tau  # Eq. 3
+        if self.head is not None:
+            out["logits"] = self.head(F.normalize(out["video_out"], dim=-1) / config.tau)
+        else:
+            cosine = F.cosine_similarity(out["texts_out"], out["video_out"][:, None], dim=-1)  # (B,K)
+            out["logits"] = cosine / config.tau  # Eq. 3
         return out
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -114,10 +121,13 @@ class FlowCLIP(nn.Module):
         return write_atomically(path, save({k: v.detach().cpu() for k, v in self.trained().items()}, metadata))
 
     @classmethod
-    def load(cls, path: Path, backbone: Backbone, class_texts: Sequence[str] | None = None) -> FlowCLIP:
+    def load(
+        cls, path: Path, backbone: Backbone, class_texts: Sequence[str] | None = None, tree: PromptTree | None = None
+    ) -> FlowCLIP:
         """The model saved at `path`, for its own classes or for others (zero-shot transfer, section 4.4).
 
-        Raises InputError for another kind of file, another backbone, or parts that do not fit.
+        Raises InputError for another kind of file, another backbone, parts that do not fit, or a linear head that is to
+        name other classes.
         """
         about, parts = read_checkpoint(path)
         made_with = about["backbone"]
@@ -131,7 +141,9 @@ class FlowCLIP(nn.Module):
             config = ModelConfig(**about["model"])
         except TypeError as error:
             raise InputError(f"{path}: saved by another version of flowclip ({error})") from error
-        model = cls(config, backbone, texts)
+        if config.head == "linear" and list(texts) != list(about["class_texts"]):
+            raise InputError(f"{path}: its linear head knows its own {len(about['class_texts'])} classes alone")
+        model = cls(config, backbone, texts, tree=tree)
         trained = model.trained()
         if parts.keys() != trained.keys():
             raise InputError(f"{path}: its parts do not fit: {sorted(parts.keys() ^ trained.keys())[:3]}")

@@ -11,72 +11,154 @@ from pathlib import Path
 
 import pandas as pd
 
-from flowclip_core import environment
+from flowclip_core import environment, experiments
 from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import Result, model_note, pair_share
-from flowclip_core.experiments.catalogue import TARGETS
-from flowclip_core.experiments.tidy import read_tidy, save_tidy, tidy_csv
+from flowclip_core.experiments import Result
+from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_core.experiments.tidy import hits_csv, save_tidy, tidy_csv
 from flowclip_core.paths import root, sha256, write_atomically
-from flowclip_core.reporting import stats, tables
+from flowclip_core.reporting import view
+from flowclip_core.reporting.view import View
 
 RECORDED = Path("results") / "recorded"
 # Videos of the official archives (README of each); the demo sets are drawn in seconds.
-VIDEOS = {"hmdb51": 6766, "ucf101": 13320}
+VIDEOS = {"hmdb51": 6766, "ucf101": 13320, "kinetics400": 260325}
+CLAIMS = Path("results") / "claims.csv"
 
 
 def write(target: str, profile: str, result: Result, results: Path) -> list[Path]:
-    """Write results/<profile>/<target>.{csv,summary.csv,provenance.json,html}, figures/ and checkpoints/.
+    """Write results/<profile>/<target>.{csv,summary.csv,videos.csv,provenance.json,html}, figures/ and checkpoints/.
 
     When nothing has changed since the last call the notebook and the figures are left as they are.
     """
-    folder = results / profile
-    data = _write_data(target, result.tidy, result.provenance, folder)
+    folder = experiments.results_folder(profile, str(results))
+    data = _write_data(target, result, result.provenance, folder)
     html, figure = folder / f"{target}.html", folder / "figures" / f"{target}.svg"
-    seal = folder / f".{target}.made"
-    made = _fingerprint(target, data[0])
-    if not (html.exists() and figure.exists() and seal.exists() and seal.read_text() == made):
-        from flowclip_core.reporting import notebooks, plots
+    made = _fingerprint(target, *data[:3])
+    with _Seal(folder / f".{target}.made", made, html, figure) as stale:
+        if stale:
+            from flowclip_core.reporting import notebooks
 
-        seal.unlink(missing_ok=True)
-        plots.write_figures(target, _summary(target, read_tidy(data[0])), folder)
-        notebook = root() / "notebooks" / f"{target}.ipynb"
-        notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
-        write_atomically(seal, made)
+            _write_figures(view.load(target, profile, str(results)), folder)
+            notebook = root() / "notebooks" / f"{target}.ipynb"
+            notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
     kept = []
     for name, path in result.checkpoints.items():
         copy = folder / "checkpoints" / f"{name}.safetensors"
-        write_atomically(copy, path.read_bytes())
+        if not (copy.exists() and copy.stat().st_size == path.stat().st_size and sha256(copy) == sha256(path)):
+            write_atomically(copy, path.read_bytes())
         kept.append(copy)
     return [*data, html, *sorted((folder / "figures").glob(f"{target}[._]*")), *kept]
 
 
-def as_text(target: str, result: Result) -> str:
-    """The table for a terminal, measured beside printed."""
-    return _text(target, result.tidy, result.provenance)
+def write_costs(profile: str, results: Path) -> list[Path]:
+    """Table 3, which is counted and not trained: results/<profile>/table3.{csv,html} and figures/table3.*."""
+    from flowclip_core.reporting import notebooks
+
+    folder = experiments.results_folder(profile, str(results))
+    csv, html = folder / "table3.csv", folder / "table3.html"
+    parts = sorted((root() / "flowclip_core" / "model").glob("*.py")) + [root() / "flowclip_core/experiments/costs.py"]
+    made = _fingerprint("table3", *parts)
+    with _Seal(folder / ".table3.made", made, csv, html, folder / "figures" / "table3.svg") as stale:
+        if stale:
+            write_atomically(csv, _counted())
+            _write_cost_figure(csv, folder)
+            notebook = root() / "notebooks" / "table3.ipynb"
+            notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
+    return [csv, html, *sorted((folder / "figures").glob("table3.*"))]
 
 
-def record(target: str, profile: str, result: Result) -> list[Path]:
-    """Copy the results into results/recorded/<profile>, which is in git, and renew the README's copy of the table.
+def write_verdicts(profile: str, results: Path) -> list[Path]:
+    """results/<profile>/claims.csv from all tables that are there, and the notebook that sorts the verdicts."""
+    from flowclip_core.reporting import claims, notebooks
 
-    Raises InputError before anything is written when the README lacks the marks that hold a demo table.
+    folder = experiments.results_folder(profile, str(results))
+    csv, html = folder / "claims.csv", folder / "verdicts.html"
+    write_atomically(csv, claims.csv_text(judged(profile, str(results))))
+    with _Seal(folder / ".verdicts.made", _fingerprint("verdicts", csv), html) as stale:
+        if stale:
+            notebook = root() / "notebooks" / "verdicts.ipynb"
+            notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
+    return [csv, html]
+
+
+def judged(profile: str, source: str) -> pd.DataFrame:
+    """Every claim of the register with its verdict, from all tables of a source that are there."""
+    from flowclip_core.experiments import costs
+    from flowclip_core.reporting import claims
+
+    folder = experiments.results_folder(profile, source)
+    found, hits = {}, {}
+    for target in TARGETS:
+        if (folder / f"{target}.csv").exists():
+            found[target], more, _ = experiments.load(target, profile, source)
+            hits |= more
+    counts = costs.read_counts(folder / "table3.csv") if (folder / "table3.csv").exists() else None
+    demo = PROFILES[profile].roles == PROFILES["demo"].roles
+    return claims.measure(claims.register(), found, hits, counts, demo=demo)
+
+
+def write_report(profile: str, results: Path) -> list[Path]:
+    """results/<profile>/report.html: every table, figure, verdict and cost in one file that needs no network.
+
+    Shows the runs below `results`; where there are none of the profile, the recorded ones.
     """
-    from flowclip_core.reporting import plots
+    from flowclip_core.reporting import report
+
+    folder = experiments.results_folder(profile, str(results))
+    source = str(results) if any((folder / f"{name}.csv").exists() for name in TARGETS) else "recorded"
+    return [write_atomically(folder / "report.html", report.html(profile, source, judged(profile, source)))]
+
+
+def verdict_counts(profile: str, results: Path) -> str:
+    """How many claims came to which verdict, for a terminal."""
+    from flowclip_core.reporting import claims
+
+    return claims.counts_by_verdict(claims.load(profile, str(results)))
+
+
+def as_text(target: str, result: Result | None, folder: Path) -> str:
+    """The table for a terminal, measured beside printed. result: None for table3, whose counts lie in `folder`."""
+    if result is not None:
+        return _view(target, result).table()
+    from flowclip_core.experiments import costs
+    from flowclip_core.reporting import costs as shown
+    from flowclip_core.reporting import tables
+
+    return tables.text_table(shown.table(costs.read_counts(folder / "table3.csv"), tables.load_paper("table3")))
+
+
+def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
+    """Copy the results into results/recorded/<profile>, which is in git; renew the verdicts and the README's parts.
+
+    results: by target, None for table3. Raises InputError before anything is written when the README lacks the marks of
+    a part.
+    """
+    from flowclip_core.reporting import claims
 
     if profile == "demo":
-        _around_table(target)
+        for part in README_PARTS:
+            _around(part)
     folder = root() / RECORDED / profile
-    about = {name: value for name, value in result.provenance.items() if name != "last_call"}  # differs at every call
-    written = _write_data(target, result.tidy, about, folder)
-    tidy = read_tidy(written[0])  # as `verify` will find it
-    written += plots.write_figures(target, _summary(target, tidy), folder)
+    written = []
+    for target, result in results.items():
+        if result is None:
+            written.append(write_atomically(folder / "table3.csv", _counted()))
+            written += _write_cost_figure(written[-1], folder)
+        else:
+            about = {name: value for name, value in result.provenance.items() if name != "last_call"}  # differs always
+            written += _write_data(target, result, about, folder)
+            written += _write_figures(view.load(target, profile), folder)  # as `verify` will find it
     if profile == "demo":
-        written.append(write_atomically(root() / "README.md", _readme(target, tidy, about)))
-    return written
+        written.append(write_atomically(root() / CLAIMS, claims.csv_text(judged("demo", "recorded"))))
+        for part, text in README_PARTS.items():
+            written.append(write_atomically(root() / "README.md", _readme(part, text())))
+    return list(dict.fromkeys(written))
 
 
 def verify() -> tuple[list[str], list[str]]:
-    """Rebuild every recorded summary, figure and README table from the recorded runs: (files checked, differences).
+    """Rebuild every recorded summary, figure, count, verdict and README part: (files checked, differences).
 
     Figures are compared byte by byte only where the software of the lock file is installed, since other versions draw
     otherwise; elsewhere they only must be there.
@@ -93,12 +175,19 @@ def verify() -> tuple[list[str], list[str]]:
         elif expected is not None and path.read_bytes() != expected:
             wrong.append(f"{name}: does not follow from {what}")
 
-    for csv in _recorded_tables():
+    def attempt(path: Path, check: Callable[[], None]) -> None:
         try:
-            _verify_table(csv, compare)
+            check()
         except InputError as error:  # a file without which the others cannot be checked; the message names it
-            checked.append(csv.relative_to(root()).as_posix())
+            checked.append(path.relative_to(root()).as_posix())
             wrong.append(str(error).replace(f"{root()}{os.sep}", ""))
+
+    for csv in _recorded_tables():
+        attempt(csv, lambda csv=csv: _verify_table(csv, compare))
+    for csv in sorted((root() / RECORDED).glob("*/table3.csv")):
+        attempt(csv, lambda csv=csv: _verify_counts(csv, compare))
+    attempt(root() / "results" / "paper" / "SHA256SUMS", lambda: _verify_printed(compare))
+    attempt(root() / CLAIMS, lambda: _verify_claims(compare))
     return checked, wrong
 
 
@@ -106,32 +195,65 @@ def _recorded_tables() -> list[Path]:
     """The run tables of which any file is recorded, or which the README shows."""
     folders = [folder for folder in (root() / RECORDED).glob("*") if folder.is_dir()]
     found = {folder / f"{target}.csv" for folder in folders for target in TARGETS if [*folder.rglob(f"{target}[._]*")]}
-    readme = root() / "README.md"
-    text = readme.read_text() if readme.exists() else ""
-    shown = {root() / RECORDED / "demo" / f"{target}.csv" for target in TARGETS if _marks(target)[0] in text}
-    return sorted(found | shown)
+    return sorted(found | {root() / RECORDED / "demo" / "table5.csv"})
 
 
 def _verify_table(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
     """Compare all that is recorded of one table. Raises InputError where a file is absent or unreadable."""
-    target, about = csv.stem, csv.with_suffix(".provenance.json")
-    tidy, provenance = read_tidy(csv), _read_json(about)
-    if provenance != _sealed(provenance):
+    target, about, videos = csv.stem, csv.with_suffix(".provenance.json"), csv.with_suffix(".videos.csv")
+    shown = View(target, *experiments.load(target, csv.parent.name))
+    if shown.about != _sealed(shown.about):
         raise InputError(f"{about}: was changed after it was recorded")
-    if provenance["table"] != sha256(csv):
-        raise InputError(f"{csv}: is not the table that {about.name} was recorded with")
-    compare(about, _json(provenance), "itself, read and written again")
-    compare(csv, tidy_csv(tidy), "itself, read and written again")
-    summary = _summary(target, tidy)
-    compare(csv.with_suffix(".summary.csv"), _summary_csv(summary), csv.name)
+    for name, path in (("table", csv), ("videos", videos)):
+        if shown.about[name] != sha256(path):
+            raise InputError(f"{path}: is not the table that {about.name} was recorded with")
+    compare(about, _json(shown.about), "itself, read and written again")
+    compare(csv, tidy_csv(shown.runs), "itself, read and written again")
+    compare(csv.with_suffix(".summary.csv"), _summary_csv(shown.summary), csv.name)
+    compare(videos, None, csv.name)
     from flowclip_core.reporting import plots
 
     same_software = environment.source() == "requirements.lock"
-    for path, drawn in plots.figure_bytes(target, summary, csv.parent, kinds=("svg",)).items():
+    for path, drawn in plots.files(shown.figures(), csv.parent, kinds=("svg",)).items():
         compare(path, drawn if same_software else None, csv.name)
         compare(path.with_suffix(".png"), None, csv.name)
-    if csv.parent.name == "demo":
-        compare(root() / "README.md", _readme(target, tidy, provenance), csv.name)
+
+
+def _verify_counts(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
+    from flowclip_core.experiments import costs
+    from flowclip_core.reporting import costs as cost_figures
+    from flowclip_core.reporting import plots
+
+    compare(csv, _counted(), "the modules, counted again")
+    drawn = plots.files({"table3": cost_figures.figure(costs.read_counts(csv))}, csv.parent, kinds=("svg",))
+    for path, data in drawn.items():
+        compare(path, data if environment.source() == "requirements.lock" else None, csv.name)
+        compare(path.with_suffix(".png"), None, csv.name)
+
+
+def _verify_printed(compare: Callable[[Path, bytes | str | None, str], None]) -> None:
+    """The printed numbers are those that were held against the paper: the sums were taken then."""
+    folder = root() / "results" / "paper"
+    said = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.csv")))
+    try:
+        sums = (folder / "SHA256SUMS").read_text()
+    except OSError as error:
+        raise InputError(f"{folder / 'SHA256SUMS'}: cannot be read ({error.strerror})") from error
+    for line in sorted({*sums.splitlines()} | {*said.splitlines()}):
+        name = line.partition("  ")[2]
+        if line in said.splitlines():
+            expected = None if line in sums.splitlines() else b""
+            compare(folder / name, expected, "the paper: its sum is not the one in results/paper/SHA256SUMS")
+        elif not (folder / name).exists():
+            compare(folder / name, None, "the paper")
+
+
+def _verify_claims(compare: Callable[[Path, bytes | str | None, str], None]) -> None:
+    from flowclip_core.reporting import claims
+
+    compare(root() / CLAIMS, claims.csv_text(judged("demo", "recorded")), "the recorded tables")
+    for part, text in README_PARTS.items():
+        compare(root() / "README.md", _readme(part, text()), f"the recorded tables ({part})")
 
 
 def overview(profile: str) -> str:
@@ -140,32 +262,89 @@ def overview(profile: str) -> str:
         raise InputError(f"--profile {profile!r} is unknown; use {', '.join(PROFILES)}")
     chosen = PROFILES[profile]
     lines = [f"profile {profile}: {chosen.about}", ""]
-    for name, target in TARGETS.items():
-        cells = target.cells(_only(chosen, target.roles))
-        trained = sum(cell.config.train is not None for cell in cells)
-        data = ", ".join(_only(chosen, target.roles).roles.values())
+    for name in dict.fromkeys((*PAPER_TARGETS, *TARGETS)):
+        if name not in TARGETS:
+            lines += [
+                f"{name}  Table 3: parameters and multiply-adds",
+                "  counted from the modules, nothing is trained",
+            ]
+            continue
+        target = TARGETS[name]
+        own = replace(chosen, roles={role: data for role, data in chosen.roles.items() if role in target.roles})
+        trained = len({replace(cell.config, transfer=None) for cell in target.cells(own) if cell.config.train})
+        if target.then:
+            trained = f"{trained} trainings to choose learning rates, then more"
         recorded = root() / RECORDED / profile / f"{name}.provenance.json"
-        videos = sum(VIDEOS.get(name, 0) for name in _only(chosen, target.roles).roles.values())
+        videos = sum(VIDEOS.get(data, 0) for data in own.roles.values())
         pictures = videos * chosen.frames_stored * len(chosen.store_crops) / 1e6
         cost = f"not measured yet; before them {videos:,} videos are encoded once, {pictures:.1f} million pictures"
         if recorded.exists():
             about = _read_json(recorded)
             minutes = (about["training_seconds"] + about["testing_seconds"]) / 60
             cost = f"{minutes:.0f} core minutes, {about['peak_memory_gib']:.1f} GiB a process, as recorded"
+        data = ", ".join(own.roles.values())
         lines += [f"{name}  {target.title}", f"  {target.about}", f"  {trained} trainings on {data}; {cost}"]
-    lines += ["", "other profiles: " + ", ".join(name for name in PROFILES if name != profile)]
+    lines += [
+        "",
+        "all  every table and panel of the paper, then verdicts and report; runs that targets share are made once",
+        "other profiles: " + ", ".join(name for name in PROFILES if name != profile),
+    ]
     return "\n".join(lines)
 
 
-def _only(profile, roles):
-    return replace(profile, roles={role: name for role, name in profile.roles.items() if role in roles})
+class _Seal:
+    """Says whether files are older than what they are made from: `with _Seal(...) as stale`. Written at the end."""
+
+    def __init__(self, path: Path, made: str, *files: Path) -> None:
+        self.path, self.made = path, made
+        whole = all(file.exists() for file in files) and path.exists() and path.read_text() == made
+        self.stale = not whole
+
+    def __enter__(self) -> bool:
+        if self.stale:
+            self.path.unlink(missing_ok=True)
+        return self.stale
+
+    def __exit__(self, kind, *_: object) -> None:
+        if kind is None and self.stale:
+            write_atomically(self.path, self.made)
 
 
-def _write_data(target: str, tidy: pd.DataFrame, provenance: dict, folder: Path) -> list[Path]:
-    csv = save_tidy(tidy, folder / f"{target}.csv")
-    summary = write_atomically(folder / f"{target}.summary.csv", _summary_csv(_summary(target, read_tidy(csv))))
-    about = _sealed(provenance | {"table": sha256(csv)})
-    return [csv, summary, write_atomically(folder / f"{target}.provenance.json", _json(about))]
+def _view(target: str, result: Result) -> View:
+    from flowclip_core.experiments.tidy import unpack
+
+    hits = {row.key: unpack(row.n, row.correct) for row in result.hits.itertuples()}
+    return View(target, result.tidy, hits, result.provenance)
+
+
+def _write_data(target: str, result: Result, provenance: dict, folder: Path) -> list[Path]:
+    csv = save_tidy(result.tidy, folder / f"{target}.csv")
+    videos = write_atomically(folder / f"{target}.videos.csv", hits_csv(result.hits))
+    about = _sealed(provenance | {"table": sha256(csv), "videos": sha256(videos)})
+    json_file = write_atomically(folder / f"{target}.provenance.json", _json(about))
+    summary = _view(target, result).summary
+    return [csv, videos, write_atomically(folder / f"{target}.summary.csv", _summary_csv(summary)), json_file]
+
+
+def _write_figures(shown: View, folder: Path) -> list[Path]:
+    from flowclip_core.reporting import plots
+
+    return [write_atomically(path, data) for path, data in plots.files(shown.figures(), folder).items()]
+
+
+def _write_cost_figure(csv: Path, folder: Path) -> list[Path]:
+    from flowclip_core.experiments import costs
+    from flowclip_core.reporting import costs as shown
+    from flowclip_core.reporting import plots
+
+    drawn = plots.files({"table3": shown.figure(costs.read_counts(csv))}, folder)
+    return [write_atomically(path, data) for path, data in drawn.items()]
+
+
+def _counted() -> str:
+    from flowclip_core.experiments import costs
+
+    return costs.counts_csv(costs.counts())
 
 
 def _sealed(provenance: dict) -> dict:
@@ -174,9 +353,10 @@ def _sealed(provenance: dict) -> dict:
     return said | {"seal": hashlib.sha256(_json(said).encode()).hexdigest()}
 
 
-def _fingerprint(target: str, csv: Path) -> str:
-    """Hash of all that the figures and the notebook are made from."""
-    sources = [csv, root() / "notebooks" / f"{target}.ipynb", root() / "results" / "paper" / f"{target}.csv"]
+def _fingerprint(name: str, *made_from: Path) -> str:
+    """Hash of all that the figures and the notebook `name` are made from."""
+    sources = [*made_from, root() / "notebooks" / f"{name}.ipynb"]
+    sources += sorted((root() / "results" / "paper").glob("*.csv"))
     sources += sorted((root() / "flowclip_core" / "reporting").glob("*.py"))
     digest = hashlib.sha256(environment.lock_hash().encode())
     for source in sources:
@@ -184,16 +364,8 @@ def _fingerprint(target: str, csv: Path) -> str:
     return digest.hexdigest()
 
 
-def _summary(target: str, tidy: pd.DataFrame) -> pd.DataFrame:
-    return stats.summarise(tidy, tables.load_paper(target))
-
-
 def _summary_csv(summary: pd.DataFrame) -> str:
     return summary.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-
-
-def _text(target: str, tidy: pd.DataFrame, provenance: dict) -> str:
-    return tables.text_table(tables.table5(_summary(target, tidy), pair_share(provenance), model_note(provenance)))
 
 
 def _json(content: dict) -> str:
@@ -212,22 +384,36 @@ def _read_json(path: Path) -> dict:
         ) from error
 
 
-def _marks(target: str) -> tuple[str, str]:
-    return f"<!-- {target}: made by ./reproduce.sh {target} --record -->", f"<!-- {target}: end -->"
+def _verdicts_of_the_demo() -> str:
+    from flowclip_core.reporting import claims
+
+    return claims.counts_by_verdict(claims.load("demo", "recorded"))
 
 
-def _readme(target: str, tidy: pd.DataFrame, provenance: dict) -> str:
-    """The README with this table between its two marks."""
-    before, after = _around_table(target)
-    return f"{before}\n\n```text\n{_text(target, tidy, provenance).rstrip()}\n```\n\n{after}"
+# The README's generated parts: name in the marks -> what makes the text.
+README_PARTS: dict[str, Callable[[], str]] = {
+    "table5": lambda: view.load("table5").table(),
+    "verdicts": _verdicts_of_the_demo,
+}
 
 
-def _around_table(target: str) -> tuple[str, str]:
-    """The README before and after the table, marks included. Raises InputError when a mark is missing."""
+def _marks(part: str) -> tuple[str, str]:
+    made_by = part if part in PAPER_TARGETS else "all"
+    return f"<!-- {part}: made by ./reproduce.sh {made_by} --record -->", f"<!-- {part}: end -->"
+
+
+def _readme(part: str, text: str) -> str:
+    """The README with this part between its two marks."""
+    before, after = _around(part)
+    return f"{before}\n\n```text\n{text.rstrip()}\n```\n\n{after}"
+
+
+def _around(part: str) -> tuple[str, str]:
+    """The README before and after a part, marks included. Raises InputError when a mark is missing."""
     readme = root() / "README.md"
-    begin, end = _marks(target)
+    begin, end = _marks(part)
     before, found, rest = (readme.read_text() if readme.exists() else "").partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise InputError(f"{readme}: lacks the lines {begin} and {end}, in this order; put them where the table goes")
+        raise InputError(f"{readme}: lacks the lines {begin} and {end}, in this order; put them where the part goes")
     return before + begin, end + after
