@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from flowclip_core.data.datasets import Dataset, Split, Video, class_text, few_shot, load
+from flowclip_core.data.datasets import (
+    Dataset,
+    Split,
+    Video,
+    class_text,
+    few_shot,
+    half_of_classes,
+    hold_out,
+    load,
+)
 from flowclip_core.errors import InputError
 
 HMDB_NAMES = {
@@ -395,6 +404,56 @@ def test_few_shot_names_the_class_that_is_too_small():
     one_line(lambda: few_shot(videos_of([4, 3]), 4, 0), "class 1", "class1", "3 training videos", "k=4")
     one_line(lambda: few_shot((Video("b/1.avi", 1),), 1, 0), "class 0", "0 training videos")
     one_line(lambda: few_shot(videos_of([4]), 0, 0), "k=0")
+
+
+def listed(counts: list[int]) -> Dataset:
+    """A data set of two splits whose first has so many training videos a class, and two test videos each."""
+    names = tuple(f"class{label}" for label in range(len(counts)))
+    test = tuple(Video(f"{name}/test{i}.avi", label) for label, name in enumerate(names) for i in range(2))
+    train = videos_of(counts)
+    return Dataset("d", Path("d"), names, names, {1: Split(train, test), 2: Split(test, train)}, ((0, 1),))
+
+
+def test_a_third_of_each_class_is_held_out_and_no_test_video_stays():
+    counts = [3, 4, 5, 6, 24, 25, 26, 70, 99]
+    data = listed(counts)
+    (number, (kept, held)), *none = hold_out(data, 100).splits.items()
+    assert number == 1 and not none
+    assert not set(kept) & set(held) and not (set(kept) | set(held)) & set(data.splits[1].test)
+    assert sorted(kept + held) == sorted(data.splits[1].train)
+    aside = [sum(video.label == label for video in held) for label in range(len(counts))]
+    assert aside == [count // 3 for count in counts]
+    again = hold_out(data, 100)
+    assert again.splits[1] == Split(kept, held) and again.fingerprint(1) != data.fingerprint(1)
+    assert (again.classes, again.texts, again.pairs) == (data.classes, data.texts, data.pairs)
+    other = hold_out(data, 101).splits[1]
+    assert set(other.test) != set(held) and len(other.test) == len(held)
+    assert len(hold_out(data, 100, share=1 / 2).splits[1].test) == sum(count // 2 for count in counts)
+
+
+def test_every_video_is_held_out_alike():
+    data, hits = listed([9, 9]), [0] * 18
+    for seed in range(900):
+        for video in hold_out(data, seed).splits[1].test:
+            hits[data.splits[1].train.index(video)] += 1
+    # 300 expected, standard deviation 14.
+    assert min(hits) > 240 and max(hits) < 360
+
+
+def test_hold_out_names_the_class_that_is_too_small():
+    one_line(lambda: hold_out(listed([9, 2]), 100), "'class1'", "2 training videos", "33%")
+    one_line(lambda: hold_out(listed([9, 9]), 100, share=1), "'class0'", "100%")
+
+
+@pytest.mark.parametrize("classes", [2, 5, 24, 101])
+def test_half_of_the_classes_is_drawn_anew_and_the_same_every_time(classes):
+    data = listed([1] * classes)
+    draws = [half_of_classes(data, draw) for draw in range(10)]
+    assert all(len(set(draw)) == len(draw) == classes // 2 for draw in draws)
+    assert all(draw == sorted(draw) and set(draw) <= set(range(classes)) for draw in draws)
+    assert draws == [half_of_classes(data, draw) for draw in range(10)]
+    assert len(set(map(tuple, draws))) == 10 or classes < 24
+    assert len(set().union(*draws)) > 0.9 * classes or classes < 24
 
 
 def test_fingerprint_follows_labels_names_and_texts_only(tmp_path):

@@ -21,6 +21,24 @@ def test_a_tie_is_no_hit():
     assert metrics.accuracy(np.ones((3, 4)), np.array([0, 1, 2])) == 0
 
 
+def test_the_predicted_class_is_the_label_exactly_where_accuracy_counts_a_hit():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 3, (300, 4)).astype(float), rng.integers(0, 4, 300)  # three values: many ties
+    before = scores.copy()
+    found = metrics.predicted(scores, labels)
+    assert (scores == before).all()
+    tied = 0
+    for row, label, guess in zip(scores, labels, found, strict=True):
+        alone = all(row[label] > row[other] for other in range(4) if other != label)
+        assert bool(guess == label) is alone
+        assert alone or row[guess] == max(row[other] for other in range(4) if other != label)
+        tied += not alone and row[label] == row.max()
+    assert metrics.accuracy(scores, labels) == 100 * np.mean(found == labels)
+    assert tied > 50 and 0 < np.mean(found == labels) < 1
+    untied = rng.random((300, 4))
+    assert (metrics.predicted(untied, labels) == untied.argmax(1)).all()
+
+
 def test_pairs_rest_and_order_by_hand():
     found = metrics.pair_metrics(SCORES, LABELS, [(0, 1)], "_shuffled")
     # Videos 0, 1, 2 are of the pair (0, 1): the first is right, the second prefers the reverse, the third ties.

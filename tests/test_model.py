@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from class_lists import CLASSES
 from conftest import FULL_TEXT, SMALL, backbone, fixed
 
 from flowclip_core.config import PROMPTS, EvalConfig, ModelConfig, TrainConfig
+from flowclip_core.data.class_names import CLASSES
 from flowclip_core.data.features import FeatureStore, central_frames, drawn_frames
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.catalogue import CLIP, VARIANTS
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.motion import differences, pairs
+from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.training import loop
 
 NAMES = ["sit down", "stand up", "kick ball", "kick", "smile"]
@@ -138,7 +139,61 @@ def test_same_seed_same_parts_other_seed_other_parts(small):
     assert all(torch.equal(alone[name], first[name]) for name in alone)
 
 
-@pytest.mark.parametrize("wrong", [{"step": 8}, {"step": 0}, {"tau": 0}, {"norm_order": "none"}, {"spatial": False}])
+def test_a_linear_head_starts_at_zero_and_scores_the_direction_of_the_mean_frame(small):
+    model = FlowCLIP(replace(CLIP, head="linear"), small, NAMES)
+    assert {name: tuple(value.shape) for name, value in model.trained().items()} == {
+        "head.weight": (5, 32),
+        "head.bias": (5,),
+    }
+    frames = video()
+    assert not model(frames)["logits"].any()
+    with torch.no_grad():
+        model.head.weight.copy_(fixed(5, 32))
+        model.head.bias.copy_(fixed(5) * 2)
+    found = model(frames)["logits"].detach()
+    for row, one in zip(found, frames, strict=True):
+        mean = sum(one) / 8
+        direction = mean / sum(float(x) ** 2 for x in mean) ** 0.5
+        for score, weight, bias in zip(row, fixed(5, 32), fixed(5) * 2, strict=True):
+            torch.testing.assert_close(score, sum(direction * weight) / 0.07 + bias, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(2 * frames)["logits"], found, rtol=1e-4, atol=1e-4)
+
+
+def test_a_linear_head_learns(small, store):
+    model = FlowCLIP(replace(CLIP, head="linear"), small, NAMES)
+    config = TrainConfig(lr=0.05, batch=20, epochs=40, crops=("centre",))
+    losses = loop.train(model, store, np.arange(20), np.arange(20) % 5, config, 0).losses
+    assert losses[0] == pytest.approx(np.log(5), rel=1e-5) and losses[-1] < 0.1
+
+
+def test_without_an_adapter_the_prompts_are_learnt_and_blind_to_motion(small):
+    model = FlowCLIP(ModelConfig(adapter_width=0, mcb=False), small, NAMES)
+    out = model(video())
+    assert out["motion"].std(0).min() > 0 and out["prompts"].shape == (1, 5, 32)
+    assert torch.equal(out["texts"][0], out["texts"][1]) and torch.equal(out["texts"][0], out["texts"][2])
+    names = set(model.trained())
+    assert "prompts.vectors" in names and not any("adapter" in name for name in names)
+    assert any(name.startswith("motion_stream") for name in names)
+    whole = set(FlowCLIP(ModelConfig(mcb=False), small, NAMES).trained())
+    assert names < whole and all(name.startswith("prompts.adapter") for name in whole - names)
+    F.cross_entropy(out["logits"], torch.tensor([0, 1, 2])).backward()
+    assert model.prompts.vectors.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step": 8},
+        {"step": 0},
+        {"tau": 0},
+        {"norm_order": "none"},
+        {"spatial": False},
+        {"adapter_width": -1},
+        {"head": "none"},
+        {"head": "linear", "map": False},
+        {"head": "linear", "mcb": False},
+    ],
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError):
         ModelConfig(**wrong)
@@ -286,6 +341,37 @@ def test_saved_parts_come_back_and_strangers_are_refused(small, tmp_path):
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(InputError, match="not a readable"):
         FlowCLIP.load(tmp_path / "text.safetensors", small)
+
+
+@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(adapter_width=0), ModelConfig(map=False, mcb=False)])
+def test_a_checkpoint_serves_other_classes(small, tmp_path, config):
+    model = FlowCLIP(config, small, NAMES, seed=9).eval()
+    path, others = model.save(tmp_path / "parts.safetensors"), ["walk", "run", "kick"]
+    loaded, tree = FlowCLIP.load(path, small, others), PromptTree(small, others, 5)
+    assert loaded.class_texts == tuple(others) and loaded.config == config
+    slow = FlowCLIP(config, small, others, seed=1).eval()
+    with torch.no_grad():
+        for name, value in slow.trained().items():
+            value.copy_(model.trained()[name])
+    found = loaded(video())["logits"]
+    assert torch.equal(found, slow(video())["logits"])
+    assert torch.equal(found, FlowCLIP.load(path, small, others, tree)(video())["logits"])
+    assert not torch.allclose(found, FlowCLIP(config, small, others, seed=1).eval()(video())["logits"], atol=1e-3)
+    # The same classes in another order are the same scores in another order.
+    turned = FlowCLIP.load(path, small, NAMES[::-1])(video())["logits"]
+    torch.testing.assert_close(turned.flip(1), model(video())["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_linear_head_serves_its_own_classes_only(small, tmp_path):
+    model = FlowCLIP(replace(CLIP, head="linear"), small, NAMES)
+    with torch.no_grad():
+        model.head.weight.copy_(fixed(5, 32))
+    path = model.save(tmp_path / "parts.safetensors")
+    for texts in (None, NAMES):
+        assert torch.equal(FlowCLIP.load(path, small, texts)(video())["logits"], model(video())["logits"])
+    for texts in (["walk", "run"], NAMES[::-1]):
+        with pytest.raises(InputError, match="linear head knows its own 5 classes alone"):
+            FlowCLIP.load(path, small, texts)
 
 
 def test_class_lists_have_distinct_names():

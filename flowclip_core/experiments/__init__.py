@@ -35,11 +35,14 @@ def load(
     tidy = read_tidy(folder / f"{target}.csv")
     try:
         about = json.loads(path.read_text())
+        if not isinstance(about, dict):
+            raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no provenance beside the table; make both with ./reproduce.sh {target}") from error
     hits = read_hits(folder / f"{target}.videos.csv")
     if lacking := set(tidy["key"]) - set(hits):
-        raise InputError(f"{folder / target}.videos.csv: lacks run {min(lacking)} of the table; make both again")
+        files = f"{folder / target}.videos.csv: lacks run {min(lacking)} of {folder / target}.csv"
+        raise InputError(f"{files}; make both again with ./reproduce.sh {target}")
     return tidy, hits, about
 
 

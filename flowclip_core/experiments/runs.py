@@ -127,7 +127,7 @@ def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options |
     chosen = {target: resolve(profile, target, options) for target in targets}
     with Workshop(next(iter(chosen.values())), options) as workshop:
         workshop.open({name: role for one in chosen.values() for role, name in one.roles.items()})
-        chosen = {target: workshop.possible(one) for target, one in chosen.items()}
+        chosen = {target: workshop.possible(one, TARGETS[target].then is not None) for target, one in chosen.items()}
         cells = {target: TARGETS[target].cells(one) for target, one in chosen.items()}
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
         made = workshop.make([cell for found in cells.values() for cell in found], about)
@@ -188,9 +188,9 @@ class Workshop:
                     dataset, config, load, self.pool, allow_unreadable=name == "kinetics400", progress=bar.update
                 )
 
-    def possible(self, profile: Profile) -> Profile:
-        """The profile with the k and the splits that its data sets can give."""
-        sets = {role: self.sets[name] for role, name in profile.roles.items()}
+    def possible(self, profile: Profile, held_out: bool = False) -> Profile:
+        """The profile with the k and splits that its data sets can give. held_out: with training videos set aside."""
+        sets = {role: self._held_out(name) if held_out else self.sets[name] for role, name in profile.roles.items()}
         shots, few, splits = profile.shots, profile.kinetics_shots, profile.splits
         for role, dataset in sets.items():
             shots, few = possible_shots(dataset, shots), possible_shots(dataset, few)
@@ -232,18 +232,19 @@ class Workshop:
         Transfers come last: they test the kept weights of other runs, which are made if need be.
         """
         keep: dict[RunConfig, bool] = {}
-        transfers = []
+        transfers = list(dict.fromkeys(cell.config for cell in cells if cell.config.transfer))
         for cell in cells:
             source = replace(cell.config, transfer=None)
-            if cell.config.transfer:
-                transfers.append(cell.config)
-            if not cell.config.transfer or cell.config.train:
-                keep[source] = keep.get(source, False) or cell.keep or cell.config.transfer is not None
+            if not cell.config.transfer:
+                keep[source] = keep.get(source, False) or cell.keep
+            elif cell.config.train:  # its weights are needed unless the test is done
+                done = _finished(self.folder, self.key(cell.config), False)
+                keep[source] = keep.get(source, False) or not done
         rounds = []
-        for configs in (sorted(keep, key=_cost, reverse=True), list(dict.fromkeys(transfers))):
+        for configs in (sorted(keep, key=_cost, reverse=True), transfers):
             keys = {config: self.key(config) for config in configs}
             rounds.append({c: key for c, key in keys.items() if not _finished(self.folder, key, keep.get(c, False))})
-        missing, total = sum(map(len, rounds)), len(keep) + len(set(transfers))
+        missing, total = sum(map(len, rounds)), len(keep) + len(transfers)
         with closing(Bar(f"{about}, {total} runs", "runs", total=total, done=total - missing)) as bar:
             for configs in rounds:
                 tasks = [
@@ -280,11 +281,11 @@ class Workshop:
         return pd.DataFrame([hit_row(record) for record in records.values()])
 
     def kept(self, target: str, cells: Sequence[Cell]) -> dict[str, Path]:
-        """Name -> file of the weights that a target keeps."""
+        """Name -> file of the weights that a target hands over: the first seed's on split 1."""
         return {
             f"{target}-{cell.config.dataset}-{cell.variant}" + (f"-k{cell.config.k}" if cell.config.k else ""):
             self.folder / f"{self.key(cell.config)}.safetensors"
-            for cell in cells if cell.keep
+            for cell in cells if cell.keep and (cell.config.seed, cell.config.split) == (0, 1)
         }  # fmt: skip
 
     def provenance(self, target: str, profile: Profile, cells: Sequence[Cell], made: int, started: float) -> dict:
@@ -400,7 +401,7 @@ def load_once(backbone: BackboneConfig, device: str):
     return load_backbone(backbone.name, backbone.pretrained, device=device)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)  # a zero-shot test goes through eleven lists of classes
 def _tree(backbone: BackboneConfig, device: str, texts: tuple[str, ...], prompt: str):
     from flowclip_core.model.prompt_tree import PromptTree
 

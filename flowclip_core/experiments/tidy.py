@@ -23,8 +23,8 @@ def tidy_rows(target: str, profile: str, cell: Cell, record: dict) -> list[dict]
     """One row a metric of one run, with the columns of `TIDY`.
 
     dataset: tested on; trained_on: the paper's name of what it was trained on, empty for frozen CLIP. T frames, H
-    prompt vectors, s step, L differences (0 without motion stream). k: training videos a class, 0 for all of them or none.
-    split: the test's official number; 0 stands for training videos set aside.
+    prompt vectors, s step, L differences (0 without motion stream). k: training videos a class, 0 for all of them or
+    none. split: the test's official number; 0 stands for training videos set aside.
     """
     config, model = cell.config, cell.config.model
     tested = config.transfer or config

@@ -18,7 +18,7 @@ from flowclip_core.experiments import Result
 from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS
 from flowclip_core.experiments.tidy import hits_csv, save_tidy, tidy_csv
 from flowclip_core.paths import root, sha256, write_atomically
-from flowclip_core.reporting import view
+from flowclip_core.reporting import tables, view
 from flowclip_core.reporting.view import View
 
 RECORDED = Path("results") / "recorded"
@@ -34,13 +34,18 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
     """
     folder = experiments.results_folder(profile, str(results))
     data = _write_data(target, result, result.provenance, folder)
-    html, figure = folder / f"{target}.html", folder / "figures" / f"{target}.svg"
-    made = _fingerprint(target, *data[:3])
-    with _Seal(folder / f".{target}.made", made, html, figure) as stale:
+    html, figure, summary = (
+        folder / f"{target}.html",
+        folder / "figures" / f"{target}.svg",
+        data[0].with_suffix(".summary.csv"),
+    )
+    with _Seal(folder / f".{target}.made", _fingerprint(target, *data[:2]), html, figure, summary) as stale:
         if stale:
             from flowclip_core.reporting import notebooks
 
-            _write_figures(view.load(target, profile, str(results)), folder)
+            shown = view.load(target, profile, str(results))
+            write_atomically(summary, _summary_csv(shown.summary))
+            _write_figures(shown, folder)
             notebook = root() / "notebooks" / f"{target}.ipynb"
             notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
     kept = []
@@ -49,7 +54,7 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
         if not (copy.exists() and copy.stat().st_size == path.stat().st_size and sha256(copy) == sha256(path)):
             write_atomically(copy, path.read_bytes())
         kept.append(copy)
-    return [*data, html, *sorted((folder / "figures").glob(f"{target}[._]*")), *kept]
+    return [*data, summary, html, *sorted((folder / "figures").glob(f"{target}[._]*")), *kept]
 
 
 def write_costs(profile: str, results: Path) -> list[Path]:
@@ -75,12 +80,18 @@ def write_verdicts(profile: str, results: Path) -> list[Path]:
 
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "claims.csv", folder / "verdicts.html"
-    write_atomically(csv, claims.csv_text(judged(profile, str(results))))
-    with _Seal(folder / ".verdicts.made", _fingerprint("verdicts", csv), html) as stale:
+    with _Seal(folder / ".verdicts.made", _fingerprint("verdicts", *_tables(folder)), csv, html) as stale:
         if stale:
+            write_atomically(csv, claims.csv_text(judged(profile, str(results))))
             notebook = root() / "notebooks" / "verdicts.ipynb"
             notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
     return [csv, html]
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The tables of a folder, in the order of the targets: what verdicts and report are made from."""
+    names = dict.fromkeys((*PAPER_TARGETS, *TARGETS))
+    return [path for name in names for path in sorted(folder.glob(f"{name}.*csv")) if path.exists()]
 
 
 def judged(profile: str, source: str) -> pd.DataFrame:
@@ -108,7 +119,11 @@ def write_report(profile: str, results: Path) -> list[Path]:
 
     folder = experiments.results_folder(profile, str(results))
     source = str(results) if any((folder / f"{name}.csv").exists() for name in TARGETS) else "recorded"
-    return [write_atomically(folder / "report.html", report.html(profile, source, judged(profile, source)))]
+    shown, path = experiments.results_folder(profile, source), folder / "report.html"
+    with _Seal(folder / ".report.made", _fingerprint("verdicts", *_tables(shown)), path) as stale:
+        if stale:
+            write_atomically(path, report.html(profile, source, judged(profile, source)))
+    return [path]
 
 
 def verdict_counts(profile: str, results: Path) -> str:
@@ -124,7 +139,6 @@ def as_text(target: str, result: Result | None, folder: Path) -> str:
         return _view(target, result).table()
     from flowclip_core.experiments import costs
     from flowclip_core.reporting import costs as shown
-    from flowclip_core.reporting import tables
 
     return tables.text_table(shown.table(costs.read_counts(folder / "table3.csv"), tables.load_paper("table3")))
 
@@ -149,7 +163,9 @@ def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
         else:
             about = {name: value for name, value in result.provenance.items() if name != "last_call"}  # differs always
             written += _write_data(target, result, about, folder)
-            written += _write_figures(view.load(target, profile), folder)  # as `verify` will find it
+            shown = view.load(target, profile)  # as `verify` will find it
+            written.append(write_atomically(written[-3].with_suffix(".summary.csv"), _summary_csv(shown.summary)))
+            written += _write_figures(shown, folder)
     if profile == "demo":
         written.append(write_atomically(root() / CLAIMS, claims.csv_text(judged("demo", "recorded"))))
         for part, text in README_PARTS.items():
@@ -181,20 +197,21 @@ def verify() -> tuple[list[str], list[str]]:
         except InputError as error:  # a file without which the others cannot be checked; the message names it
             checked.append(path.relative_to(root()).as_posix())
             wrong.append(str(error).replace(f"{root()}{os.sep}", ""))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # altered in ways nobody foresaw
+            checked.append(path.relative_to(root()).as_posix())
+            wrong.append(f"{checked[-1]}: cannot be checked ({type(error).__name__}: {' '.join(str(error).split())})")
 
     for csv in _recorded_tables():
-        attempt(csv, lambda csv=csv: _verify_table(csv, compare))
-    for csv in sorted((root() / RECORDED).glob("*/table3.csv")):
-        attempt(csv, lambda csv=csv: _verify_counts(csv, compare))
+        attempt(csv, lambda csv=csv: (_verify_counts if csv.stem == "table3" else _verify_table)(csv, compare))
     attempt(root() / "results" / "paper" / "SHA256SUMS", lambda: _verify_printed(compare))
     attempt(root() / CLAIMS, lambda: _verify_claims(compare))
     return checked, wrong
 
 
 def _recorded_tables() -> list[Path]:
-    """The run tables of which any file is recorded, or which the README shows."""
-    folders = [folder for folder in (root() / RECORDED).glob("*") if folder.is_dir()]
-    found = {folder / f"{target}.csv" for folder in folders for target in TARGETS if [*folder.rglob(f"{target}[._]*")]}
+    """The tables of which any file is recorded, or which the README shows."""
+    folders, names = [folder for folder in (root() / RECORDED).glob("*") if folder.is_dir()], (*TARGETS, "table3")
+    found = {folder / f"{name}.csv" for folder in folders for name in names if [*folder.rglob(f"{name}[._]*")]}
     return sorted(found | {root() / RECORDED / "demo" / "table5.csv"})
 
 
@@ -225,7 +242,9 @@ def _verify_counts(csv: Path, compare: Callable[[Path, bytes | str | None, str],
     from flowclip_core.reporting import plots
 
     compare(csv, _counted(), "the modules, counted again")
-    drawn = plots.files({"table3": cost_figures.figure(costs.read_counts(csv))}, csv.parent, kinds=("svg",))
+    drawn = plots.files(
+        {"table3": cost_figures.figure(costs.read_counts(csv), tables.load_paper("table3"))}, csv.parent, kinds=("svg",)
+    )
     for path, data in drawn.items():
         compare(path, data if environment.source() == "requirements.lock" else None, csv.name)
         compare(path.with_suffix(".png"), None, csv.name)
@@ -252,8 +271,9 @@ def _verify_claims(compare: Callable[[Path, bytes | str | None, str], None]) -> 
     from flowclip_core.reporting import claims
 
     compare(root() / CLAIMS, claims.csv_text(judged("demo", "recorded")), "the recorded tables")
-    for part, text in README_PARTS.items():
-        compare(root() / "README.md", _readme(part, text()), f"the recorded tables ({part})")
+    readme = root() / "README.md"
+    stale = [part for part, text in README_PARTS.items() if _readme(part, text()) != readme.read_text()]
+    compare(readme, b"" if stale else None, f"the recorded tables ({', '.join(stale)})")
 
 
 def overview(profile: str) -> str:
@@ -321,9 +341,7 @@ def _write_data(target: str, result: Result, provenance: dict, folder: Path) -> 
     csv = save_tidy(result.tidy, folder / f"{target}.csv")
     videos = write_atomically(folder / f"{target}.videos.csv", hits_csv(result.hits))
     about = _sealed(provenance | {"table": sha256(csv), "videos": sha256(videos)})
-    json_file = write_atomically(folder / f"{target}.provenance.json", _json(about))
-    summary = _view(target, result).summary
-    return [csv, videos, write_atomically(folder / f"{target}.summary.csv", _summary_csv(summary)), json_file]
+    return [csv, videos, write_atomically(folder / f"{target}.provenance.json", _json(about))]
 
 
 def _write_figures(shown: View, folder: Path) -> list[Path]:
@@ -337,7 +355,7 @@ def _write_cost_figure(csv: Path, folder: Path) -> list[Path]:
     from flowclip_core.reporting import costs as shown
     from flowclip_core.reporting import plots
 
-    drawn = plots.files({"table3": shown.figure(costs.read_counts(csv))}, folder)
+    drawn = plots.files({"table3": shown.figure(costs.read_counts(csv), tables.load_paper("table3"))}, folder)
     return [write_atomically(path, data) for path, data in drawn.items()]
 
 

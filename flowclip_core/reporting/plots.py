@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flowclip_core import paths
 from flowclip_core.errors import InputError
 from flowclip_core.reporting import tables
 
@@ -210,39 +209,19 @@ def figures(
     return drawn
 
 
-def figure_bytes(
-    target: str,
-    summary: pd.DataFrame,
-    paired: pd.DataFrame | None,
-    axis: str | None,
-    folder: Path,
-    kinds: tuple[str, ...] = ("svg", "png"),
-) -> dict[Path, bytes]:
-    """What `write_figures` would write, by path: folder/figures/<name>.<kind>.
+def files(drawn: dict[str, Figure], folder: Path, kinds: tuple[str, ...] = ("svg", "png")) -> dict[Path, bytes]:
+    """The files of figures by path, folder/figures/<name>.<kind>, and what is to be in them.
 
     The SVG carries no date and a fixed salt: the same summary gives the same bytes under the same matplotlib.
     """
     found = {}
-    for name, figure in figures(target, summary, paired, axis).items():
+    for name, figure in drawn.items():
         for kind in kinds:
             buffer = io.BytesIO()
             with mpl.rc_context(SETTINGS):
                 figure.savefig(buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
             found[Path(folder) / "figures" / f"{name}.{kind}"] = buffer.getvalue()
     return found
-
-
-def write_figures(
-    target: str,
-    summary: pd.DataFrame,
-    paired: pd.DataFrame | None,
-    axis: str | None,
-    folder: Path,
-    kinds: tuple[str, ...] = ("svg", "png"),
-) -> list[Path]:
-    """Write folder/figures/<name>.{svg,png} for each of `figures`. A file appears whole or not at all; returns them."""
-    made = figure_bytes(target, summary, paired, axis, folder, kinds)
-    return [paths.write_atomically(path, data) for path, data in made.items()]
 
 
 Shown = list[tuple[tables.Block, pd.DataFrame, pd.DataFrame]]  # block, measured and printed rows, both with a label
@@ -279,11 +258,11 @@ def _by_line(shown: Shown, ours: list[str], theirs: list[str], origin: str, what
     fig, axes = _grid(heights, len(shown), sharex="col", sharey="row")
     for column, (block, rows, printed) in enumerate(shown):
         ax, last = axes[0, column], axes[-1, column]
-        for at, row in rows.iterrows():
-            color, marker = _style(row["variant"])
-            y = lines[0].index(row["label"])
-            _intervals(ax.hlines, [y], rows.loc[[at]], color)
-            ax.plot([row["mean"]], [y], color=color, marker=marker, ls="", ms=7.5)
+        for i, row in enumerate(rows.itertuples()):
+            color, marker = _style(row.variant)
+            y = lines[0].index(row.label)
+            _intervals(ax.hlines, [y], rows.iloc[[i]], color)
+            ax.plot([row.mean], [y], color=color, marker=marker, ls="", ms=7.5)
         for row in printed.itertuples():
             competitor = row.source == tables.COMPETITOR
             color, marker = (GREY, "o") if competitor else _style(row.label.split(" - ")[0])

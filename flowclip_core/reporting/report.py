@@ -22,8 +22,9 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 h1, h2 { line-height: 1.2 } h2 { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1rem }
 pre { font-size: 12.5px; line-height: 1.35; overflow-x: auto; background: #f7f7f5; padding: .8rem }
 img { max-width: 100%; height: auto } nav a { margin-right: 1rem } .note { color: #555 }
-table { border-collapse: collapse; font-size: 14px } td, th { text-align: left; vertical-align: top; padding: .3rem .6rem;
-border-bottom: 1px solid #ddd } .reproduced { color: #00664a } .different { color: #a03c00 }
+table { border-collapse: collapse; font-size: 14px } td, th { text-align: left; vertical-align: top }
+td, th { padding: .3rem .6rem; border-bottom: 1px solid #ddd }
+.reproduced { color: #00664a } .different { color: #a03c00 }
 """
 
 
@@ -60,7 +61,7 @@ def html(profile: str, source: str, verdicts: pd.DataFrame) -> str:
             found, paper = counted.read_counts(folder / f"{name}.csv"), tables.load_paper(name)
             parts.append(f'<h2 id="{name}">Table 3: parameters and multiply-adds</h2>')
             parts.append(_pre(tables.text_table(costs.table(found, paper))))
-            parts.append(_image(costs.figure(found), name))
+            parts.append(_image(costs.figure(found, paper), name))
             parts.append(
                 "<ul>" + "".join(f"<li>{markup.escape(s)}</li>" for s in costs.conclusions(found, paper)) + "</ul>"
             )

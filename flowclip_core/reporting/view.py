@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from flowclip_core import experiments
 from flowclip_core.experiments.catalogue import TARGETS
-from flowclip_core.reporting import claims, plots, stats, tables
+from flowclip_core.reporting import claims, stats, tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,14 @@ class View:
         found = claims.measure(own, {self.target: self.runs}, self.hits, None, tables.is_demo(self.summary))
         waiting = found["verdict"] == "not run"
         said = claims.lines(found[~waiting]) if len(found[~waiting]) else ""
-        return f"{said}\n{waiting.sum()} of {len(found)} claims not run: {claims.DEMO}\n" if waiting.any() else said
+        reasons = found[waiting].groupby("reason", sort=False).size()
+        rest = [f"{n} of {len(found)} claims not run: {reason}\n" for reason, n in reasons.items()]
+        return "\n".join([said, "".join(rest)]) if rest else said
 
     def figures(self) -> dict[str, Figure]:
         """The target's figures by file name."""
+        from flowclip_core.reporting import plots
+
         return plots.figures(self.target, self.summary, self.paired, TARGETS[self.target].axis)
 
 
