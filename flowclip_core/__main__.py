@@ -149,12 +149,15 @@ def _target(asked: argparse.Namespace) -> int:
 
 
 def _report(asked: argparse.Namespace) -> int:
+    from flowclip_core.experiments import results_folder
     from flowclip_core.reporting import outputs
 
     if asked.profile not in PROFILES:
         raise InputError(f"--profile {asked.profile!r} is unknown; use {', '.join(PROFILES)}")
     folder = (asked.results or root() / "results").absolute()
     _need_writable(folder, "--results")
+    if asked.results and not any(results_folder(asked.profile, str(folder)).glob("*.csv")):
+        raise InputError(f"--results {asked.results}: no tables of profile {asked.profile} in it; make them first")
     for path in outputs.write_report(asked.profile, folder):
         print(_short(path))
     return 0

@@ -13,18 +13,18 @@ import av
 import huggingface_hub
 import numpy as np
 import open_clip
-import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import save_file
+from test_outputs import checkout_in, small, tree
 
-from flowclip_core import FlowCLIP, ModelConfig, load_backbone
+from flowclip_core import FlowCLIP, ModelConfig, __main__, experiments, load_backbone
 from flowclip_core.__main__ import main
 from flowclip_core.demo import world
-from flowclip_core.experiments import runs
-from flowclip_core.experiments.tidy import TIDY
-from flowclip_core.reporting import outputs
+from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_core.paths import write_atomically
+from flowclip_core.reporting import notebooks, outputs
 
 LABELS = ("--labels", "wave,clap")
 
@@ -92,6 +92,40 @@ def refused(capfd):
         ("table5 --profile smoke --backbone ViT-B-16 --pretrained absent.pt", "--pretrained absent.pt: no such file"),
         ("table5 --profile smoke --backbone ViT-B-16 --pretrained laion9", "laion9"),
         ("table5 --profile smoke --pretrained openai", "tiny-clip brings its own weights"),
+        ("table9", "table9"),
+        ("figure3", "figure3"),
+        ("figure3e", "figure3e"),
+        ("table1 -p profile=demo", "-p"),  # of `notebook`
+        ("table3 --profile huge", "--profile 'huge' is unknown; use demo, quick, paper"),
+        ("figure3b --profile paper", "--data-root"),
+        ("readings --profile quick", "data set hmdb51: say where it lies with --data-root DIR"),
+        ("all --profile huge", "--profile 'huge' is unknown; use demo, quick, paper"),
+        ("all --profile paper", "data set hmdb51: say where it lies with --data-root DIR"),
+        (
+            "all --dataset figures-h",
+            "table6 trains on one data set and tests on another; leave --dataset figures-h out",
+        ),
+        ("all --record --seeds 2", "--record keeps a profile as it is; leave out --seeds"),
+        ("table1 --record --decoder decord", "--record keeps a profile as it is; leave out --decoder"),
+        ("table7 --dataset hmdb51", "--dataset hmdb51 holds real videos; take it with --profile quick or paper"),
+        ("table7 --dataset hmdb51 --profile quick --data-root .", "table7 trains on one data set and tests on another"),
+        ("table6 --dataset figures-h --profile smoke", "leave --dataset figures-h out"),
+        ("report --profile huge", "--profile 'huge' is unknown; use demo, quick, paper"),
+        ("report --profile quick", "recorded/quick: no tables of profile quick; make them with ./reproduce.sh all"),
+        ("report --profile quick --results .", "--results .: no tables of profile quick in it"),
+        ("report --results .", "--results .: no tables of profile demo in it"),
+        ("report table5", "table5"),
+        ("notebook", "required: name"),
+        ("notebook table9", "notebook 'table9' is unknown; use figure3a, figure3b"),
+        ("notebook ../notebooks/table1", "is unknown"),
+        ("notebook table1 -p novalue", "-p novalue: expected NAME=VALUE"),
+        ("notebook table1 -p", "-p"),
+        (
+            "notebook table1 -p profil=demo --results .",
+            "table1.ipynb has no parameter profil; its parameters: profile, source",
+        ),
+        ("notebook table1 --profile demo", "--profile"),
+        ("verify --profile demo", "--profile"),
         ("list --profile huge", "huge"),
         ("predict", "video"),
         ("doctor now", "now"),
@@ -108,9 +142,10 @@ def test_cuda_is_refused_where_there_is_none(refused, monkeypatch, clip):
 
 
 @pytest.mark.parametrize("place", ["file", "file/inside"])
-def test_a_results_folder_that_cannot_be_written_is_refused_before_any_work(place, refused):
+@pytest.mark.parametrize("command", ["table5 --profile smoke", "table3", "all", "report", "notebook table1"])
+def test_a_results_folder_that_cannot_be_written_is_refused_before_any_work(place, command, refused):
     Path("file").write_text("")
-    assert f"{place}: cannot be written" in refused("table5", "--profile", "smoke", "--results", place)
+    assert f"{place}: cannot be written" in refused(*command.split(), "--results", place)
 
 
 def test_weights_without_a_network_are_refused_at_once(refused, monkeypatch, clip):
@@ -225,34 +260,128 @@ def test_list_doctor_and_help_succeed(capfd):
     assert main(["list"]) == main(["list", "--profile", "paper"]) == main(["doctor"]) == 0
     out, err = capfd.readouterr()
     assert "table5" in out and "40 trainings on" not in out.split("profile paper")[0] and "torch" in out and not err
-    assert "400 trainings on hmdb51, ucf101" in out
+    assert "400 trainings on hmdb51, ucf101" in out and "table3  Table 3: parameters and multiply-adds" in out
+    assert all(f"\n{name}  " in out for name in (*TARGETS, "all"))
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     assert end.value.code == 0
 
 
-def finished() -> runs.Result:
-    """A table as `ensure` hands it over, with made-up scores."""
-    rows = [
-        ["table5", "smoke", "hmdb51", "HMDB-51", variant, 0, 0, 0, k, 0, 1, "1x1", "top1", 50.0 + k, f"{variant}{k}"]
-        for variant in ("baseline", "mcb", "mmb", "mmb+map", "full")
-        for k in (2, 4)
-    ]
-    about = {"datasets": {"hmdb51": {"pair_classes": 0, "classes": 51}}}
-    return runs.Result(pd.DataFrame(rows, columns=TIDY), about, {})
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A checkout without results of its own, whose figures, counts and notebooks cost nothing; runs are made up."""
+    folder = checkout_in(tmp_path / "checkout", monkeypatch)
+    monkeypatch.setattr(__main__, "root", lambda: folder)
+    for name in (*PAPER_TARGETS, "verdicts"):
+        write_atomically(folder / "notebooks" / f"{name}.ipynb", name)
+    write_atomically(folder / "flowclip_core/experiments/costs.py", "")
+
+    def execute(notebook, parameters, html, cwd):
+        said = " ".join(f"{name}={value}" for name, value in parameters.items())
+        return write_atomically(html, f"{notebook.stem}: {said}")
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(experiments, "ensure_all", lambda targets, profile, options: {
+        target: small(profile) for target in targets})  # fmt: skip
+    return folder
 
 
-def test_verify_follows_the_record_and_names_what_was_altered(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(outputs, "root", lambda: tmp_path)
-    Path("README.md").write_text("# nothing\n")
-    written = outputs.record("table5", "smoke", finished())
+def test_verify_follows_the_record_and_names_what_was_altered(checkout, capfd):
+    written = outputs.record("demo", {"table5": small(), "table3": None})
     assert main(["verify"]) == 0
     out, err = capfd.readouterr()
-    assert "recorded files follow from their runs" in out and not err and not out.startswith("0 of")
+    n = len(outputs.verify()[0])
+    assert out == f"{n} of {n} recorded files follow from their runs\n" and not err
     csv = next(path for path in written if path.name == "table5.csv")
-    csv.write_text(csv.read_text().replace("54.0000", "55.0000", 1))
+    csv.write_text(csv.read_text().replace("0,1,1x1,top1,", "1,1,1x1,top1,", 1))
     assert main(["verify"]) == 1
-    assert "DIFFERENT  results/recorded/smoke/table5.csv" in capfd.readouterr().err
+    assert "DIFFERENT  results/recorded/demo/table5.csv" in capfd.readouterr().err
+
+
+def test_a_target_shows_its_table_and_names_its_files(checkout, capfd):
+    assert main(["table5", "--profile", "smoke", "--results", "out"]) == 0
+    table, files = capfd.readouterr().out.split("\nwritten:\n")
+    assert "demo world, not evidence" in table and "figures-h, n = 1" in table
+    assert [line.strip() for line in files.splitlines()] == [
+        *(f"out/smoke/table5.{kind}" for kind in ("csv", "videos.csv", "provenance.json", "summary.csv", "html")),
+        *(f"out/smoke/figures/table5{more}.{kind}" for more in ("", "_differences") for kind in ("png", "svg")),
+    ]
+    assert Path("out/smoke/table5.html").read_text() == f"table5: profile=smoke source={Path('out').absolute()}"
+    assert set(tree(checkout / "results")) == {f"paper/{name}" for name in tree(checkout / "results" / "paper")}
+
+
+def test_table3_is_counted_without_runs(checkout, monkeypatch, capfd):
+    monkeypatch.setattr(experiments, "ensure_all", None)  # not called
+    outputs.record("demo", {"table5": small()})
+    capfd.readouterr()
+    assert main(["table3", "--results", "out", "--record"]) == 0
+    out = capfd.readouterr().out
+    assert "HMDB-51, 51 texts" in out and "out/demo/table3.html" in out
+    assert (checkout / "results/recorded/demo/table3.csv").read_bytes() == Path("out/demo/table3.csv").read_bytes()
+
+
+@pytest.mark.parametrize("given", [("--results", "out"), ()])
+def test_runs_of_the_paper_profile_never_touch_the_printed_numbers(given, checkout, capfd):
+    before = tree(checkout / "results" / "paper")
+    assert main(["table5", "--profile", "paper", "--data-root", ".", *given]) == 0
+    results = Path(given[1]) if given else checkout / "results"
+    assert (results / "paper-runs/table5.csv").exists() and (results / "paper-runs/figures/table5.svg").exists()
+    assert tree(checkout / "results" / "paper") == before and (not given or not (results / "paper").exists())
+
+
+def test_all_makes_every_table_and_panel_then_verdicts_and_report(monkeypatch, checkout, capfd):
+    called = []
+
+    def stub(name, written):
+        def call(*given):
+            called.append((name, given[0]))
+            return [Path("out") / written]
+
+        return call
+
+    def made(targets, profile, options):
+        called.append(("runs", tuple(targets)))
+        return dict.fromkeys(targets, SimpleNamespace())
+
+    monkeypatch.setattr(experiments, "ensure_all", made)
+    for name in ("write", "write_costs", "write_verdicts", "write_report", "record"):
+        monkeypatch.setattr(outputs, name, stub(name, f"{name}.txt"))
+    monkeypatch.setattr(outputs, "verdict_counts", lambda profile, folder: f"verdicts of {profile}")
+    assert main(["all", "--profile", "smoke", "--results", "out", "--record"]) == 0
+    trained = tuple(name for name in PAPER_TARGETS if name in TARGETS)
+    assert len(PAPER_TARGETS) == 12 and len(trained) == 11
+    assert called[0] == ("runs", trained)
+    assert [given if name == "write" else name for name, given in called[1:]] == [
+        "table1", "table2", "write_costs", *trained[2:], "write_verdicts", "write_report", "record",
+    ]  # fmt: skip
+    out, err = capfd.readouterr()
+    assert out.splitlines()[0] == "verdicts of smoke" and "  out/write_report.txt" in out.splitlines()
+    assert err.splitlines() == [f"reproduce.sh: writing {name}" for name in PAPER_TARGETS]
+
+
+def test_report_names_its_file(checkout, monkeypatch, capfd):
+    monkeypatch.setattr("flowclip_core.reporting.report.html", lambda *given: "report")
+    assert main(["report"]) == 0
+    out, err = capfd.readouterr()
+    assert (out, err) == ("checkout/results/demo/report.html\n", "")
+    assert Path("checkout/results/demo/report.html").read_text() == "report"
+
+
+def test_notebook_hands_its_parameters_on(checkout, capfd):
+    assert main(["notebook", "table5.ipynb", "-p", "profile=smoke", "-p", "source=a=b", "--results", "out"]) == 0
+    assert capfd.readouterr().out == "out/table5.html\n"
+    assert Path("out/table5.html").read_text() == "table5: profile=smoke source=a=b"
+
+
+def test_a_notebook_without_a_record_says_so_in_one_line():
+    arguments = ["notebook", "table1", "-p", "profile=quick", "--results", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-P", "-m", "flowclip_core", *arguments], env=environment,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert "results/recorded/quick/table1.csv: no such file; expected a table made by ./reproduce.sh" in done.stderr
+    assert "table1.ipynb, code cell 2" in done.stderr
+    assert [path.name for path in Path("out").iterdir()] == ["table1.failed.ipynb"]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +396,7 @@ def test_what_goes_wrong_while_reporting_is_one_line_too(error, code, said, monk
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(runs, "ensure", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(experiments, "ensure_all", lambda *_: {"table5": SimpleNamespace()})
     monkeypatch.setattr(outputs, "write", fail)
     assert main(["table5", "--results", "results"]) == code
     out, err = capfd.readouterr()

@@ -17,7 +17,7 @@ import pandas as pd
 from flowclip_core.config import PROFILES, ModelConfig, Profile
 from flowclip_core.experiments import runs
 from flowclip_core.experiments.catalogue import RATE_SEED, VARIANTS, Cell, closed_set, few_shot
-from flowclip_core.paths import root, write_atomically
+from flowclip_core.paths import root, sha256, write_atomically
 
 RATES = (0.0015, 0.005, 0.015, 0.05, 0.1, 0.2, 0.4)
 SHOTS = (4, 16)
@@ -66,7 +66,8 @@ def main() -> int:
         print(f"mean: {means.round(1).to_dict()}; highest at {means.idxmax()}; profile {asked.profile} uses {used}\n")
     if asked.record:
         text = found.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-        write_atomically(root() / "results" / "recorded" / asked.profile / "rates.csv", text)
+        path = write_atomically(root() / "results" / "recorded" / asked.profile / "rates.csv", text)
+        write_atomically(path.with_suffix(".sha256"), f"{sha256(path)}  {path.name}\n")  # `verify` looks at it
     return 0
 
 

@@ -21,7 +21,7 @@ from flowclip_core.errors import InputError
 from flowclip_core.experiments.tidy import read_csv
 from flowclip_core.reporting import stats
 from flowclip_core.reporting.register import KINDS, Claim, Part, register, untrained
-from flowclip_core.reporting.tables import WIDTH, text_table
+from flowclip_core.reporting.tables import DEMO_NOTE, WIDTH, text_table
 
 __all__ = ["Claim", "Measured", "Part", "counts_by_verdict", "csv_text", "lines", "listing", "load", "measure"]
 __all__ += ["register", "verdict"]
@@ -42,6 +42,7 @@ CLAIMS = (
 
 OF_PRINT = ("value", "difference")  # kinds that compare a measured amount with a printed one
 SEEDS = 3  # fewer give no interval worth reading: two seeds' t interval is nine standard deviations wide to each side
+IN_THE_DEMO = "demo world ("  # how the reason of a verdict from the demo begins
 DEMO = "the demo world is no evidence about printed values"
 ROUNDING = 1e-9  # of sums of decimal numbers held in binary
 
@@ -143,6 +144,8 @@ def _reason(measured, judged, kind: str, asks: str, centre: float, tolerance: fl
     number = _weakest(measured, judged, kind, asks, centre)
     part, sign = measured[number], "" if kind == "value" else "+"
     over = f"{part.low:{sign}.2f} to {part.high:{sign}.2f} over {part.n} seeds" if part.trained else "nothing trained"
+    if len(_intervals(part, kind)) == 1 and kind not in OF_PRINT and part.trained:
+        over += ", no interval over test videos for this metric"
     if len(_intervals(part, kind)) > 1:
         over += f", {part.video_low:{sign}.2f} to {part.video_high:{sign}.2f} over test videos"
     wanted = {"gain": "zero", "no more": f"{tolerance:g}"}.get(asks, f"{centre:g} ± {tolerance:g}")
@@ -189,12 +192,25 @@ def measure(
             measured = [_measured(part, tables, hits, paired) for part in claim.parts]
         audit = claim.check() if claim.check else None
         said, why = verdict(claim.kind, measured, printed, claim.tolerance, claim.asks, demo, beside_print, audit)
-        if said != NOT_RUN and against_print:
-            why += _other_views(tables[claim.parts[0].target])
+        if said != NOT_RUN and claim.parts and claim.parts[0].target in tables:
+            if against_print:
+                why += _other_views(tables[claim.parts[0].target])
+            elif demo:
+                why = f"{_where(claim, tables)}: {why}"
         shown = _shown(claim, [part for part in measured if part], printed)
         about = [getattr(claim, name) for name in CLAIMS[:7]]
         rows.append([*about, _plain(claim.tolerance), claim.why, profile, *shown, said, why])
     return pd.DataFrame(rows, columns=CLAIMS, dtype=str)
+
+
+def _where(claim: Claim, tables: dict[str, pd.DataFrame]) -> str:
+    """What a claim about the paper's data was really measured on, in the demo."""
+    found = []
+    for part in claim.parts:
+        rows = tables[part.target]
+        found.append(rows.loc[rows["role"] == part.role, ["dataset", "views"]])
+    rows = pd.concat(found)
+    return f"{IN_THE_DEMO}{', '.join(rows['dataset'].unique())}, {' '.join(rows['views'].unique())} view)"
 
 
 def _other_views(tidy: pd.DataFrame) -> str:
@@ -326,6 +342,12 @@ def csv_text(frame: pd.DataFrame) -> str:
     return frame[CLAIMS].to_csv(index=False, lineterminator="\n")
 
 
+def _note(frame: pd.DataFrame) -> str:
+    """The line that must stand above verdicts which come from the demo world; empty where there are none."""
+    drawn = frame["reason"].str.startswith(IN_THE_DEMO).any()
+    return f"orders, trends, assumptions: {DEMO_NOTE}\n\n" if drawn else ""
+
+
 def counts_by_verdict(frame: pd.DataFrame) -> str:
     """How many claims of each kind came to each verdict, as a fixed-width table."""
     counted = pd.crosstab(frame["kind"], frame["verdict"]).reindex(index=KINDS, columns=VERDICTS, fill_value=0)
@@ -333,7 +355,7 @@ def counts_by_verdict(frame: pd.DataFrame) -> str:
     counted["all"] = counted.sum(axis=1)
     shown = counted.astype(str).replace("0", ".")
     shown.index.name = "kind"
-    return text_table(shown)
+    return _note(frame) + text_table(shown)
 
 
 def listing(frame: pd.DataFrame) -> str:
@@ -344,7 +366,7 @@ def listing(frame: pd.DataFrame) -> str:
         for said in (f"{row.place}: {row.statement}", row.reason):
             lines += textwrap.wrap(said, WIDTH, initial_indent="    ", subsequent_indent="      ")
         blocks.append("\n".join(lines))
-    return "\n".join(blocks) + "\n"
+    return _note(frame) + "\n".join(blocks) + "\n"
 
 
 def lines(frame: pd.DataFrame) -> str:
@@ -355,7 +377,7 @@ def lines(frame: pd.DataFrame) -> str:
         rows.append((row.verdict, mean, _range(row.low, row.high), _range(row.video_low, row.video_high), row.id))
     widths = [max(len(cells[i]) for cells in rows) for i in range(4)]
     said = ["  ".join([*map(str.ljust, cells, widths), cells[4]]) for cells in rows]
-    return "\n".join([said[0], "-" * max(map(len, said)), *said[1:]]) + "\n"
+    return _note(frame) + "\n".join([said[0], "-" * max(map(len, said)), *said[1:]]) + "\n"
 
 
 def _range(low: str, high: str) -> str:

@@ -95,19 +95,30 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def judged(profile: str, source: str) -> pd.DataFrame:
-    """Every claim of the register with its verdict, from all tables of a source that are there."""
+    """Every claim of the register with its verdict, from all tables of a source that are there.
+
+    Runs of another backbone than the profile's judge nothing: their claims stay «not run», with that reason.
+    """
     from flowclip_core.experiments import costs
     from flowclip_core.reporting import claims
 
-    folder = experiments.results_folder(profile, source)
-    found, hits = {}, {}
+    folder, own = experiments.results_folder(profile, source), PROFILES[profile].backbone
+    found, hits, other = {}, {}, {}
     for target in TARGETS:
         if (folder / f"{target}.csv").exists():
-            found[target], more, _ = experiments.load(target, profile, source)
-            hits |= more
+            tidy, more, about = experiments.load(target, profile, source)
+            name, weights = about["backbone"]["name"], about["backbone"]["pretrained"]
+            if (name, weights is None) == (own.name, own.pretrained is None):  # a file may hold the same weights
+                found[target], hits = tidy, hits | more
+            else:
+                other[target] = f"the runs are of {name} with weights {weights or 'drawn at random'}, not of {own.name}"
     counts = costs.read_counts(folder / "table3.csv") if (folder / "table3.csv").exists() else None
-    demo = PROFILES[profile].roles == PROFILES["demo"].roles
-    return claims.measure(claims.register(), found, hits, counts, demo=demo)
+    register = claims.register()
+    frame = claims.measure(register, found, hits, counts, demo=PROFILES[profile].roles == PROFILES["demo"].roles)
+    for claim in register:
+        if why := [other[part.target] for part in claim.parts if part.target in other]:
+            frame.loc[frame["id"] == claim.id, "reason"] = why[0]
+    return frame
 
 
 def write_report(profile: str, results: Path) -> list[Path]:
@@ -201,6 +212,8 @@ def verify() -> tuple[list[str], list[str]]:
             checked.append(path.relative_to(root()).as_posix())
             wrong.append(f"{checked[-1]}: cannot be checked ({type(error).__name__}: {' '.join(str(error).split())})")
 
+    for csv in sorted({path.with_suffix(".csv") for path in (root() / RECORDED).glob("*/rates.*")}):
+        attempt(csv, lambda csv=csv: _verify_rates(csv, compare))
     for csv in _recorded_tables():
         attempt(csv, lambda csv=csv: (_verify_counts if csv.stem == "table3" else _verify_table)(csv, compare))
     attempt(root() / "results" / "paper" / "SHA256SUMS", lambda: _verify_printed(compare))
@@ -234,6 +247,17 @@ def _verify_table(csv: Path, compare: Callable[[Path, bytes | str | None, str], 
     for path, drawn in plots.files(shown.figures(), csv.parent, kinds=("svg",)).items():
         compare(path, drawn if same_software else None, csv.name)
         compare(path.with_suffix(".png"), None, csv.name)
+
+
+def _verify_rates(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
+    """The sweep is the one that was recorded; a re-run of it takes minutes, so its hash stands in."""
+    if not csv.exists():
+        return compare(csv, None, "the sweep")
+    try:
+        same = csv.with_suffix(".sha256").read_text().split()[0] == sha256(csv)
+    except (OSError, IndexError) as error:
+        raise InputError(f"{csv.with_suffix('.sha256')}: no hash of {csv.name} in it ({error})") from error
+    compare(csv, None if same else b"", f"the sweep: its hash is not the one in {csv.with_suffix('.sha256').name}")
 
 
 def _verify_counts(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:

@@ -87,8 +87,7 @@ ORDERS = (
     ("table1", BOTH, (0,), PROMPTS),
     ("table4", (KINETICS,), (5,), STEPS),
     ("table5", BOTH, SHOTS, STEPS),
-    ("table6", BOTH, (0,), (("full", "clip"),)),
-    ("table7", BOTH, (0,), (("full", "baseline"), ("full", "clip"))),
+    ("table7", BOTH, (0,), (("full", "baseline"),)),
     ("figure3a", BOTH, (0,), (("full H=3", "clip"), ("full H=3", "baseline"))),
     ("figure3d", BOTH, (0,), (("s=4", "s=1"),)),
     ("readings", BOTH, (16,), (("default", "prompts without motion"),)),
@@ -347,8 +346,8 @@ def _assumptions() -> list[Claim]:
 
     def add(name, place, said, printed, taken, parts=()):
         limit = (POINT, EQUAL) if parts else (math.nan, "no runs compare it")
-        about = (f"taken: {taken}", tuple(parts), *limit)
-        claims.append(Claim(f"assumption.{name}", place, "assumption", said, printed, *about))
+        about = (PROTOCOL[parts[0].target] if parts else "as taken", tuple(parts), *limit)
+        claims.append(Claim(f"assumption.{name}", place, "assumption", f"{said}; taken: {taken}", printed, *about))
 
     def compared(variant, reference="default"):
         return [Part("readings", role, variant, reference, 16) for role in BOTH]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from flowclip_core import paths
+from flowclip_core.config import DEMO_ROLES
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.catalogue import INITIALISATIONS, READINGS
@@ -70,7 +71,7 @@ class Block:
         """«trained on ...» where that is another data set than the one tested on, else empty."""
         if self.trained_on in ("", self.role, self.dataset):
             return ""
-        return f"trained on {self.trained_on}" + ("'s part" if self.dataset in world.NAMES else "")
+        return f"trained on {DEMO_ROLES[self.trained_on] if self.dataset in world.NAMES else self.trained_on}"
 
     def title(self, with_k: bool = True) -> str:
         """Such as «figures-k, k = 5, n = 3» or «figures-h, n = 3, 3 splits»."""
@@ -180,6 +181,8 @@ def caption(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None
         lines.append("  another spread than that over runs, so it stands apart")
     else:
         lines.append("  all runs share one set of test videos, whose own spread is not in it")
+    if summary["splits"].max() > 1 and summary["video_low"].notna().any():
+        lines.append("  the splits' test lists share videos, which are taken as separate: this interval is too narrow")
     if summary["splits"].max() > 1:
         lines.append("splits: runs are averaged over the splits first; sd between the splits of a run")
     if "top1_half" in metrics:

@@ -1,5 +1,7 @@
 """Table 5 through the command line, as a user has it: run, run again, killed, twice at once, on videos of one's own.
 
+And every table and panel at once, in this process and without notebooks, which have tests of their own.
+
 Worlds and features come from the user's cache where they are already there, and from a cache of this session where they
 are not; the tests about kills and about two calls at once have caches of their own.
 """
@@ -18,7 +20,7 @@ import sys
 import time
 import uuid
 import xml.etree.ElementTree
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
@@ -27,11 +29,17 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import ROOT
+from matplotlib.figure import Figure
 from safetensors import safe_open
+from test_outputs import counts_text, tree
 
+from flowclip_core.__main__ import main
+from flowclip_core.config import PROFILES
 from flowclip_core.demo import world
-from flowclip_core.experiments.catalogue import VARIANTS
-from flowclip_core.experiments.tidy import TIDY
+from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS, VARIANTS
+from flowclip_core.experiments.tidy import TIDY, read_hits
+from flowclip_core.paths import write_atomically
+from flowclip_core.reporting import claims, notebooks, outputs, plots, tables
 
 LONGEST = 600  # seconds for one call on a busy machine; a quiet one needs some 20
 SMOKE = ("table5", "--profile", "smoke")
@@ -154,12 +162,16 @@ def first(cache, tmp_path_factory) -> Results:
 def test_a_call_makes_the_table_and_all_that_belongs_to_it(first):
     assert first.csv.splitlines()[0].decode().split(",") == TIDY
     table = first.tidy
-    trained = table[table["metric"] == "top1"]
-    assert len(trained) == 2 * 5 * 4 * 1
+    top1 = table[table["metric"] == "top1"]
+    trained, clip = top1[top1["variant"] != "clip"], top1[top1["variant"] == "clip"]
+    assert len(trained) == 2 * 5 * 4 * 1 and (trained["trained_on"] == trained["role"]).all()
     assert set(trained["variant"]) == set(VARIANTS) and set(trained["k"]) == {2, 4, 8, 16}
     assert dict(zip(table["dataset"], table["role"], strict=True)) == {"figures-h": "HMDB-51", "figures-u": "UCF-101"}
-    assert (table["metric"] == "zero_shot_top1").sum() == 2
+    assert len(clip) == 2 and set(clip["k"]) == {0} and set(clip["trained_on"]) == {""}
     assert len(first.records()) == table["key"].nunique() == 42
+    hits = read_hits(first.folder / "smoke/table5.videos.csv")
+    shares = {key: f"{100 * found.mean():.4f}" for key, found in hits.items()}
+    assert shares == dict(zip(top1["key"], top1["value"], strict=True))
 
     folder = first.folder / "smoke"
     summary = pd.read_csv(folder / "table5.summary.csv", keep_default_na=False)
@@ -170,10 +182,10 @@ def test_a_call_makes_the_table_and_all_that_belongs_to_it(first):
     page = (folder / "table5.html").read_text()
     assert page.rstrip().endswith("</html>") and "demo world, not evidence" in page
     for kind in ("svg", "png"):
-        assert {path.name for path in (folder / "figures").glob(f"*.{kind}")} == {
-            f"table5.{kind}",
-            f"table5_controls.{kind}",
-        }
+        figures = {path.name for path in (folder / "figures").glob(f"*.{kind}")}
+        assert figures == {f"table5{more}.{kind}" for more in ("", "_controls", "_differences")}
+    kept = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert kept == {f"table5-figures-{name}-full-k16.safetensors" for name in "hu"}
     assert_whole(first.folder)
     assert "demo world, not evidence" in first.call.out and "Traceback" not in first.call.err
     for line in first.call.out.split("written:\n")[1].splitlines():
@@ -204,6 +216,70 @@ def test_another_seed_adds_runs_with_other_values(first, tmp_path):
     assert len(old) == len(new) and not set(old["key"]) & set(new["key"])
     differ = (old["value"].to_numpy() != new["value"].to_numpy()).mean()
     assert differ > 0.5
+
+
+# --- everything ---------------------------------------------------------------------------------------------
+
+
+def runs_of_all() -> int:
+    """How many runs the paper's tables and panels need, each once: those tested, and those whose weights are."""
+    smoke, needed = PROFILES["smoke"], set()
+    for target in filter(TARGETS.get, PAPER_TARGETS):
+        roles = {role: name for role, name in smoke.roles.items() if role in TARGETS[target].roles}
+        configs = [cell.config for cell in TARGETS[target].cells(replace(smoke, roles=roles))]
+        needed |= {*configs, *(replace(config, transfer=None) for config in configs if config.train)}
+    return len(needed)
+
+
+def test_all_makes_every_table_and_panel_once(cache, tmp_path, monkeypatch, capfd):
+    def execute(notebook, parameters, html, cwd):
+        executed.append(notebook.stem)
+        return write_atomically(html, "<html></html>")
+
+    executed, results = [], tmp_path / "results"
+    monkeypatch.setenv("FLOWCLIP_CACHE", str(cache))
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(plots, "figures", lambda target, *_: {target: Figure(figsize=(1, 1))})
+    monkeypatch.setattr(outputs, "_counted", counts_text)
+    command = ["all", "--profile", "smoke", "--results", str(results)]
+    assert main(command) == 0
+    out, err = capfd.readouterr()
+    folder = results / "smoke"
+    for name in PAPER_TARGETS:
+        assert all((folder / f"{name}.{kind}").exists() for kind in ("csv", "html")), name
+        assert all((folder / "figures" / f"{name}.{kind}").exists() for kind in ("svg", "png")), name
+    assert executed == [*PAPER_TARGETS, "verdicts"]
+    assert_whole(results)
+
+    made = {path.stem for path in (results / "runs").glob("*.json")}
+    assert len(made) == runs_of_all()
+    for target in filter(TARGETS.get, PAPER_TARGETS):
+        summary = pd.read_csv(folder / f"{target}.summary.csv", keep_default_na=False)
+        assert tuple(tables.variants(summary)) == tables.VARIANTS[target] and set(summary["n"]) == {1}
+        splits = set(summary.loc[summary["role"] != "Kinetics-400", "splits"])
+        assert splits == ({3} if target in ("table6", "table7", "table8") else set() if target == "table4" else {1})
+        rows = tidy((folder / f"{target}.csv").read_bytes())
+        assert set(rows["key"]) <= made
+        assert json.loads((folder / f"{target}.provenance.json").read_text())["last_call"]["runs_made"] == len(made)
+    zero_shot = tidy((folder / "table7.csv").read_bytes())
+    crossed = zero_shot[zero_shot["trained_on"] != ""]
+    assert (crossed["trained_on"] != crossed["role"]).all() and {"top1_half", "half_sd"} <= set(crossed["metric"])
+
+    frame = claims.load("smoke", str(results))
+    register = claims.register()
+    assert frame["id"].tolist() == [claim.id for claim in register]
+    trained = [any(part.trained_on for part in claim.parts) for claim in register]
+    assert set(frame.loc[trained, "verdict"]) == {"not run", "too few seeds"}
+    assert claims.counts_by_verdict(frame).rstrip() in out
+    report = (folder / "report.html").read_text()
+    assert all(f'<h2 id="{name}">' in report for name in PAPER_TARGETS)
+
+    before = {name: data for name, data in tree(results).items() if "provenance" not in name}
+    assert main(command) == 0
+    assert {name: data for name, data in tree(results).items() if "provenance" not in name} == before
+    for target in filter(TARGETS.get, PAPER_TARGETS):
+        assert json.loads((folder / f"{target}.provenance.json").read_text())["last_call"]["runs_made"] == 0
+    assert len(executed) == len(PAPER_TARGETS) + 1
 
 
 # --- two at once, and kills ---------------------------------------------------------------------------------
@@ -393,7 +469,7 @@ def test_a_folder_of_videos_goes_the_whole_way(own_videos, cache, tmp_path):
     call = of_folder(own_videos, tmp_path, tmp_path / "cache").end()
     results = Results(tmp_path / "results", call)
     table = results.tidy
-    trained = table[table["metric"] == "top1"]
+    trained = table[(table["metric"] == "top1") & (table["variant"] != "clip")]
     assert set(trained["variant"]) == set(VARIANTS) and len(trained) == 5
     assert set(trained["k"]) == {2}  # three training videos a class
     assert not table["metric"].str.contains("pairs|order").any()
