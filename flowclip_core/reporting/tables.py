@@ -182,7 +182,7 @@ def caption(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None
     else:
         lines.append("  all runs share one set of test videos, whose own spread is not in it")
     if summary["splits"].max() > 1 and summary["video_low"].notna().any():
-        lines.append("  the splits' test lists share videos, which are taken as separate: this interval is too narrow")
+        lines.append("  the splits' test lists share videos, here taken as separate: this interval is too narrow")
     if summary["splits"].max() > 1:
         lines.append("splits: runs are averaged over the splits first; sd between the splits of a run")
     if "top1_half" in metrics:
