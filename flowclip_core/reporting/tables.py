@@ -186,7 +186,7 @@ def caption(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None
     if summary["splits"].max() > 1:
         lines.append("splits: runs are averaged over the splits first; sd between the splits of a run")
     if "top1_half" in metrics:
-        lines.append(f"{HALVES}: mean ± sd over draws of half of the classes, with videos and names of these only")
+        lines.append(f"{HALVES}: mean ± sd over draws of them, each with its own videos and names only")
     if "order" in metrics:
         lines.append("pairs, rest: top-1 of the classes with and without a time-reversed twin")
         lines.append("order: share of pair videos whose true name scores above its reverse (chance 50)")
