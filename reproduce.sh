@@ -22,6 +22,9 @@ Targets
   report                      one HTML file with every table, figure, verdict and cost that is there
   notebook NAME [-p NAME=VALUE ...]
                               run a notebook with parameters; an unknown one is an error
+  data NAME --data-root DIR [--mirror URL] [--open] [--names]
+                              fetch, unpack and count hmdb51, ucf101 or kinetics400; takes what is already there.
+                              --open decodes and hashes every video, --names lists all that are missing
   predict VIDEO --labels a,b,c [--checkpoint FILE] [--json]
                               scores of your class names for your video
   list                        what each target trains, and what it cost when it was recorded

@@ -79,6 +79,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     notebook.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
     notebook.add_argument("--results", type=Path)
     notebook.set_defaults(run=_notebook)
+    data = commands.add_parser("data", allow_abbrev=False)
+    data.add_argument("name")
+    data.add_argument("--data-root", type=Path, required=True)
+    data.add_argument("--mirror")
+    data.add_argument("--open", action="store_true")
+    data.add_argument("--names", action="store_true")
+    data.add_argument("--jobs", type=_positive)
+    data.set_defaults(run=_data)
     runs = (("list", _list), ("report", _report), ("verify", _verify), ("doctor", _doctor))
     for name, run in runs:
         command = commands.add_parser(name, allow_abbrev=False)
@@ -146,6 +154,26 @@ def _target(asked: argparse.Namespace) -> int:
     for path in dict.fromkeys(written):
         print(f"  {_short(path)}")
     return 0
+
+
+def _data(asked: argparse.Namespace) -> int:
+    """Fetch, unpack, arrange and count one real data set; 0 when it is complete."""
+    from flowclip_core.data import prepare
+    from flowclip_core.experiments.runs import Bar
+
+    folder, bars = prepare.home(asked.name, asked.data_root), {}
+    _need_writable(folder, "--data-root")
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        bars.setdefault(what, Bar(what, "")).update(done, total or done)
+
+    try:
+        found = prepare.prepare(asked.name, folder, asked.mirror, asked.open, asked.jobs, progress)
+    finally:
+        for bar in bars.values():
+            bar.close()
+    print(found.text(names=None if asked.names else 2))
+    return 0 if found.complete else 1
 
 
 def _report(asked: argparse.Namespace) -> int:

@@ -306,7 +306,7 @@ def test_help_names_every_target_and_option_at_once(arguments):
     start = time.monotonic()
     done = run(SCRIPT, *arguments)
     assert done.returncode == 0 and not done.stderr and time.monotonic() - start < 1
-    for target in "table5 predict list verify lab test doctor".split():
+    for target in "table1 figure3a all readings report notebook data predict list verify lab test doctor".split():
         assert re.search(rf"^  {target}\b", done.stdout, re.MULTILINE), target
     for option in "profile data-root dataset results seeds device jobs decoder backbone pretrained record".split():
         assert re.search(rf"^  --{option}\b", done.stdout, re.MULTILINE), option
