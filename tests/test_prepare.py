@@ -806,7 +806,7 @@ def test_the_command_reports_and_its_exit_code_says_whether_all_is_there(tmp_pat
     assert "6,766 of     6,766" in said and re.search(r"complete\s+yes", said)
     data = datasets.load("hmdb51", tmp_path / "hmdb51")
     (data.folder / data.splits[2].test[7].name).unlink()
-    server = ["--mirror", "http://127.0.0.1:9/none"]
+    server = ["--mirror", "http://localhost:9/none"]
     assert main(command + server) == 2  # what is missing would have to be fetched
     err = capfd.readouterr().err
     assert err.splitlines()[-1].startswith("reproduce.sh: ") and "Traceback" not in err
