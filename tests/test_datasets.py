@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,8 +124,30 @@ def one_line(call, *parts: str) -> str:
     ],
 )
 def test_class_text(name, text):
-    assert class_text(name) == text
+    assert class_text(name) == class_text(name, "words") == text
     assert class_text(text) == text
+    assert class_text(name, "raw") == name.replace("_", " ")
+    assert class_text(class_text(name, "raw")) == text  # the words can still be found in it
+
+
+def test_class_names_as_they_are(tmp_path):
+    words = load("ucf101", ucf(tmp_path / "u"))
+    raw = load("ucf101", tmp_path / "u", class_names="raw")
+    assert words == load("ucf101", tmp_path / "u", class_names="words") and raw.splits == words.splits
+    assert raw.texts == raw.classes == words.classes and raw.texts[1] == "YoYo" and words.texts[1] == "Yo Yo"
+    assert raw.fingerprint(1) != words.fingerprint(1)  # they are other prompts: no result is shared
+    hmdb_ = [load("hmdb51", hmdb(tmp_path / "h"), class_names=style) for style in ("words", "raw")]
+    assert hmdb_[0] == hmdb_[1] and hmdb_[0].texts[0] == "brush hair"  # no capitals, nothing to tell them apart
+    for call in (lambda: class_text("YoYo", "Raw"), lambda: load("ucf101", tmp_path / "u", class_names="Raw")):
+        one_line(call, "class names 'Raw'", "'words' or 'raw'")
+
+
+def test_two_classes_must_not_read_the_same(tmp_path):
+    for name in ("WaveHand", "Wave_Hand"):
+        for number in range(2):
+            put(tmp_path / name / f"{number}.avi")
+    one_line(lambda: load("folder", tmp_path), "two classes read 'Wave Hand'")
+    assert load("folder", tmp_path, class_names="raw").texts == ("WaveHand", "Wave Hand")
 
 
 def test_hmdb_reads_codes_and_odd_names(tmp_path):
@@ -342,13 +365,35 @@ def test_missing_videos_are_counted_or_skipped(tmp_path, name):
         f"2 of {len({v.name for s in whole.splits.values() for p in s for v in p})}",
         gone[0],
         gone[1],
-        "missing='skip'",
+        "complete the folder, or go on without them with --incomplete skip",
     )
     left = load(name, tmp_path, missing="skip")
     assert sorted(left.missing) == sorted(gone)
     assert left.splits[1].train == whole.splits[1].train[1:]
     assert left.splits[1].test == whole.splits[1].test[1:]
     assert left.fingerprint(1) != whole.fingerprint(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("hmdb51", ["kick_ball"]), ("ucf101", ["YoYo"]), ("kinetics400", ["train/tai chi", "val/tai chi"])],
+)
+def test_a_missing_class_folder_is_named(tmp_path, name, inside):
+    whole = load(name, BUILD[name](tmp_path))
+    listed = {video.name for split in whole.splits.values() for part in split for video in part}
+    other = next(video.name for video in whole.splits[1].test if video.name.rpartition("/")[0] not in inside)
+    for folder_ in inside:
+        shutil.rmtree(whole.folder / folder_)
+    folders = f"{len(inside)} class folder{'s' * (len(inside) - 1)} ({', '.join(inside)})"
+    message = one_line(lambda: load(name, tmp_path), f"{whole.folder}: {folders} are not there; complete the folder")
+    assert "listed videos" not in message and "leaves out videos, not whole classes" in message
+    one_line(lambda: load(name, tmp_path, missing="skip"), "no training video")  # so this way out is not offered
+    (whole.folder / other).unlink()
+    one_line(lambda: load(name, tmp_path), f"{folders} and 1 of {len(listed)} listed videos ({other}) are not there")
+    for folder_ in inside:  # a folder with nothing in it: its videos are named, and no more is offered
+        (whole.folder / folder_).mkdir()
+    message = one_line(lambda: load(name, tmp_path), f"of {len(listed)} listed videos (", "not whole classes")
+    assert inside[0] + "/" in message and "class folder" not in message
 
 
 def test_a_folder_list_naming_a_missing_file(tmp_path):

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -61,19 +61,30 @@ class Dataset:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def class_text(name: str) -> str:
-    """The words of a class name: «_» becomes a space, and a capital after a small letter starts a new word.
+# How class names are written in prompts.
+STYLES = ("words", "raw")
 
-    «brush_hair» -> «brush hair», «ApplyEyeMakeup» -> «Apply Eye Makeup»; nothing else is changed.
+
+def class_text(name: str, style: str = "words") -> str:
+    """A class name as it stands in a prompt; «_» is a space in both styles, and nothing else is changed.
+
+    - words: a capital after a small letter starts a new word: «brush_hair» -> «brush hair», «ApplyEyeMakeup» ->
+      «Apply Eye Makeup»
+    - raw: «ApplyEyeMakeup» stays, as X-CLIP, ActionCLIP, ViFi-CLIP and Vita-CLIP feed UCF-101
+
+    Raises InputError for another style.
     """
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("_", " "))
+    if style not in STYLES:
+        raise InputError(f"class names {style!r}: expected {' or '.join(map(repr, STYLES))}")
+    text = name.replace("_", " ")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text) if style == "words" else text
 
 
 # What a reader hands on: the video folder, the official class names, (train, test) by number of the split.
-_Lists = tuple[Path, list[str], dict[int, tuple[list[Video], list[Video]]]]
+Lists = tuple[Path, list[str], dict[int, tuple[list[Video], list[Video]]]]
 
 
-def load(name: str, root: str | Path, missing: str = "error") -> Dataset:
+def load(name: str, root: str | Path, missing: str = "error", class_names: str = "words") -> Dataset:
     """Read the lists and folders of data set `name` below `root`.
 
     - hmdb51, figures-h: videos/<class>/<video>.avi (or the class folders directly below root), and
@@ -89,20 +100,17 @@ def load(name: str, root: str | Path, missing: str = "error") -> Dataset:
     Classes are in the order of classInd.txt, else alphabetical. Each has a training video in every split; no
     video is listed twice in one. missing="skip" drops listed videos that are not on the disk (Kinetics loses
     some every year) and keeps their names in `Dataset.missing`. All else raises InputError (one line).
+    class_names: a style of `class_text`.
     """
-    if name not in _READERS:
-        raise InputError(f"data set {name!r}: expected one of {', '.join(_READERS)}")
     if missing not in ("error", "skip"):
         raise InputError(f"missing={missing!r}: expected 'error' or 'skip'")
     root = Path(root)
-    _need_folder(root, f"the data set {name}")
-    folder, classes, lists = _READERS[name](root)
-    listed = list(dict.fromkeys(video.name for parts in lists.values() for part in parts for video in part))
+    folder, classes, lists = read_lists(name, root)
+    texts = tuple(class_text(name, class_names) for name in classes)
+    listed = {video.name: video.label for parts in lists.values() for part in parts for video in part}
     absent = _absent(folder, listed)
     if absent and missing == "error":
-        first = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-        found = f"{len(absent)} of {len(listed)} listed videos are not there ({first})"
-        raise InputError(f"{folder}: {found}; complete the folder, or load with missing='skip'")
+        raise InputError(f"{folder}: {_lost(folder, listed, absent)}")
     gone = set(absent)
     splits = {
         number: Split(*(tuple(video for video in part if video.name not in gone) for part in lists[number]))
@@ -110,10 +118,21 @@ def load(name: str, root: str | Path, missing: str = "error") -> Dataset:
     }
     for number, split in splits.items():
         _check_split(f"{root}: split {number}", split, classes)
-    texts = tuple(class_text(name) for name in classes)
     if same := [text for text, count in Counter(texts).items() if count > 1]:
         raise InputError(f"{root}: two classes read {same[0]!r} in a prompt; rename one of them")
     return Dataset(name, folder, tuple(classes), texts, splits, _pairs(root, classes), tuple(absent))
+
+
+def read_lists(name: str, root: str | Path) -> Lists:
+    """Of data set `name` the video folder, the class names and the lists (train, test) by number of the split.
+
+    The layouts are those of `load`; videos that are not on the disk are listed too. Raises InputError (one line) for an
+    unknown name, and for lists that are absent or broken.
+    """
+    if name not in _READERS:
+        raise InputError(f"data set {name!r}: expected one of {', '.join(_READERS)}")
+    _need_folder(Path(root), f"the data set {name}")
+    return _READERS[name](Path(root))
 
 
 def few_shot(train: Sequence[Video], k: int, seed: int) -> tuple[int, ...]:
@@ -172,7 +191,7 @@ def _draw(seed: int | str, name: str) -> bytes:
     return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
 
 
-def _hmdb(root: Path) -> _Lists:
+def _hmdb(root: Path) -> Lists:
     folder = root / "videos" if (root / "videos").is_dir() else root
     lists = root / "testTrainMulti_7030_splits"
     _need_folder(lists, "the official lists <class>_test_split1.txt")
@@ -183,7 +202,7 @@ def _hmdb(root: Path) -> _Lists:
         raise InputError(f"{lists}: holds no <class>_test_split1.txt; expected the official lists")
     for number, (train, test) in splits.items():
         for label, name in enumerate(classes):
-            for place, line in _lines(lists / f"{name}_test_split{number}.txt"):
+            for place, line in lines_of(lists / f"{name}_test_split{number}.txt"):
                 video, _, code = line.rpartition(" ")
                 if not video or code not in ("0", "1", "2"):
                     raise InputError(f"{place}: expected «<video>.avi» and 0, 1 or 2, got {line!r}")
@@ -192,12 +211,12 @@ def _hmdb(root: Path) -> _Lists:
     return folder, classes, splits
 
 
-def _ucf(root: Path) -> _Lists:
+def _ucf(root: Path) -> Lists:
     folder, lists = root / "UCF-101", root / "ucfTrainTestlist"
     _need_folder(folder, "one folder of videos per class")
     _need_folder(lists, "classInd.txt, trainlist01.txt and testlist01.txt")
     classes = []
-    for place, line in _lines(lists / "classInd.txt"):
+    for place, line in lines_of(lists / "classInd.txt"):
         number, _, name = line.partition(" ")
         if number != str(len(classes) + 1) or not name:
             raise InputError(f"{place}: expected «{len(classes) + 1} <Class>», got {line!r}")
@@ -209,7 +228,7 @@ def _ucf(root: Path) -> _Lists:
     for number in {match[1] for match in found if match} or {"01"}:
         splits[int(number)] = ([], [])
         for kind, part in zip(("train", "test"), splits[int(number)], strict=True):
-            for place, line in _lines(lists / f"{kind}list{number}.txt"):
+            for place, line in lines_of(lists / f"{kind}list{number}.txt"):
                 video, code = re.fullmatch(r"(.+?)(?: +(\d+))?", line).groups()
                 # The folder is the class: HandstandPushups holds files called v_HandStandPushups.
                 label = labels.get(video.partition("/")[0])
@@ -219,12 +238,12 @@ def _ucf(root: Path) -> _Lists:
     return folder, classes, splits
 
 
-def _kinetics(root: Path) -> _Lists:
+def _kinetics(root: Path) -> Lists:
     parts = []
     for part in ("train", "val"):
         _need_folder(root / part, f"the videos of {part}.csv")
         # By file name: copies spell the folders differently (spaces, quotes, brackets), and convert.
-        on_disk = {PurePosixPath(name).stem: f"{part}/{name}" for name in _videos(root / part, depth=1)}
+        on_disk = {PurePosixPath(name).stem: f"{part}/{name}" for name in videos_in(root / part, depth=1)}
         named = []
         for place, row in _rows(root / f"{part}.csv", ("label", "youtube_id", "time_start", "time_end")):
             if row.get("split") == "test":
@@ -239,7 +258,7 @@ def _kinetics(root: Path) -> _Lists:
     return root, *_labelled(*parts)
 
 
-def _folder(root: Path) -> _Lists:
+def _folder(root: Path) -> Lists:
     if (root / "train.csv").exists() or (root / "test.csv").exists():
         parts = []
         for part in ("train", "test"):
@@ -251,7 +270,7 @@ def _folder(root: Path) -> _Lists:
         raise InputError(f"{root}: holds {len(classes)} class folders; expected two or more")
     train, test = [], []
     for label, name in enumerate(classes):
-        videos = [f"{name}/{video}" for video in _videos(root / name)]
+        videos = [f"{name}/{video}" for video in videos_in(root / name)]
         if len(videos) < 2:
             kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
             raise InputError(f"{root / name}: holds {len(videos)} videos ({kinds}); expected two or more")
@@ -295,7 +314,9 @@ def _check_split(where: str, split: Split, classes: Sequence[str]) -> None:
         raise InputError(f"{where}: {twice[0]} is listed more than once ({len(twice)} such videos)")
     trained = {video.label for video in split.train}
     if idle := [name for label, name in enumerate(classes) if label not in trained]:
-        raise InputError(f"{where}: {len(idle)} classes have no training video, the first is {idle[0]!r}")
+        raise InputError(
+            f"{where}: {len(idle)} classes have no training video, the first is {idle[0]!r}; each needs one"
+        )
     if not split.test:
         raise InputError(f"{where}: no test video")
 
@@ -322,18 +343,18 @@ def _need_folder(folder: Path, what: str) -> None:
         raise InputError(f"{folder}: no such folder; expected {what}")
 
 
-def _videos(folder: Path, depth: int = 0) -> Iterator[str]:
+def videos_in(folder: Path, depth: int = 0) -> Iterator[str]:
     """Names of the video files in a folder and `depth` levels below, sorted; hidden ones are left out."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
         if depth and entry.is_dir():
-            yield from (f"{entry.name}/{name}" for name in _videos(folder / entry.name, depth - 1))
+            yield from (f"{entry.name}/{name}" for name in videos_in(folder / entry.name, depth - 1))
         elif PurePosixPath(entry.name).suffix.lower() in EXTENSIONS:
             yield entry.name
 
 
-def _absent(folder: Path, names: Sequence[str]) -> list[str]:
+def _absent(folder: Path, names: Iterable[str]) -> list[str]:
     """Those of `names` that are not there: one look per folder, since looking for each file takes long."""
     there: dict[str, set[str]] = {}
     absent = []
@@ -347,8 +368,32 @@ def _absent(folder: Path, names: Sequence[str]) -> list[str]:
     return absent
 
 
-def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """(place for a message, line) for the lines of a text file that hold something."""
+def _lost(folder: Path, listed: dict[str, int], absent: Sequence[str]) -> str:
+    """What is not on the disk, and the way out: folders of classes of which nothing is there, and videos.
+
+    listed: label by name.
+    """
+
+    def some(names: Sequence[str]) -> str:
+        return f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+    there = {listed[name] for name in listed.keys() - set(absent)}
+    bare = {name: name.rpartition("/")[0] for name in absent if listed[name] not in there}
+    folders = [inside for inside in dict.fromkeys(bare.values()) if not (folder / inside).is_dir()]
+    videos = [name for name in absent if bare.get(name) not in folders]
+    found = [f"{len(folders)} class folder{'s' * (len(folders) > 1)} {some(folders)}"] * bool(folders)
+    found += [f"{len(videos)} of {len(listed)} listed videos {some(videos)}"] * bool(videos)
+    way = ", or go on without them with --incomplete skip"
+    if bare:  # every class needs a training video: to skip them would only end in the next error
+        way = " (--incomplete skip leaves out videos, not whole classes)"
+    return f"{' and '.join(found)} are not there; complete the folder{way}"
+
+
+def lines_of(file: Path) -> Iterator[tuple[str, str]]:
+    """(place for a message, line) for the lines of a text file that hold something, without the spaces around it.
+
+    Raises InputError when the file is absent or no text in UTF-8.
+    """
     for number, line in enumerate(_read(file).split("\n"), 1):
         if line.strip():
             yield f"{file}, line {number}", line.strip()

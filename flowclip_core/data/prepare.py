@@ -1,27 +1,14 @@
 """The paper's data sets on the disk: fetched, unpacked, arranged as `datasets.load` reads them, and counted.
 
-What a server or an archive sends is not trusted: a file gets its final name once size and SHA-256 are right, and no
-entry of an archive is written outside a folder of its own before each has been looked at. What the user already has
-is taken as it is: it is linked or copied into place, never moved, overwritten or deleted.
+What the user already has is taken as it is: it is linked or copied into place, never moved, overwritten or deleted.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import lzma
 import os
-import re
 import shutil
-import stat
-import struct
-import subprocess
 import sys
-import tarfile
 import tempfile
-import time
-import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,28 +19,14 @@ from urllib.parse import urlsplit
 
 import filelock
 
-from flowclip_core.data import datasets
+from flowclip_core.data.archives import Archive, Progress, fetch, rar_tools, unpack
 from flowclip_core.data.class_names import CLASSES
-from flowclip_core.data.datasets import Dataset, Video, class_text
+from flowclip_core.data.datasets import lines_of, read_lists, videos_in
 from flowclip_core.errors import InputError, VideoError
 from flowclip_core.paths import sha256
 from flowclip_core.workers import default_jobs
 
-TRIES, PAUSE = 4, 1.0  # attempts in a row that bring nothing; seconds between them, doubling
-TIMEOUT = (10.0, 30.0)  # seconds until a server answers, and of silence
-
-Progress = Callable[[str, int, int | None], None]  # what, done, total where it is known
 Say = Callable[[str], None]
-
-
-class Archive(NamedTuple):
-    """A published file. `urls`: tried in order; `bytes`, `sha256`: None where nobody states them."""
-
-    file: str
-    urls: tuple[str, ...]
-    what: str
-    bytes: int | None = None
-    sha256: str | None = None
 
 
 class Facts(NamedTuple):
@@ -159,300 +132,6 @@ def by_hand(folder: Path) -> str:
     )
 
 
-# --- fetching -------------------------------------------------------------------------------------------------
-
-
-def fetch(archive: Archive, folder: str | Path, progress: Progress | None = None) -> Path:
-    """Download `archive` into `folder` and return its path; a file that is there and right is left alone.
-
-    It grows as <file>.part and is renamed when bytes and SHA-256 are right. What a dropped connection or a kill has
-    left is continued where a digest can tell whether the halves belong together. Raises InputError (one line) when no
-    address gives the file, with what to do by hand, or when the disk is too small.
-    """
-    path = Path(folder) / archive.file
-    if path.exists():
-        if fault := _fault(path, archive):
-            raise InputError(f"{path}: {fault}; delete it to fetch it again, or unpack it yourself")
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    faults = []
-    for url in archive.urls:
-        fault = _download(url, part, archive, progress)
-        if not fault and (fault := _fault(part, archive)):
-            part.unlink()  # going on from there could never come right
-        if not fault:
-            part.replace(path)
-            return path
-        faults.append(f"{url}: {fault}")
-    known = [f"{archive.bytes:,} bytes"] if archive.bytes else []
-    known += [f"SHA-256 {archive.sha256}"] if archive.sha256 else []
-    raise InputError(
-        f"{archive.file} cannot be fetched ({'; '.join(faults)}); get it from there or elsewhere by other means, put it"
-        f" at {path}{' (' + ', '.join(known) + ')' if known else ''} and run the same command again, or name another"
-        " server with --mirror or FLOWCLIP_MIRROR"
-    )
-
-
-def _fault(path: Path, archive: Archive) -> str:
-    size = path.stat().st_size
-    if archive.bytes not in (None, size):
-        return f"holds {size:,} bytes, expected {archive.bytes:,}"
-    if archive.sha256 and (digest := sha256(path)) != archive.sha256:
-        return f"its SHA-256 is {digest}, expected {archive.sha256}"
-    return ""
-
-
-def _download(url: str, part: Path, archive: Archive, progress: Progress | None) -> str:
-    """Bring `part` to its full length; returns what is wrong, or nothing."""
-    import requests  # here: it takes a while, and few commands fetch
-
-    idle, best, fault = 0, 0, ""
-    while idle < TRIES:
-        if idle:
-            time.sleep(PAUSE * 2 ** (idle - 1))
-        idle += 1
-        start = part.stat().st_size if archive.sha256 and part.exists() else 0
-        if start and start == archive.bytes:
-            return ""
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        try:
-            with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-                range_ = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
-                if answer.status_code == 416 or (answer.status_code == 206 and (not range_ or range_[1] != str(start))):
-                    if range_ and int(range_[2]) == start:
-                        return ""  # all of it was there
-                    part.unlink(missing_ok=True)
-                    fault = "the server cannot continue the file"
-                    continue
-                if answer.status_code not in (200, 206):
-                    fault = f"{answer.status_code} {answer.reason}"
-                    if answer.status_code in (429, 500, 502, 503, 504):
-                        continue
-                    return fault
-                at = start if answer.status_code == 206 else 0  # 200: a server that starts anew
-                length = answer.headers.get("Content-Length", "")
-                total = at + int(length) if length.isdigit() else archive.bytes
-                if archive.bytes not in (None, total):
-                    return f"holds {total:,} bytes, expected {archive.bytes:,}"
-                if total and total - at > (free := shutil.disk_usage(part.parent).free):
-                    raise InputError(f"{part.parent}: {archive.file} needs {total - at:,} bytes, {free:,} are free")
-                done = at
-                with part.open("ab" if at else "wb") as file:
-                    for block in answer.iter_content(1 << 16):
-                        file.write(block)
-                        done += len(block)
-                        if progress:
-                            progress(archive.file, done, total)
-                if total in (None, done):
-                    return ""
-                fault = f"ended after {done:,} of {total:,} bytes"
-        except requests.RequestException as error:
-            fault = f"the connection failed ({type(error).__name__})"
-        size = part.stat().st_size if part.exists() else 0
-        if size > best:
-            idle, best = 0, size  # it went on
-    return fault
-
-
-# --- unpacking ------------------------------------------------------------------------------------------------
-
-
-class _Entry(NamedTuple):
-    name: str
-    kind: str  # file, folder, or what makes it unwelcome
-    size: int
-
-
-def unpack(path: str | Path, folder: str | Path, nested: bool = True) -> None:
-    """Unpack a zip, tar (.gz, .bz2, .xz) or rar file into `folder`, and rar files that lie in a rar (HMDB-51).
-
-    Everything is written to a hidden folder inside `folder` first and moved when all of it is there; files that are
-    in `folder` already are kept. Links, devices, absolute paths, drive letters and «..» are refused before anything is
-    written, and looked for again before the move. Raises InputError (one line) for these, for a damaged archive, too
-    small a disk, and where a rar file meets no tool.
-    """
-    path, folder = Path(path).absolute(), Path(folder)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected an archive (zip, tar or rar)")
-    folder.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder, prefix=".unpack-"))
-    try:
-        with path.open("rb") as file:
-            begin = file.read(4)
-        if begin == b"Rar!":
-            entries = _unrar(path, new)
-        else:
-            try:
-                entries = _unzip(path, new) if begin[:2] == b"PK" else _untar(path, new)
-            except InputError:
-                raise
-            except (*_DAMAGE, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-                why = " ".join(str(error).split())[:60]
-                raise InputError(
-                    f"{path.name}: damaged, or no archive ({why}); delete it and fetch it again"
-                ) from error
-        sizes = Counter({entry.name: entry.size for entry in entries if entry.kind == "file"}.values())
-        if sizes != Counter(_sizes(path, new)):
-            raise InputError(f"{path.name}: did not unpack to the {sizes.total()} files it lists; fetch it again")
-        for inner in sorted(new.rglob("*.rar")) if nested and begin == b"Rar!" else ():
-            unpack(inner, inner.parent, nested=False)
-            inner.unlink()
-        _move(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-_DAMAGE = (
-    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
-    RuntimeError, ValueError, struct.error,
-)  # fmt: skip
-
-
-def _check(path: Path, entries: Sequence[_Entry], folder: Path) -> None:
-    for name, kind, _ in entries:
-        fault = ""
-        if kind not in ("file", "folder"):
-            fault = f"is a {kind}"
-        elif name[:1] in ("/", "\\") or re.match("[A-Za-z]:", name):
-            fault = "is an absolute path"
-        elif ".." in name.replace("\\", "/").split("/"):
-            fault = "leads out of its folder"
-        if fault:
-            raise InputError(f"{path.name}: entry {name!r} {fault}; nothing was unpacked, do not use this archive")
-    need, free = sum(entry.size for entry in entries), shutil.disk_usage(folder).free
-    if need > free:
-        raise InputError(f"{path.name}: unpacks to {need:,} bytes, {free:,} are free at {folder.parent}")
-
-
-def _unzip(path: Path, folder: Path) -> list[_Entry]:
-    with zipfile.ZipFile(path) as archive:
-        entries = []
-        for info in archive.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            plain = "folder" if info.is_dir() else "file"
-            unwelcome = "link" if kind == stat.S_IFLNK else "special file"
-            fine = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-            entries.append(_Entry(info.filename, plain if fine else unwelcome, info.file_size))
-        _check(path, entries, folder)
-        archive.extractall(folder)
-    return entries
-
-
-def _untar(path: Path, folder: Path) -> list[_Entry]:
-    with tarfile.open(path) as archive:
-        entries = []
-        for member in archive.getmembers():
-            kind = "link" if member.issym() or member.islnk() else "special file"
-            kind = "file" if member.isreg() else "folder" if member.isdir() else kind
-            entries.append(_Entry(member.name, kind, member.size))
-        _check(path, entries, folder)
-        archive.fileobj.seek(archive.offset)
-        if archive.fileobj.read(512) != bytes(512):  # tarfile takes a cut or a broken header for the end
-            raise tarfile.ReadError("it ends too early")
-        while archive.fileobj.read(1 << 20):
-            pass  # to the checksum at the end of a .gz
-        archive.extractall(folder, filter="data")
-    return entries
-
-
-def _listed_by_unrar(text: str) -> list[_Entry]:
-    entries = []
-    for key, value in re.findall(r"^ *(Name|Type|Size): (.*)$", text, re.MULTILINE):
-        if key == "Name":
-            entries.append(_Entry(value, "entry of no kind", 0))
-        elif key == "Type":
-            kind = {"File": "file", "Directory": "folder"}.get(value, value)
-            entries[-1] = entries[-1]._replace(kind=kind)
-        else:
-            entries[-1] = entries[-1]._replace(size=int(value))
-    return entries
-
-
-def _listed_by_lsar(text: str) -> list[_Entry]:
-    entries = []
-    for item in json.loads(text)["lsarContents"]:
-        marks = [key[5:].lower() for key, value in item.items() if key.startswith("XADIs") and value]
-        kind = "folder" if marks == ["directory"] else marks[0] + " entry" if marks else "file"
-        entries.append(_Entry(str(item["XADFileName"]), kind, int(item.get("XADFileSize", 0))))
-    return entries
-
-
-def _listed_by_bsdtar(text: str) -> list[_Entry]:
-    kinds = {"-": "file", "d": "folder", "l": "link", "h": "link"}
-    lines = re.findall(r"^(.)\S+ +\S+ +\S+ +\S+ +(\d+) (?:\S+ +){2}\S+ (.*)$", text, re.MULTILINE)
-    return [_Entry(name, kinds.get(letter, "special file"), int(size)) for letter, size, name in lines]
-
-
-# By tool: what lists, what reads the list, what unpacks. bsdtar comes last: it does not notice a wrong checksum inside.
-_RAR = {
-    "unrar": (["unrar", "vt", "-p-"], _listed_by_unrar, ["unrar", "x", "-p-", "-y", "{path}", "{folder}/"]),
-    "unar": (
-        ["lsar", "-j"],
-        _listed_by_lsar,
-        ["unar", "-quiet", "-no-directory", "-force-overwrite", "-output-directory", "{folder}", "{path}"],
-    ),
-    "bsdtar": (["bsdtar", "-tvf"], _listed_by_bsdtar, ["bsdtar", "-x", "-o", "-f", "{path}", "-C", "{folder}"]),
-}
-
-
-def rar_tools() -> list[str]:
-    """The programs on the PATH that unpack rar files, best first. Raises InputError where there is none.
-
-    unrar-free, which some systems install under the name unrar, cannot list what a file holds and is passed over.
-    """
-    found = [tool for tool, (listing, _, work) in _RAR.items() if shutil.which(listing[0]) and shutil.which(work[0])]
-    if "unrar" in found and "Roshal" not in _run(["unrar"]).stdout:
-        found.remove("unrar")
-    if not found:
-        raise InputError("no program for rar files: install unar (or unrar, not unrar-free; or bsdtar), then try again")
-    return found
-
-
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        encoding="utf-8", errors="surrogateescape", env=os.environ | {"LC_ALL": "C.UTF-8"},
-    )  # fmt: skip
-
-
-def _unrar(path: Path, folder: Path) -> list[_Entry]:
-    faults = []
-    for tool in rar_tools():
-        listing, read, work = _RAR[tool]
-        done = _run([*listing, str(path)])
-        entries = read(done.stdout) if done.returncode == 0 else []
-        if entries:
-            _check(path, entries, folder)
-            done = _run([word.format(path=path, folder=folder) for word in work])
-            if done.returncode == 0:
-                return entries
-            for left in folder.iterdir():
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-        faults.append(f"{tool}: {' '.join(done.stdout.split())[-120:] or 'lists nothing'}")
-    raise InputError(f"{path.name}: damaged, or not readable ({'; '.join(faults)}); delete it and fetch it again")
-
-
-def _sizes(path: Path, folder: Path) -> Iterator[int]:
-    """Bytes of the files below `folder`. Raises InputError for anything that is neither file nor folder."""
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            found = (Path(place) / name).lstat()
-            if not stat.S_ISDIR(found.st_mode) and (not stat.S_ISREG(found.st_mode) or found.st_nlink > 1):
-                raise InputError(f"{path.name}: {name!r} unpacked to a link or a special file; nothing was kept")
-            if stat.S_ISREG(found.st_mode):
-                yield found.st_size
-
-
-def _move(source: Path, folder: Path) -> None:
-    for path in sorted(source.iterdir()):
-        target = folder / path.name
-        if path.is_dir() and target.is_dir():
-            _move(path, target)
-        elif not os.path.lexists(target):
-            path.rename(target)
-
-
 # --- looking at what is there ---------------------------------------------------------------------------------
 
 
@@ -535,13 +214,13 @@ def inspect(
     """
     sources(name)
     folder = Path(folder)
-    place, classes, lists = datasets._READERS[name](folder)
+    place, classes, lists = read_lists(name, folder)
     needed = {video.name for parts in lists.values() for part in parts for video in part}
     named = needed | (_unused(folder, classes) if name == "hmdb51" else set())
     if name == "kinetics400":
-        there = [f"{part}/{video}" for part in ("train", "val") for video in datasets._videos(place / part, depth=1)]
+        there = [f"{part}/{video}" for part in ("train", "val") for video in videos_in(place / part, depth=1)]
     else:
-        there = [video for video in datasets._videos(place, depth=1) if "/" in video]
+        there = [video for video in videos_in(place, depth=1) if "/" in video]
     found = set(there)
     splits, overlap, repeated = {}, {}, []
     for number, parts in sorted(lists.items()):
@@ -597,7 +276,7 @@ def _unused(folder: Path, classes: Sequence[str]) -> set[str]:
     names = set()
     for file in (folder / _LISTS["hmdb51"][0]).glob("*_test_split*.txt"):
         inside = file.name.rpartition("_test_split")[0]
-        names |= {f"{inside}/{line.rpartition(' ')[0].strip()}" for _, line in datasets._lines(file)}
+        names |= {f"{inside}/{line.rpartition(' ')[0].strip()}" for _, line in lines_of(file)}
     return names
 
 
@@ -611,7 +290,8 @@ def _alike(pairs: Iterator[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
 # --- all of it ------------------------------------------------------------------------------------------------
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
+    """Say a line to whoever runs the command, apart from what the command prints."""
     print(f"reproduce.sh: {line}", file=sys.stderr)
 
 
@@ -635,7 +315,7 @@ def prepare(
     open_all: bool = False,
     jobs: int | None = None,
     progress: Progress | None = None,
-    say: Say = _tell,
+    say: Say = tell,
 ) -> Report:
     """Make data set `name` complete in `folder` and report on it; what is complete is only looked at.
 
@@ -713,7 +393,7 @@ def _class_folders(name: str) -> list[str]:
 
 
 def _holds_videos(folder: Path) -> bool:
-    return folder.is_dir() and any(datasets._videos(folder))
+    return folder.is_dir() and any(videos_in(folder))
 
 
 def _places(folder: Path, skip: set[str], depth: int = 2) -> Iterator[Path]:
@@ -769,61 +449,3 @@ def _copy(files: Sequence[Path], target: Path) -> None:
             for file in files:
                 shutil.copyfile(file, whole / file.name)
         whole.rename(target)
-
-
-# --- published few-shot lists ---------------------------------------------------------------------------------
-
-
-def read_list(file: str | Path, dataset: Dataset, say: Say = _tell) -> tuple[Video, ...]:
-    """Training videos of split 1 that a published list names, in its order.
-
-    Lines are «<video>.avi <label>» (a number from 0 or a class; ViFi-CLIP) or «<class folder>/<video>» without
-    extension (Ju et al.). The class is that of the video, as the data set has it: labels of lists in use are swapped
-    for four classes of HMDB-51. How many labels say otherwise is said in one line. Raises InputError with the number
-    of the line for a video that is unknown, not on the disk, a test video, unused in split 1 or listed twice.
-    """
-    train, test = dataset.splits[1]
-    index = defaultdict(set)
-    used = {video.name: video for video in (*train, *test)}
-    others = {video.name for split in dataset.splits.values() for part in split for video in part} - used.keys()
-    for name in (*used, *others, *dataset.missing):
-        bare = name.removesuffix(PurePosixPath(name).suffix)
-        stem = bare.rpartition("/")[2]
-        for key in {name, bare, stem, re.sub(r"_\d{6}_\d{6}$", "", stem)}:
-            index[key].add(name)
-    in_train, in_test = {video.name for video in train}, {video.name for video in test}
-    chosen: dict[str, Video] = {}
-    swapped, labelled = set(), 0
-    count = 0
-    for place, line in datasets._lines(Path(file)):
-        words, _, label = line.rpartition(" ")
-        names, given = set(), None
-        for text, said in ((line, None), (words.strip(), label)):
-            bare = text.removesuffix(next((end for end in datasets.EXTENSIONS if text.lower().endswith(end)), ""))
-            inside, _, stem = bare.rpartition("/")
-            if names := index.get(text) or index.get(bare) or index.get(stem) or set():
-                given = said if said is not None else PurePosixPath(inside).name or None
-                break
-        if len(names) != 1:
-            what = "is the name of several videos" if names else "is no video of the data set"
-            raise InputError(f"{place}: {line!r} {what} {dataset.name}")
-        name = names.pop()
-        fault = "is listed twice" if name in chosen else ""
-        if name not in in_train:
-            fault = "is a test video of split 1" if name in in_test else "is not used in split 1"
-            fault = "is not on the disk" if name in dataset.missing else fault
-        if fault:
-            raise InputError(f"{place}: {name} {fault}; expected training videos of split 1, each once")
-        video = chosen[name] = used[name]
-        if given is not None:
-            labelled += 1
-            right = given in (str(video.label), dataset.classes[video.label])
-            if not right and class_text(given).casefold() != dataset.texts[video.label].casefold():
-                swapped.add(dataset.classes[video.label])
-                count += 1
-    if not chosen:
-        raise InputError(f"{file}: names no video")
-    if count:
-        few = ", ".join(sorted(swapped)[:4]) + (", ..." if len(swapped) > 4 else "")
-        say(f"{file}: {count} of {labelled} labels are not those of their videos' folders ({few}); the folders count")
-    return tuple(chosen.values())
