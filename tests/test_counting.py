@@ -18,7 +18,7 @@ from flowclip_core.config import ModelConfig
 from flowclip_core.data.class_names import CLASSES
 from flowclip_core.data.datasets import class_text
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import costs
+from flowclip_core.experiments import catalogue, costs
 from flowclip_core.model import counting
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.prompt_tree import PromptTree
@@ -124,7 +124,7 @@ def test_parameters_by_hand(vit):
 
 
 def test_parts_that_are_off_cost_nothing_and_known_towers_are_taken_over(vit):
-    model = FlowCLIP(costs.CLIP, vit, NAMES)
+    model = FlowCLIP(catalogue.CLIP, vit, NAMES)
     counted = counting.part_multiply_adds(model)
     assert [part for part, work in counted.items() if work] == ["image tower", "text tower"]
     assert list(counting.part_multiply_adds(model, known={"image tower": 1, "communication block": 2}).items()) == [

@@ -6,16 +6,17 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from safetensors.numpy import save
 
 from flowclip_core import environment, experiments, paths
-from flowclip_core.config import PROFILES
+from flowclip_core.config import PROFILES, ModelConfig, RunConfig
 from flowclip_core.data.class_names import CLASSES
 from flowclip_core.errors import InputError
 from flowclip_core.experiments import Result, runs
@@ -501,14 +502,37 @@ def fails(*arguments, **options):
     raise RuntimeError
 
 
-def test_trained_weights_are_copied_under_their_names(executed, tmp_path):
-    kept = write_atomically(tmp_path / "runs" / "0123.safetensors", b"weights")
+def test_trained_weights_become_a_folder_under_their_names(executed, tmp_path):
+    model = asdict(ModelConfig())
+    about = {"model": model, "class_texts": ["wave"], "backbone": {"name": "test", "pretrained": None, "weights": "0"}}
+
+    def trained(value: float) -> bytes:
+        return save({"vectors": np.full(3, value, np.float32)}, {"flowclip": json.dumps(about)})
+
+    kept = write_atomically(tmp_path / "runs" / "0123.safetensors", trained(1))
+    config = json.loads(json.dumps(asdict(RunConfig("figures-h", 16, 0))))
+    record = {"key": "0123", "config": config, "scores": {"top1": 43.21, "top5": 87.65}, "predictions": {}}
+    record |= {"device": "cpu", "software": {"torch": "1", "open_clip_torch": "2"}}
+    write_atomically(kept.with_suffix(".json"), json.dumps(record))
     result = replace(small(), checkpoints={"table5-figures-h-full-k16": kept})
-    written = outputs.write("table5", "demo", result, tmp_path / "results")
-    assert written[-1] == tmp_path / "results/demo/checkpoints/table5-figures-h-full-k16.safetensors"
-    assert written[-1].read_bytes() == b"weights"
-    write_atomically(kept, b"WEIGHTS")  # as long as before
-    assert outputs.write("table5", "demo", result, tmp_path / "results")[-1].read_bytes() == b"WEIGHTS"
+
+    def write() -> dict[str, Path]:
+        written = outputs.write("table5", "demo", result, tmp_path / "results")[-3:]
+        assert {path.parent for path in written} == {tmp_path / "results/demo/checkpoints/table5-figures-h-full-k16"}
+        return {path.name: path for path in written}
+
+    first = write()
+    assert first.keys() == {"model.safetensors", "config.json", "README.md"}
+    assert first["model.safetensors"].read_bytes() == trained(1)
+    assert json.loads(first["config.json"].read_text()) == {"flowclip": about}
+    assert "top-1 43.21 %" in first["README.md"].read_text()
+    before = {path: path.stat().st_ino for path in first.values()}  # a file that is written anew is another one
+    assert {path: path.stat().st_ino for path in write().values()} == before
+    write_atomically(kept, trained(2))  # as long as before
+    assert write()["model.safetensors"].read_bytes() == trained(2) != trained(1)
+    record["scores"]["top1"] = 12.34
+    write_atomically(kept.with_suffix(".json"), json.dumps(record))
+    assert "top-1 12.34 %" in write()["README.md"].read_text()
 
 
 def test_the_files_of_a_call_say_what_it_did(executed, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_outputs import checkout_in, counts_text, made
 
-from flowclip_core import experiments
+from flowclip_core import experiments, paths
 from flowclip_core.experiments.catalogue import TARGETS
 from flowclip_core.experiments.tidy import unpack
 from flowclip_core.paths import write_atomically
@@ -73,7 +73,9 @@ def test_other_sources_are_folders_or_runs(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "ensure", lambda *given: called.append(given) or recorded["table7"])
     made_now = view.load("table7", "smoke", "run")
     assert called == [("table7", "smoke")] and made_now.runs is recorded["table7"].tidy
-    assert made_now.hits.keys() == view.load("table7").hits.keys()
+    there = view.load("table7").hits
+    assert made_now.hits.keys() == there.keys()
+    assert all(np.array_equal(made_now.hits[key], there[key]) for key in there)
 
 
 def test_the_recorded_tables_of_this_checkout_load():
@@ -163,6 +165,18 @@ def test_a_claim_that_waits_for_runs_does_not_blame_the_demo():
     assert "parts have runs" in said and claims.DEMO not in said
 
 
+def test_verdicts_at_hand_say_the_same_as_verdicts_made_anew(recorded, monkeypatch):
+    monkeypatch.setattr(claims, "register", REGISTER)
+    judged = outputs.judged("demo", "recorded")
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "measure", lambda *_: pytest.fail("measured again"))
+        given = {target: view.load(target).verdicts(judged) for target in recorded}
+    assert given == {target: view.load(target).verdicts() for target in recorded}
+    nothing = judged.assign(verdict="not run", reason="no runs")
+    own = view_of("table7").verdicts(nothing)
+    assert not judged_ids(own) and re.fullmatch(r"(\d+) of \1 claims not run: no runs", own.strip())
+
+
 # --- report ---------------------------------------------------------------------------------------------------
 
 
@@ -235,7 +249,7 @@ def test_the_report_names_what_is_there_and_what_it_rests_on(shown):
     text = Page(shown[0]).text
     for name in SHOWN:
         assert TARGETS[name].title in text and view_of(name, shots=(2,)).table().rstrip() in text
-    assert "Table 3: parameters and multiply-adds" in text and TARGETS["figure3b"].title not in text
+    assert costs.TITLE in text and TARGETS["figure3b"].title not in text
     assert text.count("Demo world, not evidence about the paper's data.") == 1
     assert "training, core min" in text and "0.2" in text
 
@@ -253,6 +267,13 @@ def test_every_claim_and_the_number_of_each_verdict_are_in_the_report(shown):
     waiting = verdicts[verdicts["verdict"] == "not run"].groupby("kind").size()
     for kind in KINDS:
         assert (f"{kind}: {waiting.get(kind)} not run" in page.text) == (kind in waiting)
+
+
+def test_the_pictures_are_those_of_the_files():
+    one = view_of("figure3c", roles=("HMDB-51",)).figures()["figure3c"]
+    [(tag, attributes)] = Page(report._image(one, "x")).tags
+    [written] = plots.files({"x": one}, paths.root(), kinds=("svg",)).values()
+    assert tag == "img" and base64.b64decode(attributes["src"].partition(",")[2]) == written
 
 
 def test_markup_in_names_is_text(shown):

@@ -12,7 +12,7 @@ from flowclip_core.config import TINY
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.runs import Options, Result, ensure, ensure_all
-from flowclip_core.experiments.tidy import read_hits, read_tidy, unpack
+from flowclip_core.experiments.tidy import by_key, read_hits, read_tidy
 from flowclip_core.paths import root
 
 __all__ = ["Options", "Result", "ensure", "ensure_all", "load", "model_note", "pair_share", "results_folder"]
@@ -29,7 +29,7 @@ def load(
     """
     if source == "run":
         made = ensure(target, profile)
-        return made.tidy, {row.key: unpack(row.n, row.correct) for row in made.hits.itertuples()}, made.provenance
+        return made.tidy, by_key(made.hits), made.provenance
     folder = results_folder(profile, source)
     path = folder / f"{target}.provenance.json"
     tidy = read_tidy(folder / f"{target}.csv")

@@ -6,7 +6,7 @@ nothing else. Targets share runs: what two of them ask for under equal settings 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -67,6 +67,11 @@ class Target:
     def transfers(self) -> bool:
         """Whether it trains on one data set and tests on another, so that it cannot do with a single one."""
         return self.cells in (table6, table7)
+
+    @property
+    def few_shot(self) -> bool:
+        """Whether it trains on k videos a class, so that a published list of them can be replayed."""
+        return self.cells in (table4, table5)
 
 
 def table1(profile: Profile) -> list[Cell]:
@@ -245,18 +250,24 @@ def _zero_shot(profile: Profile, source: str, role: str, models: dict, trained_s
 
 
 def few_shot(profile: Profile, shots: Iterable[int], controls: bool = False) -> list[Cell]:
-    """The five variants trained on k videos a class (section 4.3), every k and seed."""
+    """The five variants trained on k videos a class (section 4.3), every k and seed, or every published list."""
     cells = []
     for role in profile.roles:
         for variant, switches in VARIANTS.items():
-            for k in shots:
-                for seed in range(profile.seeds):
-                    config = _config(
-                        profile, role, ModelConfig(**switches), profile.few_shot, k, seed, controls=controls
-                    )
-                    keep = variant == "full" and k == max(shots) and seed == 0
-                    cells.append(Cell(role, variant, config, role, keep))
+            for k, seed, listed in _draws(profile, shots):
+                config = _config(profile, role, ModelConfig(**switches), profile.few_shot, k, seed, controls=controls)
+                keep = variant == "full" and k == max(shots) and seed == 0
+                cells.append(Cell(role, variant, replace(config, listed=listed), role, keep))
     return cells
+
+
+def _draws(profile: Profile, shots: Iterable[int]) -> Iterator[tuple[int, int, str | None]]:
+    """(k, seed, published list): every k with every seed. Lists of equal k follow each other with seeds of their own,
+    so that a run is still named by variant, k and seed."""
+    for k in shots:
+        lists = [digest for digest, size in profile.lists if size == k] or [None]
+        for number, listed in enumerate(lists):
+            yield from ((k, number * profile.seeds + seed, listed) for seed in range(profile.seeds))
 
 
 _STEPS = (("mmb", "baseline"), ("mmb+map", "mmb"), ("full", "mmb+map"), ("mcb", "baseline"), ("full", "baseline"))
@@ -355,3 +366,5 @@ TARGETS = {
 # What `all` makes: the paper's tables and panels; table3 is counted, not trained.
 PAPER_TARGETS = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8",
                  "figure3a", "figure3b", "figure3c", "figure3d")  # fmt: skip
+# All that can be made, in the order in which it is shown.
+ALL_TARGETS = tuple(dict.fromkeys((*PAPER_TARGETS, *TARGETS)))

@@ -10,6 +10,7 @@ import pandas as pd
 from flowclip_core.config import ModelConfig
 from flowclip_core.data.class_names import CLASSES
 from flowclip_core.errors import InputError
+from flowclip_core.experiments.catalogue import BASELINE, CLIP, FULL
 from flowclip_core.experiments.tidy import numbers, read_csv
 from flowclip_core.paths import write_atomically
 
@@ -17,9 +18,6 @@ COLUMNS = "table variant counting dataset classes L metric value".split()
 COUNTINGS = ("exact", "paper's rule", "per video")
 METRICS = ("params", "trainable", "gmac", "params_gain", "gmac_gain")
 
-CLIP = ModelConfig(spatial=False, mmb=False, map=False, mcb=False)
-BASELINE = ModelConfig(mmb=False, map=False, mcb=False)
-FULL = ModelConfig()
 ONE_STEP = ModelConfig(step=1)
 # Readings that the parameters printed can tell apart: label -> (settings, what the streams are made of).
 READINGS = {

@@ -65,6 +65,11 @@ def unpack(n: int, correct: str) -> np.ndarray:
     return bits[:n]
 
 
+def by_key(hits: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Run key -> (N,) bool, the test videos that the run names right: rows of `hit_row`, unpacked."""
+    return {row.key: unpack(row.n, row.correct) for row in hits.itertuples()}
+
+
 def read_hits(path: Path) -> dict[str, np.ndarray]:
     """Run key -> (N,) bool, whether each test video is named right, in the order of the videos' names.
 

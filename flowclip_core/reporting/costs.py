@@ -12,6 +12,7 @@ from flowclip_core.experiments.costs import COUNTINGS, READINGS
 if TYPE_CHECKING:  # tables alone do without matplotlib
     from matplotlib.figure import Figure
 
+TITLE = "Table 3: parameters and multiply-adds"
 EXACT, RULE, VIDEO = COUNTINGS
 PARTS = ("spatial stream", "motion stream", "motion-aware prompts", "communication block")
 # L = 7 is the reading that fits the print; 22 is what section 4.2 describes.

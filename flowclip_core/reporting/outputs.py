@@ -8,22 +8,26 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from flowclip_core import environment, experiments
 from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import Result
-from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS
-from flowclip_core.experiments.tidy import hits_csv, save_tidy, tidy_csv
+from flowclip_core.experiments import Result, estimates
+from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
+from flowclip_core.experiments.records import read_record
+from flowclip_core.experiments.tidy import by_key, hits_csv, save_tidy, tidy_csv
+from flowclip_core.model import hub
 from flowclip_core.paths import root, sha256, write_atomically
 from flowclip_core.reporting import tables, view
 from flowclip_core.reporting.view import View
 
+if TYPE_CHECKING:  # listing and judging do without matplotlib
+    from matplotlib.figure import Figure
+
 RECORDED = Path("results") / "recorded"
-# Videos of the official archives (README of each); the demo sets are drawn in seconds.
-VIDEOS = {"hmdb51": 6766, "ucf101": 13320, "kinetics400": 260325}
 CLAIMS = Path("results") / "claims.csv"
 
 
@@ -41,26 +45,19 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
     )
     with _Seal(folder / f".{target}.made", _fingerprint(target, *data[:2]), html, figure, summary) as stale:
         if stale:
-            from flowclip_core.reporting import notebooks
-
             shown = view.load(target, profile, str(results))
             write_atomically(summary, _summary_csv(shown.summary))
-            _write_figures(shown, folder)
-            notebook = root() / "notebooks" / f"{target}.ipynb"
-            notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
+            _write_figures(shown.figures(), folder)
+            _execute(profile, results, html)
     kept = []
     for name, path in result.checkpoints.items():
-        copy = folder / "checkpoints" / f"{name}.safetensors"
-        if not (copy.exists() and copy.stat().st_size == path.stat().st_size and sha256(copy) == sha256(path)):
-            write_atomically(copy, path.read_bytes())
-        kept.append(copy)
+        about, record = hub.read_settings(path), read_record(path.with_suffix(".json"))
+        kept += hub.write_folder(folder / "checkpoints" / name, path.read_bytes(), about, record)
     return [*data, summary, html, *sorted((folder / "figures").glob(f"{target}[._]*")), *kept]
 
 
 def write_costs(profile: str, results: Path) -> list[Path]:
     """Table 3, which is counted and not trained: results/<profile>/table3.{csv,html} and figures/table3.*."""
-    from flowclip_core.reporting import notebooks
-
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "table3.csv", folder / "table3.html"
     parts = sorted((root() / "flowclip_core" / "model").glob("*.py")) + [root() / "flowclip_core/experiments/costs.py"]
@@ -68,30 +65,27 @@ def write_costs(profile: str, results: Path) -> list[Path]:
     with _Seal(folder / ".table3.made", made, csv, html, folder / "figures" / "table3.svg") as stale:
         if stale:
             write_atomically(csv, _counted())
-            _write_cost_figure(csv, folder)
-            notebook = root() / "notebooks" / "table3.ipynb"
-            notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
+            _write_figures(_cost_figures(csv), folder)
+            _execute(profile, results, html)
     return [csv, html, *sorted((folder / "figures").glob("table3.*"))]
 
 
 def write_verdicts(profile: str, results: Path) -> list[Path]:
     """results/<profile>/claims.csv from all tables that are there, and the notebook that sorts the verdicts."""
-    from flowclip_core.reporting import claims, notebooks
+    from flowclip_core.reporting import claims
 
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "claims.csv", folder / "verdicts.html"
     with _Seal(folder / ".verdicts.made", _fingerprint("verdicts", *_tables(folder)), csv, html) as stale:
         if stale:
             write_atomically(csv, claims.csv_text(judged(profile, str(results))))
-            notebook = root() / "notebooks" / "verdicts.ipynb"
-            notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
+            _execute(profile, results, html)
     return [csv, html]
 
 
 def _tables(folder: Path) -> list[Path]:
     """The tables of a folder, in the order of the targets: what verdicts and report are made from."""
-    names = dict.fromkeys((*PAPER_TARGETS, *TARGETS))
-    return [path for name in names for path in sorted(folder.glob(f"{name}.*csv")) if path.exists()]
+    return [path for name in ALL_TARGETS for path in sorted(folder.glob(f"{name}.*csv")) if path.exists()]
 
 
 def judged(profile: str, source: str) -> pd.DataFrame:
@@ -170,13 +164,13 @@ def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
     for target, result in results.items():
         if result is None:
             written.append(write_atomically(folder / "table3.csv", _counted()))
-            written += _write_cost_figure(written[-1], folder)
+            written += _write_figures(_cost_figures(written[-1]), folder)
         else:
             about = {name: value for name, value in result.provenance.items() if name != "last_call"}  # differs always
             written += _write_data(target, result, about, folder)
             shown = view.load(target, profile)  # as `verify` will find it
             written.append(write_atomically(written[-3].with_suffix(".summary.csv"), _summary_csv(shown.summary)))
-            written += _write_figures(shown, folder)
+            written += _write_figures(shown.figures(), folder)
     if profile == "demo":
         written.append(write_atomically(root() / CLAIMS, claims.csv_text(judged("demo", "recorded"))))
         for part, text in README_PARTS.items():
@@ -223,8 +217,8 @@ def verify() -> tuple[list[str], list[str]]:
 
 def _recorded_tables() -> list[Path]:
     """The tables of which any file is recorded, or which the README shows."""
-    folders, names = [folder for folder in (root() / RECORDED).glob("*") if folder.is_dir()], (*TARGETS, "table3")
-    found = {folder / f"{name}.csv" for folder in folders for name in names if [*folder.rglob(f"{name}[._]*")]}
+    folders = [folder for folder in (root() / RECORDED).glob("*") if folder.is_dir()]
+    found = {folder / f"{name}.csv" for folder in folders for name in ALL_TARGETS if [*folder.rglob(f"{name}[._]*")]}
     return sorted(found | {root() / RECORDED / "demo" / "table5.csv"})
 
 
@@ -241,12 +235,7 @@ def _verify_table(csv: Path, compare: Callable[[Path, bytes | str | None, str], 
     compare(csv, tidy_csv(shown.runs), "itself, read and written again")
     compare(csv.with_suffix(".summary.csv"), _summary_csv(shown.summary), csv.name)
     compare(videos, None, csv.name)
-    from flowclip_core.reporting import plots
-
-    same_software = environment.source() == "requirements.lock"
-    for path, drawn in plots.files(shown.figures(), csv.parent, kinds=("svg",)).items():
-        compare(path, drawn if same_software else None, csv.name)
-        compare(path.with_suffix(".png"), None, csv.name)
+    _verify_figures(shown.figures(), csv, compare)
 
 
 def _verify_rates(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
@@ -261,16 +250,19 @@ def _verify_rates(csv: Path, compare: Callable[[Path, bytes | str | None, str], 
 
 
 def _verify_counts(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
-    from flowclip_core.experiments import costs
-    from flowclip_core.reporting import costs as cost_figures
+    compare(csv, _counted(), "the modules, counted again")
+    _verify_figures(_cost_figures(csv), csv, compare)
+
+
+def _verify_figures(
+    drawn: dict[str, Figure], csv: Path, compare: Callable[[Path, bytes | str | None, str], None]
+) -> None:
+    """The SVG are drawn again; of the PNG, whose bytes depend on more libraries, it is asked that they are there."""
     from flowclip_core.reporting import plots
 
-    compare(csv, _counted(), "the modules, counted again")
-    drawn = plots.files(
-        {"table3": cost_figures.figure(costs.read_counts(csv), tables.load_paper("table3"))}, csv.parent, kinds=("svg",)
-    )
-    for path, data in drawn.items():
-        compare(path, data if environment.source() == "requirements.lock" else None, csv.name)
+    same_software = environment.source() == "requirements.lock"
+    for path, data in plots.files(drawn, csv.parent, kinds=("svg",)).items():
+        compare(path, data if same_software else None, csv.name)
         compare(path.with_suffix(".png"), None, csv.name)
 
 
@@ -302,16 +294,15 @@ def _verify_claims(compare: Callable[[Path, bytes | str | None, str], None]) -> 
 
 def overview(profile: str) -> str:
     """What can be run under a profile and what it costs, from the recorded calls."""
+    from flowclip_core.reporting import costs
+
     if profile not in PROFILES:
         raise InputError(f"--profile {profile!r} is unknown; use {', '.join(PROFILES)}")
     chosen = PROFILES[profile]
     lines = [f"profile {profile}: {chosen.about}", ""]
-    for name in dict.fromkeys((*PAPER_TARGETS, *TARGETS)):
+    for name in ALL_TARGETS:
         if name not in TARGETS:
-            lines += [
-                f"{name}  Table 3: parameters and multiply-adds",
-                "  counted from the modules, nothing is trained",
-            ]
+            lines += [f"{name}  {costs.TITLE}", "  counted from the modules, nothing is trained"]
             continue
         target = TARGETS[name]
         own = replace(chosen, roles={role: data for role, data in chosen.roles.items() if role in target.roles})
@@ -319,15 +310,15 @@ def overview(profile: str) -> str:
         if target.then:
             trained = f"{trained} trainings to choose learning rates, then more"
         recorded = root() / RECORDED / profile / f"{name}.provenance.json"
-        videos = sum(VIDEOS.get(data, 0) for data in own.roles.values())
-        pictures = videos * chosen.frames_stored * len(chosen.store_crops) / 1e6
-        cost = f"not measured yet; before them {videos:,} videos are encoded once, {pictures:.1f} million pictures"
+        cost = "not measured yet"
         if recorded.exists():
             about = _read_json(recorded)
             minutes = (about["training_seconds"] + about["testing_seconds"]) / 60
             cost = f"{minutes:.0f} core minutes, {about['peak_memory_gib']:.1f} GiB a process, as recorded"
         data = ", ".join(own.roles.values())
         lines += [f"{name}  {target.title}", f"  {target.about}", f"  {trained} trainings on {data}; {cost}"]
+    if kept := estimates.text(chosen):
+        lines += ["", *kept]
     lines += [
         "",
         "all  every table and panel of the paper, then verdicts and report; runs that targets share are made once",
@@ -355,10 +346,7 @@ class _Seal:
 
 
 def _view(target: str, result: Result) -> View:
-    from flowclip_core.experiments.tidy import unpack
-
-    hits = {row.key: unpack(row.n, row.correct) for row in result.hits.itertuples()}
-    return View(target, result.tidy, hits, result.provenance)
+    return View(target, result.tidy, by_key(result.hits), result.provenance)
 
 
 def _write_data(target: str, result: Result, provenance: dict, folder: Path) -> list[Path]:
@@ -368,19 +356,26 @@ def _write_data(target: str, result: Result, provenance: dict, folder: Path) -> 
     return [csv, videos, write_atomically(folder / f"{target}.provenance.json", _json(about))]
 
 
-def _write_figures(shown: View, folder: Path) -> list[Path]:
+def _write_figures(drawn: dict[str, Figure], folder: Path) -> list[Path]:
     from flowclip_core.reporting import plots
 
-    return [write_atomically(path, data) for path, data in plots.files(shown.figures(), folder).items()]
+    return [write_atomically(path, data) for path, data in plots.files(drawn, folder).items()]
 
 
-def _write_cost_figure(csv: Path, folder: Path) -> list[Path]:
+def _cost_figures(csv: Path) -> dict[str, Figure]:
+    """Table 3's figure, from its counts, by file name."""
     from flowclip_core.experiments import costs
     from flowclip_core.reporting import costs as shown
-    from flowclip_core.reporting import plots
 
-    drawn = plots.files({"table3": shown.figure(costs.read_counts(csv), tables.load_paper("table3"))}, folder)
-    return [write_atomically(path, data) for path, data in drawn.items()]
+    return {"table3": shown.figure(costs.read_counts(csv), tables.load_paper("table3"))}
+
+
+def _execute(profile: str, results: Path, html: Path) -> None:
+    """Run the notebook that bears the name of `html` on the results of a profile, and write it there."""
+    from flowclip_core.reporting import notebooks
+
+    notebook = root() / "notebooks" / f"{html.stem}.ipynb"
+    notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
 
 
 def _counted() -> str:

@@ -210,18 +210,20 @@ def figures(
 
 
 def files(drawn: dict[str, Figure], folder: Path, kinds: tuple[str, ...] = ("svg", "png")) -> dict[Path, bytes]:
-    """The files of figures by path, folder/figures/<name>.<kind>, and what is to be in them.
+    """The files of figures by path, folder/figures/<name>.<kind>, and what is to be in them: see `encoded`."""
+    where = Path(folder) / "figures"
+    return {where / f"{name}.{kind}": encoded(figure, kind) for name, figure in drawn.items() for kind in kinds}
+
+
+def encoded(figure: Figure, kind: str) -> bytes:
+    """A figure as svg or png.
 
     The SVG carries no date and a fixed salt: the same summary gives the same bytes under the same matplotlib.
     """
-    found = {}
-    for name, figure in drawn.items():
-        for kind in kinds:
-            buffer = io.BytesIO()
-            with mpl.rc_context(SETTINGS):
-                figure.savefig(buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
-            found[Path(folder) / "figures" / f"{name}.{kind}"] = buffer.getvalue()
-    return found
+    buffer = io.BytesIO()
+    with mpl.rc_context(SETTINGS):
+        figure.savefig(buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
 
 
 Shown = list[tuple[tables.Block, pd.DataFrame, pd.DataFrame]]  # block, measured and printed rows, both with a label

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import html as markup
-import io
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -14,7 +12,7 @@ from flowclip_core import experiments
 from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
 from flowclip_core.experiments import costs as counted
-from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_core.experiments.catalogue import ALL_TARGETS, TARGETS
 from flowclip_core.reporting import claims, costs, plots, tables, view
 
 STYLE = """
@@ -34,7 +32,7 @@ def html(profile: str, source: str, verdicts: pd.DataFrame) -> str:
     Raises InputError when there is not one table.
     """
     folder = experiments.results_folder(profile, source)
-    there = [name for name in dict.fromkeys((*PAPER_TARGETS, *TARGETS)) if (folder / f"{name}.csv").exists()]
+    there = [name for name in ALL_TARGETS if (folder / f"{name}.csv").exists()]
     if not there:
         raise InputError(f"{folder}: no tables of profile {profile}; make them with ./reproduce.sh all")
     shown = {name: view.load(name, profile, source) for name in there if name in TARGETS}
@@ -56,10 +54,10 @@ def html(profile: str, source: str, verdicts: pd.DataFrame) -> str:
             parts += [_image(figure, figure_name) for figure_name, figure in one.figures().items()]
             if one.paired is not None:
                 parts.append(_pre(one.differences()))
-            parts.append(_pre(one.verdicts()))
+            parts.append(_pre(one.verdicts(verdicts)))
         else:
             found, paper = counted.read_counts(folder / f"{name}.csv"), tables.load_paper(name)
-            parts.append(f'<h2 id="{name}">Table 3: parameters and multiply-adds</h2>')
+            parts.append(f'<h2 id="{name}">{costs.TITLE}</h2>')
             parts.append(_pre(tables.text_table(costs.table(found, paper))))
             parts.append(_image(costs.figure(found, paper), name))
             parts.append(
@@ -79,10 +77,7 @@ def _pre(text: str) -> str:
 
 
 def _image(figure: Figure, name: str) -> str:
-    buffer = io.BytesIO()
-    with mpl.rc_context(plots.SETTINGS):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data = base64.b64encode(plots.encoded(figure, "svg")).decode()
     return f'<img alt="{markup.escape(name)}" src="data:image/svg+xml;base64,{data}">'
 
 

@@ -64,10 +64,16 @@ class View:
         """Frames shuffled, reversed, one repeated, as text."""
         return tables.text_table(tables.controls(self.summary))
 
-    def verdicts(self) -> str:
-        """What became of the paper's statements about this target, as text: what it judges, and how many wait."""
+    def verdicts(self, judged: pd.DataFrame | None = None) -> str:
+        """What became of the paper's statements about this target, as text: what it judges, and how many wait.
+
+        judged: the verdicts of the whole register, where they are at hand (`outputs.judged`); else they are made here.
+        """
         own = [c for c in claims.register() if c.parts and {part.target for part in c.parts} == {self.target}]
-        found = claims.measure(own, {self.target: self.runs}, self.hits, None, tables.is_demo(self.summary))
+        if judged is None:
+            found = claims.measure(own, {self.target: self.runs}, self.hits, None, tables.is_demo(self.summary))
+        else:
+            found = judged[judged["id"].isin([c.id for c in own])]
         waiting = found["verdict"] == "not run"
         said = claims.lines(found[~waiting]) if len(found[~waiting]) else ""
         reasons = found[waiting].groupby("reason", sort=False).size()
