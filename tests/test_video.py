@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import struct
 import subprocess
 import sys
 import tracemalloc
@@ -14,9 +12,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from clips import copy_cut, cut_short, every_frame, has_decord, make, make_audio, picture, turn
 
 from flowclip_core.data import video
-from flowclip_core.data.video import Clip, read_frames, resize_and_crop, segment_centres
+from flowclip_core.data.video import Clip, crop, read_frames, resize, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError, VideoError
 
 CLIPS = Path(os.environ.get("FLOWCLIP_TEST_VIDEOS") or Path(__file__).resolve().parents[2] / "shared" / "videos")
@@ -33,14 +32,6 @@ READABLE = {  # name: frames, height, width
 }
 
 
-def has_decord() -> bool:
-    try:
-        import decord  # noqa: F401
-    except (ImportError, OSError):
-        return False
-    return True
-
-
 both_decoders = pytest.mark.parametrize(
     "decoder",
     [
@@ -48,80 +39,6 @@ both_decoders = pytest.mark.parametrize(
         pytest.param("decord", marks=pytest.mark.skipif(not has_decord(), reason="decord is not installed")),
     ],
 )
-
-
-def picture(i: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """Picture i of a made video: a drifting ramp, and a bright bar whose place tells the number i."""
-    y, x = np.mgrid[:height, :width]
-    image = np.stack([2 * x + i, 3 * y + 2 * i, x + y + 3 * i], axis=-1) % 128
-    image[8:16, (5 * i) % (width - 8) :][:, :8] = 255
-    return image.astype(np.uint8)
-
-
-def make(
-    path: Path,
-    n: int,
-    codec="mpeg4",
-    tag=None,
-    b=0,
-    keys=12,
-    size=(64, 48),
-    times=None,
-    options=None,
-    muxer=None,
-) -> Path:
-    with av.open(str(path), "w", options=muxer or {}) as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.codec_context.gop_size, stream.codec_context.max_b_frames = keys, b
-        if tag:
-            stream.codec_context.codec_tag = tag
-        if times:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for i in range(n):
-            frame = av.VideoFrame.from_ndarray(picture(i, *size), format="rgb24")
-            if times:
-                frame.pts, frame.time_base = times(i), Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def copy_cut(source: Path, path: Path, first: int, last: int) -> Path:
-    """Packets first..last-1 of a video as they are, from between key frames: not all of it decodes."""
-    with av.open(str(source)) as old, av.open(str(path), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for i, packet in enumerate(old.demux(old.streams.video[0])):
-            if first <= i < last and packet.size:
-                packet.stream = stream
-                new.mux(packet)
-    return path
-
-
-def make_audio(path: Path, cover: bool = False) -> Path:
-    """A second of silence; its cover picture is a video stream of one frame to FFmpeg."""
-    with av.open(str(path), "w") as container:
-        if cover:
-            image = container.add_stream("mjpeg")
-            image.width, image.height, image.pix_fmt = 64, 48, "yuvj420p"
-            image.disposition = av.stream.Disposition.attached_pic
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        frame.rate = 16000
-        if cover:
-            container.mux(image.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")))
-            container.mux(image.encode())
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-@functools.cache
-def every_frame(path: Path) -> np.ndarray:
-    """The slow twin: all frames of a plain sequential decode."""
-    with av.open(str(path)) as container:
-        frames = list(container.decode(container.streams.best("video")))
-        return np.stack([np.rot90(f.to_ndarray(format="rgb24"), f.rotation // 90 % 4) for f in frames])
 
 
 MADE = {
@@ -249,10 +166,7 @@ def test_rotation_is_applied(tmp_path, quarters, a, b, decoder):
     """The file says: turn by so many quarters clockwise, as phones do; (a b, -b a) of its display matrix."""
     path = make(tmp_path / "turned.mov", 3, size=(64, 80))
     lying = read_frames(path, range).frames
-    data = path.read_bytes()
-    start = data.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
-    matrix = struct.pack(">9i", a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30)
-    path.write_bytes(data[:start] + matrix + data[start + 36 :])
+    turn(path, a, b)
     clip = read_frames(path, range, decoder)
     assert np.array_equal(clip.frames, np.rot90(lying, -quarters, axes=(1, 2)))
     assert clip.decoder.split(" ")[0] == decoder and "(" not in clip.decoder
@@ -283,12 +197,6 @@ def test_title_that_is_not_utf8(tmp_path):
     assert path.read_bytes().count(b"QQQQ") == 1
     path.write_bytes(path.read_bytes().replace(b"QQQQ", b"\xe9\xff\xe9\xff"))
     assert read_frames(path, lambda n: [0]).count == 1
-
-
-def cut_short(path: Path, source: Path, share: float) -> Path:
-    data = source.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
-    return path
 
 
 def fast_start(path: Path) -> Path:
@@ -400,8 +308,9 @@ def test_a_changing_picture_size_is_refused(tmp_path):
         make(tmp_path / "l.mpg", 5, "mpeg1video", size=(96, 64)),
     )
     (tmp_path / "both.mpg").write_bytes(small.read_bytes() + large.read_bytes())
-    with pytest.raises(VideoError, match="both.mpg: the picture size changes"):
-        read_frames(tmp_path / "both.mpg", range)
+    for pick in (range, lambda n: [0]):  # whichever frames are picked
+        with pytest.raises(VideoError, match=r"both.mpg: the picture size changes within the video \(64x48, 96x64\)"):
+            read_frames(tmp_path / "both.mpg", pick)
 
 
 @pytest.mark.parametrize("numbers", [[], [-1], [40], [0, 41]])
@@ -420,6 +329,60 @@ def test_one_decoding_pass_and_only_the_picked_frames_in_memory(tmp_path, monkey
     assert len(passes) == 1
     # Eight frames, stacked from eight, and little else; all 300 would be 69 MB.
     assert peak < 3 * 8 * 320 * 240 * 3
+
+
+def test_whole_pictures_of_many_picks_are_not_held_where_they_shrink(tmp_path):
+    path = make(tmp_path / "long.mp4", 40, "libx264", size=(640, 480), options={"preset": "ultrafast"})
+    tracemalloc.start()
+    clip = read_frames(path, range, shrink=lambda picture: picture[:8, :640])  # a view, and rows that lie together
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert clip.frames.shape == (40, 8, 640, 3)
+    # Two pictures while one is converted, and little else; the 40 would be 37 MB.
+    assert peak < 5 * 640 * 480 * 3
+
+
+@both_decoders
+@pytest.mark.parametrize("name", ["xvid_b_frames.avi", "variable_rate.mp4", "cut.avi"])
+def test_each_picked_picture_shrinks_once_and_by_itself(made, name, decoder):
+    """Repeated, out of order; upright and whole when it is handed over; the same decoder as without."""
+    seen = []
+
+    def shrink(picture: np.ndarray) -> np.ndarray:
+        seen.append(picture.copy())
+        return picture[::3, ::2].astype(np.float32) + 1
+
+    def pick(n: int) -> list[int]:
+        return [n - 1, 0, n // 2, n // 2, n - 1]
+
+    whole, shrunk = read_frames(made / name, pick, decoder), read_frames(made / name, pick, decoder, shrink=shrink)
+    assert (shrunk.count, shrunk.decoder) == (whole.count, whole.decoder)
+    assert np.array_equal(shrunk.frames, whole.frames[:, ::3, ::2] + np.float32(1))
+    # A recount decodes again, and so does the comparison with decord.
+    passes = 2 if name == "cut.avi" or decoder == "decord" else 1
+    assert len(seen) <= 3 * passes and np.array_equal(np.stack(seen[-3:]), whole.frames[[1, 2, 0]])
+
+
+@pytest.mark.skipif(not has_decord(), reason="decord is not installed")
+def test_where_pictures_shrink_decord_is_still_compared_with_whole_ones(tmp_path):
+    """Interlaced colours differ between the two; what is left after shrinking does not show it."""
+    path = make(tmp_path / "i.mp4", 12, "libx264", options={"x264-params": "interlaced=1"}, size=(96, 64))
+    clip = read_frames(path, range, "decord", shrink=lambda picture: np.zeros(1))
+    assert clip.decoder.startswith("pyav") and "other pixels in frame 0" in clip.decoder
+
+
+@pytest.mark.skipif(not has_decord(), reason="decord is not installed")
+def test_an_error_of_shrink_is_not_taken_for_one_of_decord(made):
+    calls = []
+
+    def shrink(picture: np.ndarray) -> np.ndarray:
+        calls.append(picture.shape)
+        if len(calls) > 40:  # PyAV's 40 frames are through
+            raise RuntimeError("no memory")
+        return picture
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        read_frames(made / "xvid.avi", range, "decord", shrink=shrink)
 
 
 def test_unknown_or_absent_decoder(made, monkeypatch):
@@ -503,6 +466,18 @@ def test_crops_are_the_ends_and_the_middle(portrait):
     assert bool((crops[3] == crops[1].flip(-1)).all())
     assert bool((crops[3] == crops[1]).all()) == portrait  # constant along the width there, so the flip shows nothing
     assert bool((resize_and_crop(frames, 32, ("right",))[0] == crops[2]).all())
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (37, 91), (32, 40), (16, 20), (240, 321)])
+def test_frame_by_frame_resizes_to_the_same_bits_as_together(shape):
+    noise = np.random.default_rng(0).integers(0, 256, (5, *shape, 3), dtype=np.uint8)
+    together = resize(noise, 32)
+    assert min(together.shape[2:]) == 32 and together.shape[:2] == (5, 3) and str(together.dtype) == "torch.uint8"
+    for turned in (noise, np.rot90(noise, 2, axes=(1, 2))):  # also a view that lies backwards in memory
+        for frame, picture_of_all in zip(turned, resize(turned, 32), strict=True):
+            assert bool((resize(frame[None], 32)[0] == picture_of_all).all())
+    crops = ("left", "mirrored", "centre")
+    assert bool((resize_and_crop(noise, 32, crops) == crop(together, 32, crops)).all())
 
 
 def test_unknown_crop():

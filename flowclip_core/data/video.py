@@ -7,7 +7,7 @@ wrong frames, without an error, on MPEG-4 AVI with B-frames, the kind HMDB-51 an
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 DECODERS = ("pyav", "decord")
 CROPS = ("left", "centre", "right", "mirrored")
+TOLERANCE = 2  # grey levels between two decoders' pictures of one frame: about what FFmpeg's versions differ by
 
 
 @dataclass(frozen=True)
 class Clip:
     """Frames of one video.
 
-    frames: uint8 (k,H,W,3), RGB, upright. count: how many frames the video has, that is, how many decode.
+    frames: uint8 (k,H,W,3), RGB, upright; or (k, ...), what `shrink` made of each. count: how many frames the video
+    has, that is, how many decode.
     decoder: library and version that gave the frames, «pyav 18.1.0» or «decord 0.6.0»; where decord was asked
     for and could not be trusted on this file also why, «pyav 18.1.0 (decord 0.6.0: other pixels in frame 7)».
     """
@@ -39,7 +41,11 @@ class Clip:
 
 
 def read_frames(
-    path: str | Path, pick: Callable[[int], Sequence[int]], decoder: str = "pyav", threads: int = 1
+    path: str | Path,
+    pick: Callable[[int], Sequence[int]],
+    decoder: str = "pyav",
+    threads: int = 1,
+    shrink: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Clip:
     """Decode the best video stream of `path` in order and keep the frames that `pick` names.
 
@@ -49,43 +55,45 @@ def read_frames(
     file can be read, do not depend on `pick`. Memory holds the picked frames alone. Rotation by multiples
     of 90 degrees is applied; mirroring and the pixels' aspect are not.
 
+    `shrink` gets each picked picture, uint8 (H,W,3), upright, as soon as it is decoded, once however often it is
+    picked, and returns an array of one and the same shape for all: memory then holds these and a single picture
+    (32 pictures of 3840x2160 are 800 MB). What is said of pictures below holds before they shrink.
+
     A container that merely announces too many (or too few) frames is recounted. A stream that raises a
     decoding error, or has packets or frames marked as damaged (a file cut short), is unreadable as a whole,
     however many frames come before: without its tail every segment of the video would lie elsewhere. What
     leaves no mark cannot be seen: damage that a codec conceals, a Matroska file that ends early.
 
     decoder="decord" lets decord read, in order too, and compares its frames with PyAV's. Where it cannot open
-    the file, counts otherwise or differs by more than 2 grey levels (about what FFmpeg's versions differ by),
-    PyAV's frames are returned, and `Clip.decoder` says so. The comparison costs one more decoding pass.
+    the file, counts otherwise or differs by more than TOLERANCE grey levels, PyAV's frames are returned, and
+    `Clip.decoder` says so. The comparison costs one more decoding pass; with `shrink` two, since PyAV then decodes
+    once more beside decord.
 
     Raises VideoError (one line, path first) for a file that is missing, no video, damaged, or changes its
-    picture size; InputError for an unknown or absent decoder; ValueError where `pick` picks nothing or leaves
-    0..n-1.
+    picture size, in whichever frame; InputError for an unknown or absent decoder; ValueError where `pick` picks
+    nothing or leaves 0..n-1.
     """
     path = Path(path)
     if decoder not in DECODERS:
         raise InputError(f"decoder {decoder!r}: expected one of {', '.join(DECODERS)}")
-    decord = _import_decord() if decoder == "decord" else None
+    decord = import_decord() if decoder == "decord" else None
     if not path.is_file():
         # A pipe is refused like a folder: reading it could wait for ever.
         raise VideoError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     try:
         packets = _count_packets(path)
         numbers = _ask(pick, packets)
-        frames, count = _decode(path, numbers, threads)
+        frames, count = _decode(path, numbers, threads, shrink)
         if count != packets:
             numbers = _ask(pick, count)
-            frames, count = _decode(path, numbers, threads)
+            frames, count = _decode(path, numbers, threads, shrink)
+        used = f"pyav {av.__version__}"
+        if decord:
+            doubt = _reread_with_decord(decord, path, frames, packets, count, shrink)
+            used = f"{used} (decord {decord.__version__}: {doubt})" if doubt else f"decord {decord.__version__}"
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{path}: cannot be read as a video: {' '.join(reason.split())}") from error
-    sizes = sorted({f"{frame.shape[1]}x{frame.shape[0]}" for frame in frames.values()})
-    if len(sizes) > 1:
-        raise VideoError(f"{path}: the picture size changes within the video ({', '.join(sizes)})")
-    used = f"pyav {av.__version__}"
-    if decord:
-        doubt = _reread_with_decord(decord, path, frames, packets, count)
-        used = f"{used} (decord {decord.__version__}: {doubt})" if doubt else f"decord {decord.__version__}"
     return Clip(np.stack([frames[i] for i in numbers]), count, used)
 
 
@@ -96,7 +104,8 @@ def _ask(pick: Callable[[int], Sequence[int]], count: int) -> list[int]:
     return numbers
 
 
-def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
+def open_stream(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """The opened file and its best video stream. Raises VideoError where there is none, and FFmpeg's own errors."""
     # An absolute path cannot be taken for a URL. Titles in old AVI files are often not UTF-8, and nobody asks
     # for them here.
     container = av.open(str(path.absolute()), metadata_errors="ignore")
@@ -115,7 +124,7 @@ def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
 def _count_packets(path: Path) -> int:
     """Packets with a picture to show: the number of frames in all but a few files, within milliseconds."""
     count = 0
-    container, stream = _open(path)
+    container, stream = open_stream(path)
     with container:
         for packet in container.demux(stream):
             if packet.is_corrupt:
@@ -126,26 +135,51 @@ def _count_packets(path: Path) -> int:
     return count
 
 
-def _decode(path: Path, numbers: Iterable[int], threads: int) -> tuple[dict[int, np.ndarray], int]:
-    """One pass over the whole stream: frames `numbers` (upright RGB) and how many frames there are."""
-    wanted, frames, count = set(numbers), {}, 0
-    container, stream = _open(path)
-    with container:
-        stream.codec_context.thread_count = threads
-        stream.codec_context.thread_type = "SLICE" if threads == 1 else "AUTO"
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise VideoError(f"{path}: damaged at frame {count}")
-            if count in wanted:
-                picture = frame.to_ndarray(format="rgb24", threads=1)
-                frames[count] = np.rot90(picture, round(frame.rotation / 90) % 4)
-            count += 1
+def _decode(
+    path: Path, numbers: Iterable[int], threads: int, shrink: Callable[[np.ndarray], np.ndarray] | None
+) -> tuple[dict[int, np.ndarray], int]:
+    """One pass over the whole stream: frames `numbers` (upright RGB, or shrunk) and how many frames there are."""
+    wanted, frames, count, sizes = set(numbers), {}, 0, set()
+    for count, frame in enumerate(_stream(path, threads), 1):
+        sizes.add((frame.width, frame.height)[:: -1 if _quarters(frame) % 2 else 1])
+        if count - 1 in wanted:
+            frames[count - 1] = _shrunk(_picture(frame), shrink)
     if not count:
         raise VideoError(f"{path}: no frame of its video stream decodes")
+    if len(sizes) > 1:
+        said = ", ".join(sorted(f"{width}x{height}" for width, height in sizes))
+        raise VideoError(f"{path}: the picture size changes within the video ({said})")
     return frames, count
 
 
-def _import_decord():
+def _stream(path: Path, threads: int) -> Iterator[av.VideoFrame]:
+    """All frames in the order of showing; VideoError at a damaged one."""
+    container, stream = open_stream(path)
+    with container:
+        stream.codec_context.thread_count = threads
+        stream.codec_context.thread_type = "SLICE" if threads == 1 else "AUTO"
+        for number, frame in enumerate(container.decode(stream)):
+            if frame.is_corrupt:
+                raise VideoError(f"{path}: damaged at frame {number}")
+            yield frame
+
+
+def _quarters(frame: av.VideoFrame) -> int:
+    """Quarter turns, against the clock, that put the picture upright."""
+    return round(frame.rotation / 90) % 4
+
+
+def _picture(frame: av.VideoFrame) -> np.ndarray:
+    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), _quarters(frame))
+
+
+def _shrunk(picture: np.ndarray, shrink: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
+    # A copy: a mere view, of a crop say, would keep the whole picture in memory.
+    return picture if shrink is None else np.array(shrink(picture))
+
+
+def import_decord():
+    """The module decord, silenced. Raises InputError where it is absent or cannot be loaded."""
     try:
         decord = importlib.import_module("decord")
     except (ImportError, OSError) as error:
@@ -155,31 +189,52 @@ def _import_decord():
     return decord
 
 
-def _reread_with_decord(decord, path: Path, frames: dict[int, np.ndarray], packets: int, count: int) -> str | None:
+def _reread_with_decord(
+    decord,
+    path: Path,
+    frames: dict[int, np.ndarray],
+    packets: int,
+    count: int,
+    shrink: Callable[[np.ndarray], np.ndarray] | None,
+) -> str | None:
     """Put decord's pictures in the place of PyAV's, or return what speaks against decord."""
     # Where the counts differ, decord repeats frames up to the promised number, or never ends.
     if packets != count:
         return f"not asked, the container holds {packets} frames and {count} decode"
-    theirs = {}
+    errors = decord.DECORDError, RuntimeError, AssertionError
     try:
         reader = decord.VideoReader(str(path.absolute()), num_threads=1)
-        if len(reader) != count:
-            return f"counts {len(reader)} frames instead of {count}"
-        for i in range(max(frames) + 1):
-            picture = reader.next()
-            if i in frames:
-                theirs[i] = picture.asnumpy()
-    except StopIteration:
-        return f"ends before frame {max(frames)}"
-    except (decord.DECORDError, RuntimeError, AssertionError):
+    except errors:
         return "cannot read the file"
-    for i, picture in theirs.items():
-        if picture.shape != frames[i].shape:
-            return f"shape {picture.shape} instead of {frames[i].shape}"
-        if np.abs(picture.astype(np.int16) - frames[i]).max() > 2:
+    if len(reader) != count:
+        return f"counts {len(reader)} frames instead of {count}"
+    # Whole pictures are compared: those that have shrunk are decoded again beside decord's, one at a time.
+    again = _stream(path, 1) if shrink else None
+    theirs = {}
+    for i in range(max(frames) + 1):
+        try:
+            picture = reader.next()
+            picture = picture.asnumpy() if i in frames else None
+        except StopIteration:
+            return f"ends before frame {max(frames)}"
+        except errors:
+            return "cannot read the file"
+        frame = next(again) if again else None
+        if picture is None:
+            continue
+        ours = _picture(frame) if again else frames[i]
+        if picture.shape != ours.shape:
+            return f"shape {picture.shape} instead of {ours.shape}"
+        if differs(picture, ours):
             return f"other pixels in frame {i}"
+        theirs[i] = _shrunk(picture, shrink)
     frames.update(theirs)
     return None
+
+
+def differs(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two uint8 pictures of one shape are not the same frame: somewhere more than TOLERANCE apart."""
+    return bool(np.abs(a.astype(np.int16) - b).max() > TOLERANCE)
 
 
 def segment_centres(n: int, segments: int) -> list[int]:
@@ -189,28 +244,41 @@ def segment_centres(n: int, segments: int) -> list[int]:
     return [(2 * i + 1) * n // (2 * segments) for i in range(segments)]
 
 
-def resize_and_crop(frames: np.ndarray, size: int, crops: Sequence[str]) -> torch.Tensor:
-    """Square crops: uint8 (T,H,W,3) -> torch uint8 (C,T,3,size,size), C = len(crops), in the order of crops.
+def resize(frames: np.ndarray, size: int) -> torch.Tensor:
+    """The short side becomes `size`: uint8 (T,H,W,3) -> torch uint8 (T,3,h,w), bicubic, antialiased.
 
-    The short side becomes `size` (bicubic, antialiased). 98 % of the values and more equal open_clip's own
-    transform, the others differ by 1 grey level, a few in 100,000 by 2. «left» and «right» are the ends of
-    the long side (top and bottom of a portrait), «mirrored» is the centre flipped from left to right. Raises
-    InputError for another name.
+    Each frame alone gives the same bits as all together. 98 % of the values and more equal open_clip's own
+    transform, the others differ by 1 grey level, a few in 100,000 by 2.
     """
     import torch
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as transforms
 
-    if unknown := [crop for crop in crops if crop not in CROPS]:
-        raise InputError(f"crop {unknown[0]!r}: expected one of {', '.join(CROPS)}")
     pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    pictures = transforms.resize(pictures, [size], InterpolationMode.BICUBIC, antialias=True)
+    return transforms.resize(pictures, [size], InterpolationMode.BICUBIC, antialias=True)
+
+
+def crop(pictures: torch.Tensor, size: int, crops: Sequence[str]) -> torch.Tensor:
+    """Squares (T,3,h,w) -> (C,T,3,size,size) of pictures with h, w >= size; C = len(crops), in the order of crops.
+
+    «left» and «right» are the ends of the long side (top and bottom of a portrait), «mirrored» is the centre flipped
+    from left to right. Raises InputError for another name.
+    """
+    import torch
+
+    if unknown := [name for name in crops if name not in CROPS]:
+        raise InputError(f"crop {unknown[0]!r}: expected one of {', '.join(CROPS)}")
     spare_y, spare_x = pictures.shape[-2] - size, pictures.shape[-1] - size
     # round() halves to even, as the centre crop of torchvision and open_clip does.
     places = {"left": (0, 0), "right": (spare_y, spare_x), "centre": (round(spare_y / 2), round(spare_x / 2))}
     squares = []
-    for crop in crops:
-        y, x = places["centre" if crop == "mirrored" else crop]
+    for name in crops:
+        y, x = places["centre" if name == "mirrored" else name]
         square = pictures[..., y : y + size, x : x + size]
-        squares.append(square.flip(-1) if crop == "mirrored" else square)
+        squares.append(square.flip(-1) if name == "mirrored" else square)
     return torch.stack(squares)
+
+
+def resize_and_crop(frames: np.ndarray, size: int, crops: Sequence[str]) -> torch.Tensor:
+    """Square crops: uint8 (T,H,W,3) -> torch uint8 (C,T,3,size,size); `resize`, then `crop`."""
+    return crop(resize(frames, size), size, crops)
