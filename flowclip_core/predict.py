@@ -45,9 +45,10 @@ def classify(
     """Score the class names `labels` for one video.
 
     Without a checkpoint this is zero-shot CLIP: hand-crafted prompt C of Table 1 and the mean of T = 8 frame features.
-    A checkpoint (written by table5, or by `FlowCLIP.save`) brings trained parts; `labels` may then be left out, to use
-    its own classes, or be other names, which is the paper's zero-shot transfer. backbone: by default the checkpoint's,
-    or the embedded tiny CLIP.
+    A checkpoint brings trained parts: a folder (written by table5, or by `FlowCLIP.save_pretrained`), a file (by
+    `FlowCLIP.save`), or a repository of the hub, «user/name». `labels` may then be left out, to use its own classes, or
+    be other names, which is the paper's zero-shot transfer. backbone: by default the checkpoint's, or the embedded tiny
+    CLIP.
     Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints.
     """
     texts = [label.strip() for label in labels] if labels is not None else None
@@ -63,11 +64,13 @@ def classify(
 
     import torch
 
+    from flowclip_core.model import hub
     from flowclip_core.model.backbone import load_backbone
-    from flowclip_core.model.flowclip import FlowCLIP, read_checkpoint
+    from flowclip_core.model.flowclip import FlowCLIP
 
     if checkpoint is not None:
-        made_with = read_checkpoint(Path(checkpoint))[0]["backbone"]
+        parts = hub.find(checkpoint)
+        made_with = hub.read_settings(parts)["backbone"]
         if backbone is None:
             backbone, pretrained = made_with["name"], pretrained or made_with["pretrained"]
     backbone = backbone or TINY
@@ -76,7 +79,7 @@ def classify(
         tau = 1 / math.exp(float(frozen.clip.logit_scale))
         model = FlowCLIP(replace(CLIP, tau=tau), frozen, texts).eval()
     else:
-        model = FlowCLIP.load(Path(checkpoint), frozen, texts)
+        model = FlowCLIP.load(parts, frozen, texts)
     if model.config.frames != CLIP.frames:
         clip = read_frames(video, lambda n: segment_centres(n, model.config.frames), decoder)
     with torch.inference_mode():
@@ -89,10 +92,13 @@ def classify(
 
         unknown = sorted({word for text in model.class_texts for word in unknown_words(text)})
         notes += [f"It has never seen the words: {', '.join(unknown)}."] if unknown else []
+    name = "zero-shot"
+    if checkpoint is not None:  # of a repository «user/name», of a path its last part
+        name = f"with {Path(checkpoint).absolute().name if Path(checkpoint).exists() else checkpoint}"
     return Prediction(
         str(video),
         [(model.class_texts[i], float(scores[i])) for i in order],
         clip.count,
-        f"{backbone} {'zero-shot' if checkpoint is None else 'with ' + Path(checkpoint).name}",
+        f"{backbone} {name}",
         notes,
     )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import av
+import huggingface_hub
 import open_clip
 import pytest
 import torch
 from PIL import Image
 
-from flowclip_core import classify
+from flowclip_core import FlowCLIP, ModelConfig, classify, load_backbone
 from flowclip_core.data.video import segment_centres
 from flowclip_core.demo import world
 from flowclip_core.demo.pretrain import load_tiny_clip
+from flowclip_core.errors import InputError
 
 
 def well_formed(found, labels) -> None:
@@ -75,3 +78,46 @@ def test_the_answer_follows_the_video_and_not_the_order_of_the_labels(tmp_path):
         assert dict(turned.top) == pytest.approx(dict(found.top), abs=1e-5)
         answers.append(found.top[0][0])
     assert answers == ["wave", "push up"]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> SimpleNamespace:
+    """A video, and the parts of a small model as a file and as a folder."""
+    home = tmp_path_factory.mktemp("parts")
+    (home / "clip.avi").write_bytes(world.encode(world.render("figures-h", "wave", 0)))
+    model = FlowCLIP(ModelConfig(), load_backbone(), ["wave", "clap", "sit down"], seed=3)
+    model.save_pretrained(home / "folder")
+    return SimpleNamespace(video=home / "clip.avi", file=model.save(home / "parts.safetensors"), folder=home / "folder")
+
+
+def test_a_file_a_folder_and_a_repository_of_the_same_parts_give_the_same_answer(parts, monkeypatch):
+    plain = classify(parts.video, checkpoint=parts.file)
+    assert plain.model == "tiny-clip with parts.safetensors"
+    assert dict(plain.top) != dict(classify(parts.video, ["wave", "clap", "sit down"]).top)  # the parts take part
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(parts.folder))
+    monkeypatch.chdir(parts.folder)
+    for checkpoint, name in ((parts.folder, "folder"), (".", "folder"), ("someone/actions", "someone/actions")):
+        found = classify(parts.video, checkpoint=checkpoint)
+        assert found.top == plain.top and found.model == f"tiny-clip with {name}"
+    other = classify(parts.video, ["run", "punch"], checkpoint=parts.folder)
+    assert other.top == classify(parts.video, ["run", "punch"], checkpoint=parts.file).top
+
+
+def test_checkpoints_that_cannot_be_had_are_one_line(parts, monkeypatch, tmp_path):
+    def away(*_, **__):
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", away)
+    (tmp_path / "pickle").mkdir()
+    (tmp_path / "pickle" / "pytorch_model.bin").write_bytes(b"\x80")
+    for checkpoint, why in (
+        (tmp_path, "lacks model.safetensors and config.json"),
+        (tmp_path / "pickle", "pytorch_model.bin, a pickle"),
+        (tmp_path / "absent", "no such file or folder"),
+        ("absent.safetensors", "absent.safetensors: no such file or folder"),
+        ("someone/actions", "someone/actions: no such file or folder here, and as a repository"),
+    ):
+        with pytest.raises(InputError, match=why) as error:
+            classify(parts.video, checkpoint=checkpoint)
+        assert "\n" not in str(error.value)

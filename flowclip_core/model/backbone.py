@@ -8,17 +8,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
 
 import open_clip
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from flowclip_core.config import TINY
+from flowclip_core.config import PRECISIONS, TINY
 from flowclip_core.errors import InputError
+from flowclip_core.model.hub import HUB_SECONDS
 
-HUB_SECONDS = 5.0
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -61,17 +62,42 @@ class Backbone(nn.Module):
         """Tokens the text tower can take (77)."""
         return self.clip.positional_embedding.shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.mean.device
+
     def train(self, mode: bool = True) -> Backbone:
         """Stays in evaluation mode: the towers are frozen (section 4.1)."""
         return super().train(False)
 
+    def encode_precision(self, dtype: str) -> Backbone:
+        """Cast the image tower alone to `float32`, `bfloat16` or `float16`; returns this backbone.
+
+        The text tower and `weights_hash` stay those of float32, so a cast is to be named beside the hash. Raises
+        InputError for another name, or for a second cast: what the first one rounded off is gone.
+        """
+        if dtype not in PRECISIONS:
+            raise InputError(f"precision {dtype!r} is unknown; use {', '.join(PRECISIONS)}")
+        if getattr(torch, dtype) != self.tower_dtype:
+            if self.tower_dtype != torch.float32:
+                raise InputError(f"the image tower is {self.tower_dtype} already; load the backbone again for {dtype}")
+            _ = self.weights_hash  # kept from here on
+            self.clip.visual.to(getattr(torch, dtype))
+        return self
+
+    @property
+    def tower_dtype(self) -> torch.dtype:
+        """The type that the image tower computes in."""
+        return next(self.clip.visual.parameters()).dtype
+
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """Frame features I (N,D): projected into the shared space, before normalisation.
+        """Frame features I (N,D): projected into the shared space, before normalisation; in the image tower's dtype.
 
         frames: uint8 (N,3,size,size), RGB, with size = `image_size`.
         """
         pixels = frames.to(self.mean.device, self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
-        return self.clip.encode_image(pixels)
+        return self.clip.encode_image(pixels.to(self.tower_dtype))
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """Rows of the token table (..., W), without positions."""
@@ -137,25 +163,62 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
         from flowclip_core.demo.pretrain import load_tiny_clip
 
         return Backbone(load_tiny_clip(), name, None).to(device)
-    ours = pretrained in (None, "openai") or Path(pretrained).suffix in WEIGHT_FILES
-    model = f"{name}-quickgelu" if ours and f"{name}-quickgelu" in open_clip.list_models() else name
+    model = _model_name(name, pretrained)
     if model not in open_clip.list_models():
         raise InputError(
             f"backbone {name!r} is unknown; use {TINY}, ViT-B-32, ViT-B-16, ViT-L-14 or another open_clip name"
         )
     source = _weights(model, pretrained) if pretrained else None
     level = logging.getLogger().level
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # of a file that is refused anyway
         torch.manual_seed(seed)
         logging.getLogger().setLevel(logging.ERROR)  # open_clip warns through the root logger on random weights
         try:
             clip = open_clip.create_model(model, pretrained=source)
-        except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        except Exception as error:  # what is no weights file fails in the reader in any way at all
+            if source is None:
+                raise
             why = next(iter(str(error).splitlines()), type(error).__name__)
+            if isinstance(error, pickle.UnpicklingError):  # torch's advice there is to run the file's code
+                why = "no weights file, or one that holds more than tensors, which is not run; take a .safetensors file"
             raise InputError(f"backbone {name}: weights {pretrained!r} do not fit: {why}") from error
         finally:
             logging.getLogger().setLevel(level)
     return Backbone(clip, name, pretrained, open_clip.get_tokenizer(model)).to(device)
+
+
+def weights_file(name: str, pretrained: str | None) -> Path | None:
+    """Where the weights lie that `load_backbone(name, pretrained)` would read: a file, or one in the hub's cache.
+
+    None for random weights, the embedded model, an unknown name or tag, and weights that are not there yet.
+    """
+    if name == TINY or pretrained in (None, "", "none"):
+        return None
+    if Path(pretrained).suffix in WEIGHT_FILES:
+        return Path(pretrained) if Path(pretrained).is_file() else None
+    return _cached(*_hub_files(_model_name(name, pretrained), pretrained))
+
+
+def _model_name(name: str, pretrained: str | None) -> str:
+    """open_clip's name: OpenAI's architectures are its `-quickgelu` ones."""
+    ours = pretrained in (None, "openai") or Path(pretrained).suffix in WEIGHT_FILES
+    return f"{name}-quickgelu" if ours and f"{name}-quickgelu" in open_clip.list_models() else name
+
+
+def _hub_files(model: str, tag: str) -> tuple[str, tuple[str, ...]]:
+    """The hub repository of a tag's weights («» when there is none) and its files in the order that open_clip tries."""
+    repo, _, file = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").rpartition("/")
+    if not file:
+        return repo, ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return repo, (str(Path(file).with_suffix(".safetensors")), file)
+
+
+def _cached(repo: str, files: tuple[str, ...]) -> Path | None:
+    import huggingface_hub
+
+    found = (huggingface_hub.try_to_load_from_cache(repo, file) for file in files if repo)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
 def _weights(model: str, pretrained: str) -> str:
@@ -163,15 +226,20 @@ def _weights(model: str, pretrained: str) -> str:
     if Path(pretrained).suffix in WEIGHT_FILES:
         if not Path(pretrained).is_file():
             raise InputError(f"--pretrained {pretrained}: no such file")
+        if _is_torchscript(Path(pretrained)):
+            repo, files = _hub_files(model, "openai")
+            raise InputError(
+                f"--pretrained {pretrained}: a TorchScript archive, which holds code and is not loaded; take"
+                f" {files[0]}" + (f" of {repo}" if repo else ", which open_clip saves,") + " in its place"
+            )
         return pretrained
     if pretrained not in open_clip.list_pretrained_tags_by_model(model):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise InputError(f"--pretrained {pretrained!r}: {model} has no such weights; it has {tags}, or give a file")
     import huggingface_hub
 
-    repo = open_clip.get_pretrained_cfg(model, pretrained).get("hf_hub", "").strip("/")
-    files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in files):
+    repo, files = _hub_files(model, pretrained)
+    if _cached(repo, files):
         return pretrained
     try:
         huggingface_hub.HfApi().model_info(repo, timeout=HUB_SECONDS)
@@ -183,3 +251,14 @@ def _weights(model: str, pretrained: str) -> str:
             f" {files[0]} of {repo} where there is a network and give it as --pretrained FILE, or use --pretrained none"
         ) from error
     return pretrained
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is what torch.jit saves, as OpenAI's own weights files are."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False

@@ -12,21 +12,23 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
-from flowclip_core.model.backbone import Backbone
+from flowclip_core.model import hub
+from flowclip_core.model.backbone import Backbone, load_backbone
 from flowclip_core.model.communication import CommunicationBlock
+from flowclip_core.model.hub import read_checkpoint
 from flowclip_core.model.motion import Stream, differences
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.model.prompts import MotionAwarePrompts, prompt_vectors
 from flowclip_core.paths import write_atomically
 
 
-class FlowCLIP(nn.Module):
+class FlowCLIP(nn.Module, ModelHubMixin):
     """A frozen CLIP with the parts that `config` switches on; `forward` returns every intermediate by name.
 
     class_texts: the K class names as they stand in the prompt («brush hair»).
@@ -107,18 +109,7 @@ class FlowCLIP(nn.Module):
 
     def save(self, path: Path) -> Path:
         """Write the trained parts, the settings and the class texts into one safetensors file, atomically."""
-        about = {
-            "model": asdict(self.config),
-            "class_texts": self.class_texts,
-            "backbone": {
-                "name": self.backbone.name,
-                "pretrained": self.backbone.pretrained,
-                "weights": self.backbone.weights_hash,
-            },
-        }
-        # One entry: the format keeps no order among several, and equal models are to be equal files.
-        metadata = {"flowclip": json.dumps(about, sort_keys=True)}
-        return write_atomically(path, save({k: v.detach().cpu() for k, v in self.trained().items()}, metadata))
+        return write_atomically(path, self._checkpoint()[0])
 
     @classmethod
     def load(
@@ -126,6 +117,7 @@ class FlowCLIP(nn.Module):
     ) -> FlowCLIP:
         """The model saved at `path`, for its own classes or for others (zero-shot transfer, section 4.4).
 
+        path: a file that `save` wrote, or a folder that `save_pretrained` wrote.
         Raises InputError for another kind of file, another backbone, parts that do not fit, or a linear head that is to
         name other classes.
         """
@@ -145,25 +137,96 @@ class FlowCLIP(nn.Module):
             raise InputError(f"{path}: its linear head knows its own {len(about['class_texts'])} classes alone")
         model = cls(config, backbone, texts, tree=tree)
         trained = model.trained()
-        if parts.keys() != trained.keys():
-            raise InputError(f"{path}: its parts do not fit: {sorted(parts.keys() ^ trained.keys())[:3]}")
+        shapes = ({(name, tuple(value.shape)) for name, value in found.items()} for found in (parts, trained))
+        if wrong := set.symmetric_difference(*shapes):
+            raise InputError(f"{path}: its parts do not fit: {sorted({name for name, _ in wrong})[:3]}")
         with torch.no_grad():
             for name, value in trained.items():
                 value.copy_(parts[name])
         return model.eval()
 
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: None = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict | None = None,
+        **push_to_hub_kwargs,
+    ) -> str | None:
+        """Write model.safetensors (as `save`), config.json and README.md, each whole; older ones are replaced.
 
-def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """Settings and tensors of a file written by `FlowCLIP.save`. Raises InputError for any other file."""
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("flowclip", "{}"))
-            parts = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
-    if not {"model", "class_texts", "backbone"} <= about.keys():
-        raise InputError(f"{path}: a safetensors file, but not one that flowclip saved")
-    return about, parts
+        In the place of the mixin's own, which first removes config.json and keeps the model card of another model.
+        model_card_kwargs: {"record": run record}, for how the parts were trained and what they scored.
+        push_to_hub: also upload them, to `repo_id` or the folder's name; returns what the mixin's `push_to_hub` does.
+        Raises InputError for a `config` (the settings are the model's own) or a record of another run.
+        """
+        if config is not None:
+            raise InputError("config: leave it out; the settings that are saved are the model's own")
+        hub.write_folder(Path(save_directory), *self._checkpoint(), **(model_card_kwargs or {}))
+        if not push_to_hub:
+            return None
+        repo_id = repo_id or Path(save_directory).name
+        return self.push_to_hub(repo_id, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        backbone: Backbone | None = None,
+        class_texts: Sequence[str] | None = None,
+        transfer: bool = False,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> FlowCLIP:
+        """The model that `save_pretrained` wrote into a folder, or `push_to_hub` into the repository «user/name».
+
+        backbone: the one it was trained on; left out, it is loaded by the name and weights it was saved with.
+        class_texts: its own classes; with `transfer`, others to name (zero-shot transfer, section 4.4).
+        The rest is about the download. Raises InputError as `load` does, for class names that are not its own, doubled
+        or empty, for a folder without the files or with ones that disagree, and for a repository that cannot be had.
+        """
+        path = hub.find(
+            pretrained_model_name_or_path,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        about = hub.read_settings(path)
+        texts = hub.class_names(path, about, class_texts, transfer)
+        if backbone is None:
+            made_with = about["backbone"]
+            try:
+                backbone = load_backbone(made_with["name"], made_with["pretrained"])
+            except InputError as error:
+                raise InputError(f"{path}: its backbone is not here, give one as backbone=; {error}") from error
+        return cls.load(path, backbone, texts)
+
+    def generate_model_card(self, *, record: dict | None = None) -> ModelCard:
+        """The README.md of `save_pretrained`."""
+        return ModelCard(hub.card(self._checkpoint()[1], record))
+
+    def _checkpoint(self) -> tuple[bytes, dict]:
+        """The safetensors file, and the settings in its metadata."""
+        about = {
+            "model": asdict(self.config),
+            "class_texts": list(self.class_texts),
+            "backbone": {
+                "name": self.backbone.name,
+                "pretrained": self.backbone.pretrained,
+                "weights": self.backbone.weights_hash,
+            },
+        }
+        # One entry: the format keeps no order among several, and equal models are to be equal files.
+        metadata = {"flowclip": json.dumps(about, sort_keys=True)}
+        return save({name: value.detach().cpu() for name, value in self.trained().items()}, metadata), about
 
 
 def _seeded(seed: int, part: int, build: Callable[[], nn.Module]) -> nn.Module:

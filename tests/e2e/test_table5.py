@@ -185,7 +185,10 @@ def test_a_call_makes_the_table_and_all_that_belongs_to_it(first):
         figures = {path.name for path in (folder / "figures").glob(f"*.{kind}")}
         assert figures == {f"table5{more}.{kind}" for more in ("", "_controls", "_differences")}
     kept = {path.name for path in (folder / "checkpoints").iterdir()}
-    assert kept == {f"table5-figures-{name}-full-k16.safetensors" for name in "hu"}
+    assert kept == {f"table5-figures-{name}-full-k16" for name in "hu"}
+    for path in (folder / "checkpoints").iterdir():
+        assert {file.name for file in path.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+        assert f"data: {path.name[7:16]}, split 1" in (path / "README.md").read_text()
     assert_whole(first.folder)
     assert "demo world, not evidence" in first.call.out and "Traceback" not in first.call.err
     for line in first.call.out.split("written:\n")[1].splitlines():
@@ -398,7 +401,7 @@ def assert_whole(folder: Path) -> None:
             case ".html":
                 assert data.rstrip().endswith(b"</html>"), path
             case _:
-                assert path.suffix in (".txt", ".out", ".err"), f"what is {path}?"
+                assert path.suffix in (".txt", ".out", ".err", ".md"), f"what is {path}?"
 
 
 @pytest.mark.parametrize("stage", ["drawing", "importing", "training"])

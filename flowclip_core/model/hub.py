@@ -1,0 +1,312 @@
+"""Trained parts that travel: checkpoint files, folders with a model card, repositories of the Hugging Face hub.
+
+A checkpoint is a safetensors file of the trained parts; its metadata holds the settings, the class texts and which
+backbone they belong to. A folder holds the same as `model.safetensors`, the settings again as a readable `config.json`,
+and a model card `README.md`. No function here needs the towers, and all but `read_checkpoint` do without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from flowclip_core.config import TINY
+from flowclip_core.demo import world
+from flowclip_core.errors import InputError
+from flowclip_core.paths import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+HUB_SECONDS = 5.0  # to find out whether the hub can be reached
+
+PAPER = "«Seeing in Flowing: Adapting CLIP for Action Recognition with Motion Prompts Learning»"
+DOI = "https://doi.org/10.1145/3581783.3612490"
+# Model card: settings of the model that are parts, and what they are called.
+PARTS = {
+    "spatial": "spatial stream",
+    "mmb": "motion stream",
+    "map": "learnt prompts",
+    "mcb": "communication block",
+}
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def find(name: str | Path, **download) -> Path:
+    """The file or folder `name`; where there is none, the hub's repository «user/name», fetched into the hub's cache.
+
+    download: revision, cache_dir, token, force_download, local_files_only, as huggingface_hub has them.
+    Raises InputError where there is neither, or the hub cannot be reached and its cache has no copy.
+    """
+    if Path(name).exists():
+        return Path(name)
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name), re.ASCII) or str(name).endswith(".safetensors"):
+        raise InputError(f"{name}: no such file or folder; give a checkpoint, or a repository of the hub as user/name")
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    offline = download.pop("local_files_only", False)
+    asked = {key: download[key] for key in ("revision", "token") if key in download}
+    try:
+        try:
+            if not offline:
+                huggingface_hub.HfApi().model_info(str(name), timeout=HUB_SECONDS, **asked)
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
+            raise
+        except Exception:  # whatever keeps the hub away: a copy in the cache will do
+            offline = True
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                str(name), allow_patterns=[WEIGHTS, SETTINGS], local_files_only=offline, **download
+            )
+        )
+    except errors.RevisionNotFoundError as error:
+        raise InputError(f"{name}: the repository has no revision {download.get('revision')!r}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise InputError(
+            f"{name}: no such file or folder here, and no repository on the hub that is open to you"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise InputError(
+            f"{name}: no such file or folder here, and as a repository it is not in the hub's cache, nor can the hub be"
+            " reached; fetch its files where there is a network and give their folder"
+        ) from error
+    except Exception as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{name}: the repository cannot be fetched ({why})") from error
+    if missing := [file for file in (WEIGHTS, SETTINGS) if not (folder / file).is_file()]:
+        raise InputError(
+            f"{name}: the repository has no {' and no '.join(missing)}, as push_to_hub writes them;"
+            " a pickle such as pytorch_model.bin is not loaded"
+        )
+    return folder
+
+
+def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Settings and tensors of a file written by `FlowCLIP.save`, or of a folder written by `save_pretrained`.
+
+    Raises InputError for anything else, and for a folder whose two files disagree.
+    """
+    about = read_settings(path)
+    file = path / WEIGHTS if path.is_dir() else path
+    try:
+        with safe_open(file, "pt") as opened:
+            return about, {name: opened.get_tensor(name) for name in opened.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def read_settings(path: Path) -> dict:
+    """What a checkpoint, or a folder with one, says of itself: `model`, `class_texts`, `backbone`.
+
+    Raises InputError as `read_checkpoint` does, but for tensors that cannot be read.
+    """
+    if path.is_dir():
+        return _folder_settings(path)
+    try:
+        with safe_open(path, "np") as file:
+            said = (file.metadata() or {}).get("flowclip", "{}")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    try:
+        about = json.loads(said)
+    except (ValueError, RecursionError):
+        about = None
+    if not _well_formed(about):
+        raise InputError(f"{path}: a safetensors file, but not one that flowclip saved")
+    return about
+
+
+def _well_formed(about: object) -> bool:
+    def texts(*values: object) -> bool:
+        return all(isinstance(value, str) for value in values)
+
+    if not isinstance(about, dict) or not {"model", "class_texts", "backbone"} <= about.keys():
+        return False
+    names, tower = about["class_texts"], about["backbone"]
+    return (
+        isinstance(about["model"], dict)
+        and (isinstance(names, list) and len(names) > 0 and texts(*names))
+        and (isinstance(tower, dict) and texts(tower.get("name"), tower.get("weights"), tower.get("pretrained") or ""))
+    )
+
+
+def _folder_settings(folder: Path) -> dict:
+    if missing := [file for file in (WEIGHTS, SETTINGS) if not (folder / file).is_file()]:
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+        if WEIGHTS in missing and pickles:
+            raise InputError(
+                f"{folder}: holds {pickles[0]}, a pickle, which can run code and is not loaded; what is needed is"
+                f" {WEIGHTS} and {SETTINGS}, as save_pretrained writes them"
+            )
+        raise InputError(f"{folder}: lacks {' and '.join(missing)}; give a folder that save_pretrained wrote")
+    about = read_settings(folder / WEIGHTS)
+    try:
+        said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["flowclip"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{folder / SETTINGS}: not the settings of a flowclip model ({error})") from error
+    if said != about:
+        keys = [key for key in sorted(about) if not isinstance(said, dict) or said.get(key) != about[key]]
+        raise InputError(
+            f"{folder}: {SETTINGS} and {WEIGHTS} disagree about {' and '.join(keys) or 'what there is to say'};"
+            " they are not of one model, save it again"
+        )
+    return about
+
+
+def class_names(path: Path, about: Mapping, class_texts: Sequence[str] | None, transfer: bool) -> list[str]:
+    """The class names to load a checkpoint with: its own, or with `transfer` the others that are given.
+
+    Raises InputError for others without `transfer`, for none with it, for doubled or empty names, and for a linear head
+    that is to transfer.
+    """
+    own = about["class_texts"]
+    if transfer and about["model"].get("head") == "linear":
+        raise InputError(f"{path}: its linear head knows its own {len(own)} classes alone; leave transfer=True out")
+    if class_texts is None:
+        if transfer:
+            raise InputError(f"{path}: transfer=True needs the names of the other classes, as class_texts=[...]")
+        return list(own)
+    if isinstance(class_texts, str) or not all(isinstance(name, str) for name in class_texts):
+        raise InputError(f"class_texts: a list of names is needed, got {class_texts!r:.60}")
+    given = list(class_texts)
+    if not given or not all(name.strip() for name in given):
+        raise InputError("class_texts: a name is empty" if given else "class_texts: no names in it")
+    if doubled := [name for number, name in enumerate(given) if name in given[:number]]:
+        raise InputError(f"class_texts: {doubled[0]!r} is in it twice; every class needs a name of its own")
+    if given == own or transfer:
+        return given
+    differ = [f"{len(given)} classes, not {len(own)}"] * (len(given) != len(own))
+    if other := [name for name in given if name not in own]:
+        differ.append(f"{other[0]!r} is none of its own")
+    elif not differ:
+        differ.append("its own names, in another order")
+    raise InputError(
+        f"{path}: class_texts are not the classes it was trained on ({', '.join(differ)}); leave them out to take its"
+        " own, or say transfer=True to name other classes with it, the paper's zero-shot transfer"
+    )
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+def write_folder(folder: Path, checkpoint: bytes, about: Mapping, record: Mapping | None = None) -> list[Path]:
+    """Write model.safetensors, config.json and README.md, each whole; files that are equal already are left alone.
+
+    checkpoint, about: what `FlowCLIP.save` writes, and the settings in it. record: of the run that trained it.
+    Raises InputError where `folder` is a file, or the record is none or of another model.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give the name of a folder")
+    contents = {
+        WEIGHTS: checkpoint,
+        SETTINGS: (json.dumps({"flowclip": about}, indent=2, sort_keys=True) + "\n").encode(),
+        CARD: card(about, record).encode(),
+    }
+    for name, content in contents.items():
+        path = folder / name
+        if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):
+            write_atomically(path, content)
+    return [folder / name for name in contents]
+
+
+def card(about: Mapping, record: Mapping | None = None) -> str:
+    """The model card, Markdown: what the parts are, whose they are, how they were trained and scored, how to load them.
+
+    record: a run record; without one the card says that it knows no training. Raises InputError where it is no run
+    record, or one of another model.
+    """
+    tower, names, model = about["backbone"], about["class_texts"], about["model"]
+    weights = Path(tower["pretrained"]).name if tower["pretrained"] else None
+    source = "its own weights" if tower["name"] == TINY else f"weights `{weights}`" if weights else "random weights"
+    parts = [part for name, part in PARTS.items() if model.get(name)] + ["linear head"] * (
+        model.get("head") == "linear"
+    )
+    trained, datasets = _training(model, record) if record is not None else ("No run record came with it.", ())
+    lines = [
+        "---",
+        "library_name: flowclip",
+        "pipeline_tag: video-classification",
+        "tags:\n- action-recognition\n- clip",
+        "---",
+        "",
+        f"# Trained parts of FlowCLIP for {len(names)} actions",
+        "",
+        f"The method of {PAPER} ([ACM MM 2023]({DOI})), made with flowclip, which is not the authors'.",
+        "Only what training changes is in here; the frozen CLIP is loaded beside it.",
+        "",
+    ]
+    if tower["name"] == TINY or set(datasets) & set(world.NAMES):
+        lines += ["**demo world: not evidence about the paper's data**", ""]
+    lines += [
+        f"- backbone: {tower['name']} with {source}, weights hash `{tower['weights']}`",
+        f"- trained parts: {', '.join(parts) or 'none'}",
+        f"- input: {model.get('frames')} frames; prompt «{model.get('prompt')}»; all settings in `{SETTINGS}`",
+        f"- classes: {', '.join(_plain(name) for name in names)}",
+        "",
+        "## Training and score",
+        "",
+        trained,
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from flowclip_core import FlowCLIP, load_backbone",
+        f"backbone = load_backbone({json.dumps(tower['name'])}, pretrained={json.dumps(weights) if weights else None})",
+        'model = FlowCLIP.from_pretrained("FOLDER or user/name", backbone=backbone)',
+        "```",
+        "",
+        "Other classes: `class_texts=[...], transfer=True`. Another backbone is refused.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _training(model: Mapping, record: Mapping) -> tuple[str, tuple[str, ...]]:
+    """How a run trained and what it scored, and the data sets it used."""
+    try:
+        run, scores = record["config"], record["scores"]
+        train, transfer, tests = run["train"], run["transfer"], run["evaluation"]
+        if run["model"] != model:
+            raise InputError("record: of another run; its model's settings are not those of these weights")
+        videos = "all training videos" if run["k"] is None else f"{run['k']} training videos a class"
+        said = [f"- data: {run['dataset']}, split {run['split']}, {videos}"]
+        if "trained_on" in record:
+            said[0] += f" ({record['trained_on']} in all)"
+        if train is None:
+            said.append("- training: none")
+        else:
+            length = f"{train['epochs']} epochs" if train["steps"] is None else f"{train['steps']} steps"
+            said.append(
+                f"- training: SGD, {length}, batch {train['batch']}, learning rate {train['lr']:g}, seed {run['seed']},"
+                f" on {record['device']}"
+            )
+        tested = f"{transfer['dataset']}, split {transfer['split']}" if transfer else f"{run['dataset']}, same split"
+        if run["held_out"]:
+            tested += ", training videos set aside"
+        said.append(
+            f"- test: {tested}, {len(record['predictions'])} videos, {tests['clips']}x{len(tests['crops'])} views:"
+            f" top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %"
+        )
+        versions = ", ".join(f"{name} {record['software'][name]}" for name in ("torch", "open_clip_torch"))
+        said.append(f"- run {record['key']}, with {versions}")
+        datasets = (run["dataset"], transfer["dataset"]) if transfer else (run["dataset"],)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"record: not a run record ({type(error).__name__}: {error})") from error
+    said.append("\nOne run with one seed; what such runs score on average, and how far they spread, is in its table.")
+    return "\n".join(said), datasets
+
+
+def _plain(text: str) -> str:
+    """A class name that stays one line and plain text in Markdown."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
