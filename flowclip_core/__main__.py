@@ -6,17 +6,23 @@ import argparse
 import errno
 import json
 import os
-import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from flowclip_core.config import PROFILES, TINY
+from flowclip_core.config import PRECISIONS, PROFILES, TINY
+from flowclip_core.data.datasets import STYLES
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_core.paths import root
+
+if TYPE_CHECKING:
+    from flowclip_core.experiments import Options
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
@@ -58,16 +64,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     shared.add_argument("--pretrained")
     shared.add_argument("--decoder", default="pyav", choices=("pyav", "decord"))
     shared.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    for name in (*dict.fromkeys((*PAPER_TARGETS, *TARGETS)), "all"):
-        command = commands.add_parser(name, parents=[shared], allow_abbrev=False)
+    stored = _Parser(add_help=False, allow_abbrev=False)  # what decides stored features, and how they are made
+    stored.add_argument("--data-root", type=Path)
+    stored.add_argument("--jobs", type=_positive)
+    stored.add_argument("--decoders", type=_positive)
+    stored.add_argument("--precision", choices=PRECISIONS)
+    stored.add_argument("--incomplete", choices=("stop", "skip"))
+    for name in (*ALL_TARGETS, "all"):
+        command = commands.add_parser(name, parents=[shared, stored], allow_abbrev=False)
         command.add_argument("--profile", default="demo")
-        command.add_argument("--data-root", type=Path)
         command.add_argument("--dataset")
         command.add_argument("--results", type=Path)
         command.add_argument("--seeds", type=_positive)
-        command.add_argument("--jobs", type=_positive)
+        command.add_argument("--class-names", default="words", choices=STYLES)
+        command.add_argument("--few-shot-list", type=Path, nargs="+", default=[], metavar="FILE")
         command.add_argument("--record", action="store_true")
         command.set_defaults(run=_target)
+    extract = commands.add_parser("extract", parents=[shared, stored], allow_abbrev=False)
+    extract.add_argument("name")
+    extract.add_argument("--profile", default="paper")
+    extract.add_argument("--shard")
+    extract.set_defaults(run=_extract)
     predict = commands.add_parser("predict", parents=[shared], allow_abbrev=False)
     predict.add_argument("video", type=Path)
     predict.add_argument("--labels")
@@ -87,7 +104,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     data.add_argument("--names", action="store_true")
     data.add_argument("--jobs", type=_positive)
     data.set_defaults(run=_data)
-    runs = (("list", _list), ("report", _report), ("verify", _verify), ("doctor", _doctor))
+    doctor = commands.add_parser("doctor", allow_abbrev=False)
+    doctor.add_argument("--data-root", type=Path)
+    doctor.add_argument("--backbone")
+    doctor.add_argument("--pretrained")
+    doctor.add_argument("--decoders", type=Path, metavar="DIR", dest="decoders_of")
+    doctor.add_argument("--sample", type=_positive, default=20)
+    doctor.set_defaults(run=_doctor)
+    runs = (("list", _list), ("report", _report), ("verify", _verify))
     for name, run in runs:
         command = commands.add_parser(name, allow_abbrev=False)
         if name in ("list", "report"):
@@ -105,23 +129,15 @@ def _positive(text: str) -> int:
 
 
 def _target(asked: argparse.Namespace) -> int:
-    from flowclip_core.experiments import Options, ensure_all, results_folder
+    from flowclip_core.experiments import ensure_all, results_folder
     from flowclip_core.reporting import outputs
 
-    options = Options(
-        data_root=asked.data_root,
-        dataset=asked.dataset,
-        results=asked.results.absolute() if asked.results else None,
-        seeds=asked.seeds,
-        device=asked.device,
-        jobs=asked.jobs,
-        decoder=asked.decoder,
-        backbone=asked.backbone,
-        pretrained=asked.pretrained,
-    )
-    changed = [name for name in ("dataset", "seeds", "backbone", "pretrained") if getattr(asked, name)]
-    if asked.record and (changed or asked.decoder != "pyav"):
-        raise InputError(f"--record keeps a profile as it is; leave out --{changed[0] if changed else 'decoder'}")
+    options = _options(asked)
+    usual = {"decoder": "pyav", "class_names": "words"}
+    changes = ("dataset", "seeds", "backbone", "pretrained", "precision", "incomplete", "few_shot_list", *usual)
+    changed = [name for name in changes if (getattr(asked, name) or None) != usual.get(name)]
+    if asked.record and changed:
+        raise InputError(f"--record keeps a profile as it is; leave out --{changed[0].replace('_', '-')}")
     if asked.profile not in PROFILES:
         raise InputError(f"--profile {asked.profile!r} is unknown; use {', '.join(PROFILES)}")
     folder, everything = options.results_dir, asked.target == "all"
@@ -153,6 +169,50 @@ def _target(asked: argparse.Namespace) -> int:
     print("\nwritten:")
     for path in dict.fromkeys(written):
         print(f"  {_short(path)}")
+    return 0
+
+
+def _options(asked: argparse.Namespace) -> Options:
+    """What `experiments` needs of a command's options."""
+    from flowclip_core.experiments import Options
+
+    lists = tuple(getattr(asked, "few_shot_list", ()))
+    results = getattr(asked, "results", None)
+    given = {field.name: getattr(asked, field.name) for field in fields(Options) if hasattr(asked, field.name)}
+    return Options(**given | {"few_shot_lists": lists, "results": results.absolute() if results else None})
+
+
+def _extract(asked: argparse.Namespace) -> int:
+    """Encode one data set ahead of its experiments: the whole, or one share of several processes' or machines'."""
+    from flowclip_core.data.extraction import rank
+    from flowclip_core.experiments import runs
+    from flowclip_core.paths import cache_dir
+
+    share, options = rank(asked.shard, os.environ), _options(asked)
+    runs.need_data(asked.name, options)
+    _need_writable(cache_dir(), "FLOWCLIP_CACHE")
+    began = time.monotonic()
+    with runs.Workshop(runs.with_backbone(asked.profile, options), options) as workshop:
+        wanted, filled, store = workshop.extract(asked.name, share)
+    seconds = time.monotonic() - began
+    print(f"{asked.name}: {wanted.total:,} videos" + (f", share {share.number + 1} of {share.of}" * (share.of > 1)))
+    if filled.videos:
+        images = filled.videos * wanted.config.frames * len(wanted.config.crops)
+        print(
+            f"encoded now   {filled.videos:,} videos, {images:,} pictures in {seconds:,.0f} s:"
+            f" {images / seconds:,.1f} pictures/s; towers waited"
+            f" {100 * filled.waited / max(filled.seconds, 1e-9):.1f} % of their time for decoding"
+        )
+    if store is None:
+        missing = sum(len(names) for path, names in wanted.parts if not path.exists())
+        print(f"not whole     {missing:,} videos are other shares'; the last to finish puts the store together")
+        return 0
+    size = store.features.size * store.features.itemsize
+    print(f"features      {store.folder} ({size / 1e9:,.3f} GB, {wanted.config.precision})")
+    if lost := store.failed:
+        print(f"unreadable    {len(lost):,} videos are left out: {store.folder / 'failed.csv'}")
+        for line in lost[:3]:
+            print(f"    {line}")
     return 0
 
 
@@ -256,24 +316,18 @@ def _verify(asked: argparse.Namespace) -> int:
 
 
 def _doctor(asked: argparse.Namespace) -> int:
-    from flowclip_core import environment
-    from flowclip_core.demo import world
-    from flowclip_core.experiments.records import software
-    from flowclip_core.experiments.runs import pick_device
-    from flowclip_core.paths import cache_dir
-    from flowclip_core.workers import default_jobs
+    from flowclip_core import doctor
 
-    for name, value in software().items():
-        print(f"{name:16} {value}")
-    lacking = environment.missing(environment.requirements())
-    print(f"{'packages':16} {'complete' if not lacking else 'missing: ' + ', '.join(lacking)}")
-    print(f"{'device':16} {pick_device('auto')}, {default_jobs()} cores")
-    cache = cache_dir()
-    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    print(f"{'cache':16} {cache} ({shutil.disk_usage(place).free / 2**30:.0f} GiB free)")
-    drawn = [name for name in world.NAMES if (world.default_root() / name / "complete.txt").exists()]
-    print(f"{'demo world':16} {', '.join(drawn) or 'not drawn yet (table5 does it)'}")
-    return 1 if lacking else 0
+    if asked.decoders_of:
+        from flowclip_core.experiments.runs import Bar
+
+        with closing(Bar("reading with each decoder", "videos")) as bar:
+            said = doctor.decoders(asked.decoders_of, asked.sample, bar.update)
+        print(said)
+        return 0
+    found = doctor.look(_options(asked))
+    print("\n".join(map(str, found)))
+    return 1 if any(finding.fault for finding in found) else 0
 
 
 def _need_writable(folder: Path, option: str) -> None:

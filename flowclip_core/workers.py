@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
@@ -51,6 +51,7 @@ class Pool:
     def __init__(self, jobs: int, threads: int = 1) -> None:
         self.jobs, self.threads = jobs, threads
         self._executor: ProcessPoolExecutor | None = None
+        self._news = None  # what workers tell, while they work
 
     def __enter__(self) -> Pool:
         return self
@@ -63,18 +64,26 @@ class Pool:
                 for worker in workers:  # these alone: a notebook that calls us has children of its own
                     worker.terminate()
 
-    def map(self, work: Callable, tasks: list[tuple]) -> Iterator[tuple[tuple, object]]:
+    def map(
+        self, work: Callable, tasks: list[tuple], told: Callable[[int], None] = lambda count: None
+    ) -> Iterator[tuple[tuple, object]]:
         """Yield (task, result) in the order of completion. A result of None means «another command holds it»: it is
-        asked for again when the rest is done. Raises InputError when a worker process is killed."""
+        asked for again when the rest is done. told: gets what the workers `tell` meanwhile. Raises InputError when a
+        worker process is killed."""
         while tasks:
             held = []
             try:
-                jobs = {self._start().submit(work, *task): task for task in tasks}
-                for job in as_completed(jobs):
-                    if (result := job.result()) is None:
-                        held.append(jobs[job])
-                    else:
-                        yield jobs[job], result
+                jobs = {self.submit(work, *task): task for task in tasks}
+                while jobs:
+                    done, _ = wait(jobs, PATIENCE, FIRST_COMPLETED)
+                    while not self._news.empty():
+                        told(self._news.get())
+                    for job in done:
+                        task = jobs.pop(job)
+                        if (result := job.result()) is None:
+                            held.append(task)
+                        else:
+                            yield task, result
             except BrokenProcessPool as error:
                 raise InputError(
                     "a worker process was killed, most likely for lack of memory; what is finished is kept: run the"
@@ -83,6 +92,10 @@ class Pool:
             tasks = held
             if tasks:
                 time.sleep(PATIENCE)
+
+    def submit(self, work: Callable, *arguments: object) -> Future:
+        """One task for one of the processes."""
+        return self._start().submit(work, *arguments)
 
     def _start(self) -> ProcessPoolExecutor:
         if self._executor is None:
@@ -95,8 +108,9 @@ class Pool:
                 context.set_forkserver_preload(["flowclip_core.training.loop", "flowclip_core.data.video"])
                 with deaf_to_ctrl_c():
                     forkserver.ensure_running()
+            self._news = context.SimpleQueue()
             self._executor = ProcessPoolExecutor(
-                self.jobs, mp_context=context, initializer=_begin, initargs=(self.threads,)
+                self.jobs, mp_context=context, initializer=_begin, initargs=(self.threads, self._news)
             )
             self._executor.submit(os.getpid).result()  # the fork server has read the environment now
             if before is None:
@@ -106,11 +120,22 @@ class Pool:
         return self._executor
 
 
-def _begin(threads: int) -> None:
+_news = None  # in a worker process: its end of the pool's
+
+
+def _begin(threads: int, news) -> None:
+    global _news
     import torch
 
     torch.set_num_threads(threads)
+    _news = news
     end_with_parent()
+
+
+def tell(count: int) -> None:
+    """Say, in a worker process and while a task is going on, that `count` more of its parts are done (`Pool.map`)."""
+    if _news is not None:
+        _news.put(count)
 
 
 def end_with_parent() -> None:

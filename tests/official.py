@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +71,13 @@ def hmdb_lists() -> dict[str, str]:
     return files
 
 
-def ucf_lists() -> dict[str, str]:
+def ucf_lists(classes: Sequence[str] = UCF_CLASSES) -> dict[str, str]:
     """classInd.txt and the three pairs of lists, lines ended as Windows does."""
-    files = {"classInd.txt": "".join(f"{i} {name}\r\n" for i, name in enumerate(UCF_CLASSES, 1))}
+    files = {"classInd.txt": "".join(f"{i} {name}\r\n" for i, name in enumerate(classes, 1))}
+    chosen = {name: groups for name, groups in ucf_names().items() if name in classes}
     for split in (1, 2, 3):
         train, test = [], []
-        for number, (inside, groups) in enumerate(ucf_names().items(), 1):
+        for number, (inside, groups) in enumerate(chosen.items(), 1):
             for group, clips in enumerate(groups):
                 if group // 7 == split - 1:
                     test += [f"{inside}/{name}\r\n" for name in clips]
@@ -86,17 +87,23 @@ def ucf_lists() -> dict[str, str]:
     return files
 
 
-def build_hmdb(folder: Path, videos: bool | bytes = False, inside: str = "videos") -> Path:
-    """An HMDB-51 tree below `folder`. videos: write them too, as `tiny_video()` or these bytes."""
-    _write(folder / "testTrainMulti_7030_splits", hmdb_lists())
-    _fill(folder / inside, hmdb_names(), videos)
+def build_hmdb(
+    folder: Path, videos: bool | bytes = False, inside: str = "videos", classes: Sequence[str] = HMDB_CLASSES
+) -> Path:
+    """An HMDB-51 tree below `folder`. videos: write them too, as `tiny_video()` or these bytes. classes: a subset."""
+    lists = {file: text for file, text in hmdb_lists().items() if file.rpartition("_test_split")[0] in classes}
+    _write(folder / "testTrainMulti_7030_splits", lists)
+    _fill(folder / inside, {name: own for name, own in hmdb_names().items() if name in classes}, videos)
     return folder
 
 
-def build_ucf(folder: Path, videos: bool | bytes = False, inside: str = "UCF-101") -> Path:
+def build_ucf(
+    folder: Path, videos: bool | bytes = False, inside: str = "UCF-101", classes: Sequence[str] = UCF_CLASSES
+) -> Path:
     """A UCF-101 tree below `folder`, alike."""
-    _write(folder / "ucfTrainTestlist", ucf_lists())
-    _fill(folder / inside, {name: sum(groups, []) for name, groups in ucf_names().items()}, videos)
+    _write(folder / "ucfTrainTestlist", ucf_lists(classes))
+    names = {name: sum(groups, []) for name, groups in ucf_names().items() if name in classes}
+    _fill(folder / inside, names, videos)
     return folder
 
 

@@ -22,6 +22,7 @@ from test_outputs import checkout_in, small, tree
 from flowclip_core import FlowCLIP, ModelConfig, __main__, experiments, load_backbone
 from flowclip_core.__main__ import main
 from flowclip_core.demo import world
+from flowclip_core.experiments import estimates
 from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS
 from flowclip_core.paths import write_atomically
 from flowclip_core.reporting import notebooks, outputs
@@ -129,6 +130,19 @@ def refused(capfd):
         ("list --profile huge", "huge"),
         ("predict", "video"),
         ("doctor now", "now"),
+        ("doctor --data-root absent", "--data-root absent: no such folder"),
+        ("table5 --profile smoke --precision float8", "--precision"),
+        ("table5 --profile smoke --incomplete maybe", "--incomplete"),
+        ("table5 --profile smoke --class-names upper", "--class-names"),
+        ("table5 --profile smoke --few-shot-list absent.txt", "--few-shot-list: say whose videos it names"),
+        ("table1 --few-shot-list absent.txt", "--few-shot-list: table1 does not train on k videos a class"),
+        ("table5 --record --class-names raw", "--record keeps a profile as it is; leave out --class-names"),
+        ("table5 --record --few-shot-list a.txt", "--record keeps a profile as it is; leave out --few-shot-list"),
+        ("extract", "required: name"),
+        ("extract hmdb51", "data set hmdb51: say where it lies with --data-root DIR"),
+        ("extract nowhere --data-root . --backbone tiny-clip", "nowhere"),
+        ("extract figures-h --profile demo --shard 3/2", "--shard '3/2': expected i/n with i from 1 to n, like 1/4"),
+        ("extract figures-h --profile huge", "--profile 'huge' is unknown"),
     ],
 )
 def test_a_wrong_command_is_refused_in_one_line(arguments, named, refused):
@@ -256,7 +270,8 @@ def test_checkpoints_that_do_not_fit_are_refused(checkpoint, refused, clip, smal
 # --- the other commands -------------------------------------------------------------------------------------
 
 
-def test_list_doctor_and_help_succeed(capfd):
+def test_list_doctor_and_help_succeed(monkeypatch, capfd):
+    monkeypatch.setattr(estimates, "speed", lambda backbone: (100.0, "a machine"))
     assert main(["list"]) == main(["list", "--profile", "paper"]) == main(["doctor"]) == 0
     out, err = capfd.readouterr()
     assert "table5" in out and "40 trainings on" not in out.split("profile paper")[0] and "torch" in out and not err

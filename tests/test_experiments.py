@@ -59,6 +59,7 @@ OTHER = {
     (RunConfig, "k"): {"k": None},
     (RunConfig, "train"): {"train": None},
     (RunConfig, "transfer"): {"transfer": Transfer("other")},
+    (RunConfig, "listed"): {"listed": "0123456789abcdef"},
     (BackboneConfig, "pretrained"): {"pretrained": None},
 }
 
@@ -584,6 +585,60 @@ def test_all_cells_are_made_once_and_only_the_missing_ones_again(lab, tmp_path):
     kept.unlink()  # the record alone is not enough where weights are kept
     assert runs.ensure("table5", "demo", options).provenance["last_call"]["runs_made"] == len({gone, kept.stem})
     assert set(lab.trained[122:]) == {gone, kept.stem} and kept.exists()
+
+
+def write_list(path: Path, dataset: Dataset, k: int, seed: int) -> Path:
+    train = dataset.splits[1].train
+    videos = [train[i] for i in runs.datasets.few_shot(train, k, seed)]
+    path.write_text("".join(f"{video.name} {video.label}\n" for video in videos))
+    return path
+
+
+def test_published_lists_take_the_place_of_the_draws(lab, tmp_path):
+    dataset, results = lab.sets["figures-h"], tmp_path / "results"
+    files = [write_list(tmp_path / f"{seed}.txt", dataset, 2, seed) for seed in (5, 6)]
+    found = runs.ensure("table5", "demo", Options(results=results, dataset="figures-h", few_shot_lists=tuple(files)))
+    trained = found.tidy[found.tidy["variant"] != "clip"]
+    assert len(trained) == 5 * 2 and {*trained["k"]} == {2} and {*trained["seed"]} == {0, 1}  # a run a list
+    assert not trained.duplicated(["variant", "seed"]).any()
+    assert [(one["file"], one["k"]) for one in found.provenance["few_shot_lists"]] == [("5.txt", 2), ("6.txt", 2)]
+    listed = {lab.configs[key].listed for key in trained["key"]}
+    assert len(listed) == 2 and None not in listed
+
+    one = Options(results=results, dataset="figures-h", few_shot_lists=(files[0].rename(tmp_path / "other name"),))
+    again = runs.ensure("table5", "demo", one).tidy.query("variant != 'clip'")
+    assert len(again) == 5 * 3 and {*again["seed"]} == {0, 1, 2}  # one list: every seed
+    assert len(set(again["key"]) & set(trained["key"])) == 5  # how the file is called does not matter
+    drawn = runs.ensure("table5", "demo", Options(results=results, dataset="figures-h")).tidy
+    assert not set(drawn["key"]) & {*trained["key"], *again["key"]}
+
+
+def test_lists_of_several_k_make_the_columns_of_the_table(lab, tmp_path):
+    files = tuple(write_list(tmp_path / f"{k}.txt", lab.sets["figures-u"], k, k) for k in (4, 2))
+    options = Options(results=tmp_path / "results", dataset="figures-u", few_shot_lists=files, seeds=2)
+    found = runs.ensure("table5", "demo", options)
+    trained = found.tidy[found.tidy["variant"] != "clip"]
+    assert sorted(Counter(trained["k"]).items()) == [(2, 10), (4, 10)] and {*trained["seed"]} == {0, 1}
+    assert [path for path in found.checkpoints] == ["table5-figures-u-full-k4"]
+
+
+@pytest.mark.parametrize(
+    "target, options, said",
+    [
+        ("table1", {"dataset": "figures-h"}, "--few-shot-list: table1 does not train on k videos a class"),
+        ("table5", {}, "say whose videos it names with --dataset figures-h or figures-u"),
+    ],
+)
+def test_lists_that_fit_no_target_are_refused(target, options, said, lab, tmp_path):
+    with pytest.raises(InputError, match=said):
+        runs.ensure(target, "demo", Options(few_shot_lists=(tmp_path / "list.txt",), **options))
+
+
+def test_a_list_of_unequal_classes_is_refused(lab, tmp_path):
+    file = write_list(tmp_path / "list.txt", lab.sets["figures-h"], 2, 0)
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(InputError, match=r"list.txt: names 1 videos of class '.*' and 2 of another"):
+        runs.ensure("table5", "demo", Options(dataset="figures-h", few_shot_lists=(file,)))
 
 
 def test_keys_do_not_depend_on_how_and_where_it_runs(lab, tmp_path):

@@ -26,7 +26,7 @@ LAYERS = (
     ("model",),
     ("training",),
     ("experiments",),
-    ("predict", "reporting"),
+    ("predict", "reporting", "doctor"),
     ("explore",),
     ("__main__",),
 )

@@ -8,10 +8,11 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import filelock
 import numpy as np
@@ -21,14 +22,17 @@ from tqdm import tqdm
 
 from flowclip_core.config import PAPER_ROLES, PROFILES, TINY, BackboneConfig, EvalConfig, Profile, RunConfig, run_key
 from flowclip_core.data import datasets
-from flowclip_core.data.datasets import Dataset
-from flowclip_core.data.features import FeatureStore, StoreConfig, ensure_features
+from flowclip_core.data.datasets import Dataset, Video
+from flowclip_core.data.extraction import Filled, Plan, Rank, ensure_features, extract, is_whole, plan
+from flowclip_core.data.features import FeatureStore, StoreConfig
+from flowclip_core.data.lists import read_list, shots_of
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.catalogue import KINETICS, RATE_SEED, TARGETS, Cell
 from flowclip_core.experiments.records import read_record, software, write_record
 from flowclip_core.experiments.tidy import hit_row, tidy_rows
-from flowclip_core.paths import root, sha256
+from flowclip_core.experiments.towers import gpu_name, lanes, load_once, pick_device, pick_precision, weights_hash
+from flowclip_core.paths import root
 from flowclip_core.workers import Pool, default_jobs
 
 
@@ -45,6 +49,15 @@ class Options:
     decoder: str = "pyav"
     backbone: str | None = None
     pretrained: str | None = None
+    precision: str | None = None  # of the image tower; default: see `towers.pick_precision`
+    decoders: int | None = None  # decoding processes of a GPU
+    incomplete: str | None = None  # listed videos that are missing or unreadable: stop or skip
+    class_names: str = "words"  # how they read in prompts: see `datasets.class_text`
+    few_shot_lists: tuple[Path, ...] = ()  # published lists in the place of seeded draws
+
+    def skips(self, dataset: str) -> bool:
+        """Whether listed videos may be missing or unreadable. Kinetics loses some every year."""
+        return self.incomplete == "skip" or (self.incomplete is None and dataset == "kinetics400")
 
     @property
     def results_dir(self) -> Path:
@@ -63,16 +76,33 @@ class Result:
 
 def resolve(profile: str, target: str, options: Options) -> Profile:
     """The profile with the user's changes applied and the target's data sets only. Raises InputError when unknown."""
-    if profile not in PROFILES:
-        raise InputError(f"--profile {profile!r} is unknown; use {', '.join(PROFILES)}")
-    found = PROFILES[profile]
+    found = with_backbone(profile, options)
     roles = {role: name for role, name in found.roles.items() if role in TARGETS[target].roles}
-    if options.dataset in PAPER_ROLES.values() and found.backbone.name == TINY and not options.backbone:
+    if options.few_shot_lists and not TARGETS[target].few_shot:
+        raise InputError(f"--few-shot-list: {target} does not train on k videos a class; table4 and table5 do")
+    if options.dataset in PAPER_ROLES.values() and PROFILES[profile].backbone.name == TINY and not options.backbone:
         raise InputError(f"--dataset {options.dataset} holds real videos; take it with --profile quick or paper")
     if options.dataset and TARGETS[target].transfers:
         raise InputError(f"{target} trains on one data set and tests on another; leave --dataset {options.dataset} out")
     if options.dataset:
         roles = {role: name for role, name in roles.items() if name == options.dataset} or {"": options.dataset}
+    if options.data_root is not None and not options.data_root.is_dir():
+        raise InputError(f"--data-root {options.data_root}: no such folder")
+    for name in roles.values():
+        need_data(name, options)
+    if options.few_shot_lists and len(roles) > 1:
+        raise InputError(f"--few-shot-list: say whose videos it names with --dataset {' or '.join(roles.values())}")
+    if options.seeds is not None and options.seeds < 1:
+        raise InputError(f"--seeds {options.seeds}: at least 1 run is needed")
+    seeds = {"seeds": options.seeds, "closed_seeds": options.seeds} if options.seeds else {}
+    return replace(found, roles=roles, **seeds)
+
+
+def with_backbone(profile: str, options: Options) -> Profile:
+    """The profile with the backbone that the user wants. Raises InputError when one of the two is unknown."""
+    if profile not in PROFILES:
+        raise InputError(f"--profile {profile!r} is unknown; use {', '.join(PROFILES)}")
+    found = PROFILES[profile]
     backbone = found.backbone
     if options.backbone or options.pretrained:
         name = options.backbone or backbone.name
@@ -80,14 +110,13 @@ def resolve(profile: str, target: str, options: Options) -> Profile:
         backbone = BackboneConfig(name, None if pretrained == "none" else pretrained)
     if backbone.name == TINY and backbone.pretrained:
         raise InputError(f"backbone tiny-clip brings its own weights; leave --pretrained {backbone.pretrained} out")
-    if options.data_root is not None and not options.data_root.is_dir():
-        raise InputError(f"--data-root {options.data_root}: no such folder")
-    if real := [name for name in roles.values() if name not in world.NAMES and options.data_root is None]:
-        raise InputError(f"data set {real[0]}: say where it lies with --data-root DIR")
-    if options.seeds is not None and options.seeds < 1:
-        raise InputError(f"--seeds {options.seeds}: at least 1 run is needed")
-    seeds = {"seeds": options.seeds, "closed_seeds": options.seeds} if options.seeds else {}
-    return replace(found, roles=roles, backbone=backbone, **seeds)
+    return replace(found, backbone=backbone)
+
+
+def need_data(name: str, options: Options) -> None:
+    """Raises InputError for a data set that is neither drawn nor said to lie somewhere."""
+    if name not in world.NAMES and options.data_root is None:
+        raise InputError(f"data set {name}: say where it lies with --data-root DIR")
 
 
 def open_dataset(name: str, options: Options, jobs: int) -> Dataset:
@@ -95,19 +124,12 @@ def open_dataset(name: str, options: Options, jobs: int) -> Dataset:
     if name in world.NAMES:
         with closing(Bar(f"drawing {name}", "videos")) as bar:
             folder = world.ensure(name, world.default_root(), jobs, progress=bar.update)
-        return datasets.load(name, folder)
+        return datasets.load(name, folder, class_names=options.class_names)
+    need_data(name, options)
     inside = options.data_root / name
-    missing = "skip" if name == "kinetics400" else "error"
-    return datasets.load(name, inside if inside.is_dir() else options.data_root, missing=missing)
-
-
-def weights_hash(backbone: BackboneConfig) -> str:
-    """Hash of the backbone's weights; for the embedded model that of its file, without importing torch."""
-    if backbone.name == TINY:
-        return sha256(world.WEIGHTS)
-    from flowclip_core.model.backbone import load_backbone
-
-    return load_backbone(backbone.name, backbone.pretrained).weights_hash
+    folder = inside if inside.is_dir() else options.data_root
+    missing = "skip" if options.skips(name) else "error"
+    return datasets.load(name, folder, missing=missing, class_names=options.class_names)
 
 
 def ensure(target: str, profile: str = "demo", options: Options | None = None) -> Result:
@@ -147,6 +169,14 @@ def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options |
         }
 
 
+class FewShotList(NamedTuple):
+    """A published list of training videos, k of each class."""
+
+    file: Path
+    k: int
+    videos: tuple[Video, ...]
+
+
 class Workshop:
     """Open data sets, their feature stores, worker processes: where the runs of one call are made.
 
@@ -156,11 +186,13 @@ class Workshop:
     def __init__(self, profile: Profile, options: Options) -> None:
         self.profile, self.options = profile, options
         self.device = pick_device(options.device)
+        self.precision = pick_precision(options.precision, self.device)
         self.jobs = options.jobs or (default_jobs() if self.device == "cpu" else 1)
         self.weights = weights_hash(profile.backbone)
         self.folder = options.results_dir / "runs"
         self.sets: dict[str, Dataset] = {}
         self.stores: dict[str, FeatureStore] = {}
+        self.lists: dict[str, FewShotList] = {}  # by the hash of their names
         self._set_aside: dict[str, Dataset] = {}
         self._parts: dict[tuple[str, int, bool], str] = {}
         self._keys: dict[RunConfig, str] = {}
@@ -180,13 +212,47 @@ class Workshop:
         """Load the data sets and encode what is not stored yet. Raises InputError for what is missing."""
         for name in names:  # all of them before the long work: what is missing is said at once
             self.sets[name] = open_dataset(name, self.options, self.jobs)
-        config = StoreConfig(self.weights, self.profile.frames_stored, self.profile.store_crops, self.options.decoder)
-        load = functools.partial(load_once, self.profile.backbone, self.device)
+        for file in self.options.few_shot_lists:
+            ((name, dataset),) = self.sets.items()
+            missing = "skip" if self.options.skips(name) else "error"
+            found = read_list(file, dataset, missing=missing)
+            digest = hashlib.sha256("\n".join(video.name for video in found).encode()).hexdigest()[:16]
+            self.lists[digest] = FewShotList(file, shots_of(file, dataset, found, missing), found)
         for name, dataset in self.sets.items():
-            with closing(Bar(f"encoding {name}", "videos")) as bar:
+            with closing(Bar(f"encoding {name}", "videos")) as bar, self._towers(Rank()) as (towers, pool, decoders):
                 self.stores[name] = ensure_features(
-                    dataset, config, load, self.pool, allow_unreadable=name == "kinetics400", progress=bar.update
+                    dataset, self._store_config, towers, pool,
+                    decoders=decoders, allow_unreadable=self.options.skips(name), progress=bar.update,
+                )  # fmt: skip
+
+    def extract(self, name: str, rank: Rank) -> tuple[Plan, Filled, FeatureStore | None]:
+        """Encode one data set, or a rank's share of it; the store is None as long as other shares are missing."""
+        dataset = open_dataset(name, self.options, self.jobs)
+        wanted = plan(dataset, self._store_config)
+        filled, skips = Filled(), self.options.skips(name)
+        if not is_whole(wanted):
+            with closing(Bar(f"encoding {name}", "videos")) as bar, self._towers(rank) as (towers, pool, decoders):
+                share = rank.number, rank.of
+                filled = extract(
+                    wanted, towers, pool, share, decoders=decoders, allow_unreadable=skips, progress=bar.update
                 )
+        return wanted, filled, FeatureStore.open(wanted.folder) if is_whole(wanted) else None
+
+    @property
+    def _store_config(self) -> StoreConfig:
+        profile, options = self.profile, self.options
+        return StoreConfig(self.weights, profile.frames_stored, profile.store_crops, options.decoder, self.precision)
+
+    @contextmanager
+    def _towers(self, rank: Rank) -> Iterator[tuple[list, Pool, int]]:
+        """What loads each lane's image tower, the processes they run in, and how many decode for each."""
+        jobs = self.options.jobs or max(1, default_jobs() // rank.beside)
+        found, decoders = lanes(self.profile.backbone, self.device, self.precision, jobs, self.options.decoders, rank)
+        if len(found) <= self.jobs:
+            yield found, self.pool, decoders
+        else:  # training takes one GPU, encoding all of them
+            with Pool(len(found), self.pool.threads) as pool:
+                yield found, pool, decoders
 
     def possible(self, profile: Profile, held_out: bool = False) -> Profile:
         """The profile with the k and splits that its data sets can give. held_out: with training videos set aside."""
@@ -196,7 +262,14 @@ class Workshop:
             shots, few = possible_shots(dataset, shots), possible_shots(dataset, few)
             if role != KINETICS:
                 splits = tuple(split for split in splits if split in dataset.splits)
-        return replace(profile, shots=shots, kinetics_shots=few, splits=splits)
+        possible = replace(profile, shots=shots, kinetics_shots=few, splits=splits)
+        if not self.lists:
+            return possible
+        listed = tuple((digest, found.k) for digest, found in self.lists.items())
+        shots = tuple(sorted({k for _, k in listed}))
+        # Ten lists are ten runs; a single one is trained on with every seed.
+        seeds = self.options.seeds or (profile.seeds if len(listed) == len(shots) else 1)
+        return replace(possible, lists=listed, shots=shots, kinetics_shots=shots, seeds=seeds)
 
     def dataset(self, config: RunConfig) -> Dataset:
         """What a run is trained on, and tested on unless it transfers."""
@@ -219,11 +292,11 @@ class Workshop:
     def _part(self, name: str, split: int, held_out: bool) -> str:
         if (name, split, held_out) not in self._parts:
             store, dataset = self.stores[name], self._held_out(name) if held_out else self.sets[name]
+            shape = f"{store.crops} {store.features.shape[1:]}"
+            shape += "" if store.precision == "float32" else f" {store.precision}"
             lists = dataset.splits[split]
             names = [video.name for video in (*lists.train, *lists.test) if store.has(video.name)]
-            self._parts[name, split, held_out] = (
-                f"{dataset.fingerprint(split)} {store.fingerprint(names)} {store.crops} {store.features.shape[1:]}"
-            )
+            self._parts[name, split, held_out] = f"{dataset.fingerprint(split)} {store.fingerprint(names)} {shape}"
         return self._parts[name, split, held_out]
 
     def make(self, cells: Sequence[Cell], about: str) -> int:
@@ -254,6 +327,7 @@ class Workshop:
                             self.sets[config.transfer.dataset] if config.transfer else None,
                             self.stores[(config.transfer or config).dataset].folder,
                             self.key(replace(config, transfer=None)), self.weights, self.device, self.memory,
+                            self.lists[config.listed].videos if config.listed else None,
                         ),
                     )
                     for config, key in configs.items()
@@ -327,32 +401,24 @@ class Workshop:
             "training_seconds": round(sum(part["train"] for part in spent), 1),
             "testing_seconds": round(sum(part["test"] for part in spent), 1),
             "peak_memory_gib": max(record["peak_memory_gib"] for record in records),
+            **self._unusual(),
             "last_call": {"runs_made": made, "seconds": round(time.monotonic() - started, 1)},
         }
+
+    def _unusual(self) -> dict:
+        """What a call changed of how data are read, for its provenance; nothing where it is the usual way."""
+        lists = [{"file": found.file.name, "videos": digest, "k": found.k} for digest, found in self.lists.items()]
+        lost = {name: len(store.failed) for name, store in self.stores.items() if store.failed}
+        said = {"few_shot_lists": lists, "class_names": self.options.class_names, "unreadable": lost}
+        said["precision"] = self.precision
+        usual = {"few_shot_lists": [], "class_names": "words", "unreadable": {}, "precision": "float32"}
+        return {name: value for name, value in said.items() if value != usual[name]}
 
 
 def possible_shots(dataset: Dataset, shots: tuple[int, ...]) -> tuple[int, ...]:
     """The k that every class can give; where even the smallest is too many, as many as the rarest class has."""
     rarest = min(Counter(video.label for video in dataset.splits[1].train).values())
     return tuple(k for k in shots if k <= rarest) or (rarest,)
-
-
-def pick_device(device: str) -> str:
-    """`cuda` where it is asked for or found, else `cpu`. Raises InputError when it is asked for and not there."""
-    if device == "cpu":
-        return device
-    if device not in ("auto", "cuda"):
-        raise InputError(f"--device {device!r} is unknown; use auto, cpu or cuda")
-    signs = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg")
-    if device == "auto" and sys.platform == "linux" and not any(Path(sign).exists() for sign in signs):
-        return "cpu"  # spares the import of torch where there is nothing to find
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise InputError("--device cuda: torch finds no CUDA device here; leave the option out to use the CPU")
-    return "cpu"
 
 
 class Bar:
@@ -362,7 +428,7 @@ class Bar:
         self._make = functools.partial(
             tqdm, desc=what, unit=f" {unit}", file=sys.stderr, initial=done, dynamic_ncols=True,
             mininterval=0.2 if sys.stderr.isatty() else 15,
-            bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left]",
+            bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left, {rate_noinv_fmt}]",
         )  # fmt: skip
         self._total, self._bar = total, None
 
@@ -394,13 +460,6 @@ def _cost(config: RunConfig) -> float:
     return (10 if model.map else 3 if model.mmb else 1) * videos
 
 
-@functools.lru_cache(maxsize=1)
-def load_once(backbone: BackboneConfig, device: str):
-    from flowclip_core.model.backbone import load_backbone
-
-    return load_backbone(backbone.name, backbone.pretrained, device=device)
-
-
 @functools.lru_cache(maxsize=16)  # a zero-shot test goes through eleven lists of classes
 def _tree(backbone: BackboneConfig, device: str, texts: tuple[str, ...], prompt: str):
     from flowclip_core.model.prompt_tree import PromptTree
@@ -429,6 +488,7 @@ class Task:
     weights: str
     device: str
     memory: float
+    listed: tuple[Video, ...] | None  # a published few-shot list
 
 
 def _run(task: Task) -> bool | None:
@@ -463,6 +523,8 @@ def train_and_test(task: Task) -> dict:
     if config.train:
         chosen = range(len(readable)) if config.k is None else datasets.few_shot(readable, config.k, config.seed)
         picked = [readable[i] for i in chosen]
+        if task.listed:
+            picked = [video for video in task.listed if store.has(video.name)]
         log = loop.train(
             model, store, store.rows([video.name for video in picked]),
             np.array([video.label for video in picked]), config.train, config.seed,
@@ -544,13 +606,6 @@ def _record(task: Task, model, scores: dict, predictions: dict, training: float,
         "device": task.device if task.device == "cpu" else f"{task.device}: {gpu_name()}",
         "software": software_once(),
     }
-
-
-def gpu_name() -> str:
-    """Name of the CUDA device in use."""
-    import torch
-
-    return torch.cuda.get_device_name()
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,0 +1,524 @@
+"""Filling the feature store: videos are decoded ahead while the frozen image tower encodes.
+
+The videos of a store are cut into shards, files named by the videos in them, which lie beside it until all are there
+and become one array and one index. A lane is a process with an image tower: one a core, or one a GPU. It takes the
+shards that nobody else is at, so that lanes, commands and machines that share the folder share the work; a kill loses
+the shards in work, a mended video costs its own shard. Memory holds a few videos however many there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import filelock
+import numpy as np
+import pandas as pd
+
+from flowclip_core import workers
+from flowclip_core.data.datasets import Dataset
+from flowclip_core.data.features import FAILED, INDEX, TABLES, FeatureStore, StoreConfig, read_table
+from flowclip_core.data.video import crop, read_frames, resize, segment_centres
+from flowclip_core.errors import InputError, VideoError
+from flowclip_core.paths import cache_dir, sha256, write_atomically
+from flowclip_core.workers import Pool
+
+if TYPE_CHECKING:
+    import torch
+
+SHARD_VIDEOS = 32
+SCHEMA = 2
+
+Item = TypeVar("Item")
+
+
+class Encoder(Protocol):
+    """What turns frames into features: see `model.backbone.Backbone`."""
+
+    image_size: int
+    device: torch.device | str
+
+    def encode_frames(self, frames): ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be stored where; equal on all machines that share the cache folder and have the same videos.
+
+    parts: (shard file, names of its videos).
+    """
+
+    name: str
+    videos: Path
+    folder: Path
+    config: StoreConfig
+    parts: tuple[tuple[Path, tuple[str, ...]], ...]
+
+    @property
+    def total(self) -> int:
+        """How many videos there are."""
+        return sum(len(names) for _, names in self.parts)
+
+    def share(self, number: int, of: int) -> tuple[tuple[Path, tuple[str, ...]], ...]:
+        """Every `of`-th part from `number` (0 to of-1) on."""
+        return self.parts[number::of]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What lanes did: videos encoded, seconds of the lanes, how many of these a tower waited for decoding.
+
+    held: whether other commands were at some of the shards.
+    """
+
+    videos: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    held: bool = False
+
+    def __add__(self, other: Filled) -> Filled:
+        seconds, waited = self.seconds + other.seconds, self.waited + other.waited
+        return Filled(self.videos + other.videos, seconds, waited, self.held or other.held)
+
+
+def plan(dataset: Dataset, config: StoreConfig, shard_videos: int = SHARD_VIDEOS) -> Plan:
+    """The store of all videos of `dataset`. Raises InputError for a video that is not there."""
+    names = sorted({video.name for split in dataset.splits.values() for video in (*split.train, *split.test)})
+    said = [SCHEMA, config.weights, config.frames, list(config.crops), config.decoder]
+    if config.precision != "float32":
+        said.append(config.precision)
+    sizes = [[name, _stat(dataset.folder / name).st_size] for name in names]
+    base = cache_dir() / "features"
+    shards = base / f"{dataset.name}-{_hash(said)}.shards"
+    parts = (sizes[i : i + shard_videos] for i in range(0, len(sizes), shard_videos))
+    return Plan(
+        dataset.name,
+        dataset.folder,
+        base / f"{dataset.name}-{_hash(said + sizes)}",
+        config,
+        tuple((shards / f"{_hash(part)}.safetensors", tuple(name for name, _ in part)) for part in parts),
+    )
+
+
+def ensure_features(
+    dataset: Dataset,
+    config: StoreConfig,
+    lanes: Sequence[Callable[[], Encoder]],
+    pool: Pool,
+    *,
+    decoders: int = 0,
+    allow_unreadable: bool = False,
+    shard_videos: int = SHARD_VIDEOS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> FeatureStore:
+    """The store of all videos of `dataset`, extracting what is missing. Safe to kill and to call twice at once.
+
+    lanes: for each lane what loads its image tower, picklable, called in a process of `pool` and only if there is work.
+    decoders: processes that decode for a lane; 0: a thread of the lane. shard_videos: how many videos a kill can lose.
+    progress(done, total) counts videos.
+    Raises InputError naming the unreadable videos unless `allow_unreadable`; they are then left out of the store and
+    listed in its `failed.csv`.
+    """
+    wanted = plan(dataset, config, shard_videos)
+    # Another process may finish the store, or find a replaced video and drop it, at any moment: look until it is whole.
+    while not is_whole(wanted):
+        extract(wanted, lanes, pool, decoders=decoders, allow_unreadable=allow_unreadable, progress=progress)
+    failed = read_table(wanted.folder / "failed.csv", FAILED)
+    if len(failed) and not allow_unreadable:
+        raise _unreadable(wanted, list(failed["error"]), wanted.folder / "failed.csv")
+    return FeatureStore.open(wanted.folder)
+
+
+def extract(
+    wanted: Plan,
+    lanes: Sequence[Callable[[], Encoder]],
+    pool: Pool,
+    share: tuple[int, int] = (0, 1),
+    *,
+    decoders: int = 0,
+    allow_unreadable: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Filled:
+    """Encode the shards of one share, (number from 0, of), that are not there yet; whoever finds all of them there
+    puts the store together. Arguments and errors as for `ensure_features`."""
+    own = wanted.share(*share)
+    done, total = sum(len(names) for path, names in own if path.exists()), sum(len(names) for _, names in own)
+
+    def told(videos: int) -> None:
+        nonlocal done
+        done = min(done + videos, total)
+        progress(done, total)
+
+    tasks = [(wanted, share, lane, load, decoders) for lane, load in enumerate(lanes)]
+    filled = Filled(held=True)
+    while filled.held:
+        now = sum((result for _, result in pool.map(fill, tasks, told)), Filled())
+        filled = replace(filled, held=False) + now
+        if now.held and not now.videos:
+            time.sleep(workers.PATIENCE)
+    _merge(wanted, allow_unreadable)
+    return filled
+
+
+# --- a lane ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Shard:
+    """A shard that this lane holds: filled video by video, written when all are there."""
+
+    path: Path
+    names: tuple[str, ...]
+    lock: filelock.FileLock
+    index: list[dict] = field(default_factory=list)
+    failed: list[dict] = field(default_factory=list)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def add(self, row: dict, features: torch.Tensor | None) -> None:
+        """The next video: its row of the index and features (C,F,D), or what `failed.csv` says of it and None."""
+        if features is None:
+            self.failed.append(row)
+        else:
+            self.tensors[f"{len(self.index):06d}"] = features
+            self.index.append(row)
+        if len(self.index) + len(self.failed) == len(self.names):
+            from safetensors.torch import save
+
+            about = {"index": json.dumps(self.index), "failed": json.dumps(self.failed)}
+            write_atomically(self.path, save(self.tensors, about))
+            self.tensors.clear()
+            self.lock.release()
+
+
+def fill(
+    wanted: Plan, share: tuple[int, int], lane: int, load_encoder: Callable[[], Encoder], decoders: int = 0
+) -> Filled:
+    """Encode the shards of a share that are not there and that nobody else is at. Runs in a process of its own."""
+    claims, began = _Claims(wanted, share, lane), time.monotonic()
+    done, waited = 0, 0.0
+    try:
+        if (first := next(claims, None)) is None:
+            return Filled(held=claims.held)
+        encoder = load_encoder()
+        began = time.monotonic()  # loading is not extracting
+        encoding: deque[tuple[_Shard, dict, torch.Tensor | None]] = deque()
+
+        def settle(ahead: int) -> None:
+            # A GPU computes while the next video is handed to it: only then is its answer waited for.
+            nonlocal done
+            while len(encoding) > ahead:
+                shard, row, features = encoding.popleft()
+                shard.add(row, None if features is None else _stored(features))
+                done += 1
+                workers.tell(1)
+
+        videos = ((shard, name) for shard in _chain(first, claims) for name in shard.names)
+        with _decoding(decoders) as submit:
+            jobs = _ahead(
+                videos, lambda item: submit(_decode, wanted.videos, item[1], wanted.config, encoder.image_size),
+                max(1, 2 * decoders),
+            )  # fmt: skip
+            for (shard, _), job in jobs:
+                waiting = time.monotonic()
+                row, pictures = job.result()
+                waited += time.monotonic() - waiting
+                features = None if pictures is None else _encode(pictures, encoder, wanted.config.crops)
+                if features is not None and not done:
+                    _need_space(wanted, features.numel() * 2)
+                encoding.append((shard, row, features))
+                settle(ahead=1)
+            settle(ahead=0)
+    finally:
+        claims.release()
+    return Filled(done, time.monotonic() - began, waited, claims.held)
+
+
+class _Claims:
+    """Iterates over the shards that are not there and that nobody else is at, claiming each when it is asked for.
+
+    held: whether others were at some.
+    """
+
+    def __init__(self, wanted: Plan, share: tuple[int, int], lane: int) -> None:
+        self.wanted, self.held, self._taken = wanted, False, []
+        parts = wanted.share(*share)
+        start = lane * 7 % max(1, len(parts))  # lanes begin apart, so that they seldom ask for the same shard
+        self._parts = iter(parts[start:] + parts[:start])
+
+    def __iter__(self) -> Iterator[_Shard]:
+        return self
+
+    def __next__(self) -> _Shard:
+        for path, names in self._parts:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(path.with_suffix(".lock"))
+            try:
+                lock.acquire(blocking=False)
+            except filelock.Timeout:
+                self.held = True
+                continue
+            self._taken.append(lock)
+            kept = _read_shard(path)
+            if (kept and _unchanged(*kept, self.wanted.videos)) or (self.wanted.folder / "about.json").exists():
+                lock.release()
+                continue
+            for left in path.parent.glob(f".{path.name}.*"):
+                left.unlink()  # unfinished, from a process that was killed
+            return _Shard(path, names, lock)
+        raise StopIteration
+
+    def release(self) -> None:
+        """Let others have what was not finished."""
+        for lock in self._taken:
+            lock.release()
+
+
+def _chain(first: Item, rest: Iterable[Item]) -> Iterator[Item]:
+    yield first
+    yield from rest
+
+
+@contextmanager
+def _decoding(processes: int) -> Iterator[Callable[..., Future]]:
+    """What hands work to the decoders of a lane: processes of their own, or a thread where the lane has one core."""
+    if not processes:
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                yield thread.submit
+            finally:
+                thread.shutdown(cancel_futures=True)
+    else:
+        with Pool(processes) as pool:
+            yield pool.submit
+
+
+def _ahead(items: Iterable[Item], submit: Callable[[Item], Future], window: int) -> Iterator[tuple[Item, Future]]:
+    """(item, its job) in order, with `window` jobs more under way."""
+    waiting: deque[tuple[Item, Future]] = deque()
+    for item in items:
+        waiting.append((item, submit(item)))
+        if len(waiting) > window:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _decode(videos: Path, name: str, config: StoreConfig, size: int) -> tuple[dict, np.ndarray | None]:
+    """A video's row of the index and its frames (F,3,h,w) uint8, short side `size`; or its row of `failed.csv`."""
+    path, file = videos / name, _stat(videos / name)
+    row = {"name": name, "bytes": file.st_size, "modified": file.st_mtime_ns}
+    try:
+        # Before decoding: if the file is replaced meanwhile, the next call must see that it is another.
+        row["sha256"] = sha256(path)
+        clip = read_frames(
+            path,
+            lambda count: segment_centres(count, config.frames),
+            config.decoder,
+            shrink=lambda picture: resize(picture[None], size)[0].numpy(),
+        )
+    except (VideoError, OSError) as error:
+        row.pop("sha256", None)
+        return row | {"error": str(error)}, None
+    return row | {"frames": clip.count, "decoder": clip.decoder}, clip.frames
+
+
+def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> torch.Tensor:
+    """Features (C,F,D) on the encoder's device; on a GPU they may still be in the making."""
+    import torch
+
+    # As a resized picture lies in memory; the way through a pipe changes that, and another layout rounds otherwise.
+    frames = torch.from_numpy(pictures).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        if torch.device(encoder.device).type == "cpu":
+            # Crop by crop: a core's caches and memory like small batches.
+            return torch.stack([encoder.encode_frames(view) for view in crop(frames, encoder.image_size, crops)])
+        views = crop(frames.pin_memory().to(encoder.device, non_blocking=True), encoder.image_size, crops)
+        return encoder.encode_frames(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+
+
+def _stored(features: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return features.to("cpu", torch.float16).contiguous().clone()
+
+
+def _need_space(wanted: Plan, video_bytes: int) -> None:
+    """Raises InputError before hours of work where the disk cannot hold the shards and the array made of them."""
+    need = 2 * wanted.total * video_bytes - sum(path.stat().st_size for path, _ in wanted.parts if path.exists())
+    if need > (free := shutil.disk_usage(wanted.folder.parent).free):
+        raise InputError(
+            f"{wanted.folder.parent}: the features of {wanted.name} need {need / 1e9:,.1f} GB while they are put"
+            f" together, {free / 1e9:,.1f} GB are free; name a larger disk with FLOWCLIP_CACHE"
+        )
+
+
+# --- putting the store together -------------------------------------------------------------------------------
+
+
+def is_whole(wanted: Plan) -> bool:
+    """Whether the store is there and its videos are still those that were encoded; if they are not, it is removed.
+
+    Raises InputError where that cannot be done, in a store that is not ours to write.
+    """
+    there = wanted.folder / "about.json"
+    try:
+        with _lock(wanted.folder):
+            if not there.exists():
+                return False
+            if _as_encoded(wanted):
+                if wanted.parts and wanted.parts[0][0].parent.is_dir():
+                    for shard, _ in wanted.parts:
+                        shard.unlink(missing_ok=True)
+                        shard.with_suffix(".lock").unlink(missing_ok=True)
+                return True
+            there.unlink()  # first, or a kill would leave half a folder that counts as whole
+            shutil.rmtree(wanted.folder)
+            return False
+    except OSError as error:
+        if there.exists() and _as_encoded(wanted):
+            return True  # a store that others made can be read all the same
+        where = f"{wanted.folder.parent}: cannot be written ({error.strerror})"
+        raise InputError(f"{where}; name another folder for features with FLOWCLIP_CACHE") from error
+
+
+def _as_encoded(wanted: Plan) -> bool:
+    tables = (read_table(wanted.folder / name, rows) for name, rows in zip(TABLES, (INDEX, FAILED), strict=True))
+    return _unchanged(*(table.to_dict("records") for table in tables), wanted.videos)
+
+
+def _unchanged(index: list[dict], failed: list[dict], videos: Path) -> bool:
+    """Whether no video was replaced: only a file with another time stamp is read again."""
+
+    def touched(row: dict) -> bool:
+        return _stat(videos / row["name"]).st_mtime_ns != row["modified"]
+
+    return not any(map(touched, failed)) and all(
+        sha256(videos / row["name"]) == row["sha256"] for row in index if touched(row)
+    )
+
+
+def _read_shard(shard: Path) -> tuple[list[dict], list[dict]] | None:
+    """Rows of the videos encoded in a shard and of the unreadable ones; None where there is no such file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(shard, "np") as file:
+            about = file.metadata()
+    except (OSError, SafetensorError):
+        return None
+    return json.loads(about["index"]), json.loads(about["failed"])
+
+
+def _merge(wanted: Plan, allow_unreadable: bool) -> None:
+    """Turn the shards, if all are there, into one array and one index; `about.json` appears last.
+
+    Raises InputError for unreadable videos: their shards alone are dropped, so that mended files are tried again.
+    """
+    from safetensors import safe_open
+
+    folder, config = wanted.folder, wanted.config
+    shards = [shard for shard, _ in wanted.parts]
+    with _lock(folder):
+        if (folder / "about.json").exists() or not all(shard.exists() for shard in shards):
+            return  # another process was faster, or is not done
+        rows = [_read_shard(shard) for shard in shards]
+        if None in rows:
+            return
+        index = [row for found, _ in rows for row in found]
+        failed = [row for _, lost in rows for row in lost]
+        if failed and not (allow_unreadable and index):
+            report = folder.parent / f"{wanted.name}-failed.csv"
+            write_atomically(report, pd.DataFrame(failed, columns=FAILED).to_csv(index=False))
+            for shard, (_, lost) in zip(shards, rows, strict=True):
+                if lost:
+                    shard.unlink()
+            raise _unreadable(wanted, [row["error"] for row in failed], report)
+        shutil.rmtree(folder, ignore_errors=True)  # what a kill left here
+        folder.mkdir()
+        part = folder / "features.part"
+        # Plain writes, not a memory map: a full disk is then an error and not the death of the process.
+        with part.open("wb") as out:
+            for shard in shards:
+                with safe_open(shard, "np") as file:
+                    for key in sorted(file.keys()):
+                        tensor = file.get_tensor(key)
+                        if not out.tell():
+                            header = {"descr": "<f2", "fortran_order": False, "shape": (len(index), *tensor.shape)}
+                            np.lib.format.write_array_header_1_0(out, header)
+                        out.write(tensor.tobytes())
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(folder / "features.npy")
+        for table, columns, found in zip(TABLES, (INDEX, FAILED), (index, failed), strict=True):
+            write_atomically(folder / table, pd.DataFrame(found, columns=columns).to_csv(index=False))
+        about = {"schema": SCHEMA, "weights": config.weights, "frames": config.frames, "crops": config.crops}
+        about["precision"] = config.precision
+        write_atomically(folder / "about.json", json.dumps(about, indent=1) + "\n")
+
+
+def _lock(folder: Path) -> filelock.FileLock:
+    """Held while a store is put together, looked at or removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder.with_name(folder.name + ".lock"))
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: no such video ({error.strerror}); complete the data set") from error
+
+
+def _hash(said: list) -> str:
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def _unreadable(wanted: Plan, errors: list[str], report: Path) -> InputError:
+    return InputError(
+        f"{len(errors)} of {wanted.total} videos of {wanted.name} cannot be read: {'; '.join(errors[:3])} (all:"
+        f" {report}); mend them and run again, or go on without them with --incomplete skip"
+    )
+
+
+# --- several machines -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One process out of `of` that work together; `local` counts those on this machine, `beside` says how many."""
+
+    number: int = 0
+    of: int = 1
+    local: int = 0
+    beside: int = 1
+
+
+def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
+    """Which share is ours: `--shard i/n` (i from 1 to n), else torchrun's or SLURM's (srun), else all.
+
+    Raises InputError for another form of `shard`.
+    """
+    if shard is not None:
+        match = re.fullmatch(r"(\d+)/(\d+)", shard)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise InputError(f"--shard {shard!r}: expected i/n with i from 1 to n, like 1/4")
+        return Rank(int(match[1]) - 1, int(match[2]))
+    # Set by torchrun; by srun for each task of a step (a batch script alone has no number of a step).
+    for names, starter in (
+        (("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"), "TORCHELASTIC_RUN_ID"),
+        (("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"), "SLURM_STEP_ID"),
+    ):
+        found = [re.match(r"\d+", environment.get(name, "")) for name in names]
+        if starter in environment and all(found):
+            return Rank(*(int(match[0]) for match in found))
+    return Rank()
