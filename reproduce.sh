@@ -25,13 +25,20 @@ Targets
   data NAME --data-root DIR [--mirror URL] [--open] [--names]
                               fetch, unpack and count hmdb51, ucf101 or kinetics400; takes what is already there.
                               --open decodes and hashes every video, --names lists all that are missing
-  predict VIDEO --labels a,b,c [--checkpoint FILE] [--json]
+  extract NAME --data-root DIR [--shard i/n]
+                              encode a data set ahead of its experiments; n machines that share a cache folder each take
+                              a share, as ranks of torchrun and tasks of srun do by themselves
+  predict VIDEO --labels a,b,c [--checkpoint FILE|FOLDER|user/name] [--json]
                               scores of your class names for your video
-  list                        what each target trains, and what it cost when it was recorded
+  list                        what each target trains, what it cost when it was recorded, and for the real data sets the
+                              gigabytes and hours of their features
   verify                      rebuild every recorded table, figure and verdict; fails on any difference
   lab [JUPYTERLAB OPTIONS]    JupyterLab on the notebooks, on this machine only
   test [PYTEST OPTIONS]       unit tests, then every notebook (options and test files go to the unit tests)
-  doctor                      what this machine has: versions, device, cache, demo world
+  doctor [--data-root DIR]    what this machine has and lacks: packages, device, disk, weights, data
+  doctor --decoders DIR [--sample N]
+                              read videos with each decoder and say where they disagree
+  bench extraction VIDEOS     what decoding costs beside encoding (benchmarks/README.md)
 
 Options
   --profile demo|quick|paper  demo: generated world, no data needed (default); quick, paper: the real data sets
@@ -42,6 +49,13 @@ Options
   --device auto|cpu|cuda      where to compute (default: auto)
   --jobs N                    processes at a time
   --decoder pyav|decord       video reader (default: pyav)
+  --decoders N                decoding processes of each GPU (default: its share of the cores)
+  --precision float32|bfloat16|float16
+                              of the image tower (default: float32 on a CPU, float16 on a GPU)
+  --incomplete stop|skip      listed videos that are missing or unreadable: stop, or go on without them
+                              (default: stop; kinetics400: skip)
+  --class-names words|raw     class names in prompts: «Apply Eye Makeup», or «ApplyEyeMakeup» as most peers have it
+  --few-shot-list FILE ...    table4, table5: published lists of training videos in the place of seeded draws
   --backbone NAME             open_clip model, e.g. ViT-B-16 (OpenAI's, with QuickGELU)
   --pretrained TAG|FILE|none  its weights: an open_clip tag, a local file, or none for seeded random ones
   --record                    also copy the results into results/recorded/, which is in git
@@ -199,6 +213,13 @@ case $1 in
         code=$((code ? code : $?))
     fi
     exit "$code" ;;
+  bench)
+    shift
+    [ -n "${1:-}" ] && [ -f "$here/benchmarks/${1}.py" ] ||
+      die "bench: which? There are: $(cd "$here/benchmarks" && printf '%s ' *.py | sed 's/\.py//g')"
+    name=$1
+    shift
+    exec "$python" -P "$here/benchmarks/$name.py" ${1+"$@"} ;;
   lab)
     shift
     exec "$python" -P -m jupyterlab --ip=127.0.0.1 "$here/notebooks" ${1+"$@"} ;;
