@@ -41,7 +41,7 @@ Targets
   bench extraction VIDEOS     what decoding costs beside encoding (benchmarks/README.md)
 
 Options
-  --profile demo|quick|paper  demo: generated world, no data needed (default); quick, paper: the real data sets
+  --profile demo|quick|paper  demo: generated world, no data needed (default; extract: paper); quick, paper: real data
   --data-root DIR             folder that holds the real data sets
   --dataset NAME              one data set only, e.g. figures-h, hmdb51; folder: videos of your own
   --results DIR               where tables, figures and records go (default: results/ in the checkout)
@@ -49,7 +49,8 @@ Options
   --device auto|cpu|cuda      where to compute (default: auto)
   --jobs N                    processes at a time
   --decoder pyav|decord       video reader (default: pyav)
-  --decoders N                decoding processes of each GPU (default: its share of the cores)
+  --decoders N                decoding processes of each GPU (default: its share of the cores), or of each CPU lane
+                              (default: none, it decodes in a thread)
   --precision float32|bfloat16|float16
                               of the image tower (default: float32 on a CPU, float16 on a GPU)
   --incomplete stop|skip      listed videos that are missing or unreadable: stop, or go on without them
@@ -216,7 +217,7 @@ case $1 in
   bench)
     shift
     [ -n "${1:-}" ] && [ -f "$here/benchmarks/${1}.py" ] ||
-      die "bench: which? There are: $(cd "$here/benchmarks" && printf '%s ' *.py | sed 's/\.py//g')"
+      die "bench: which? There are: $(cd "$here/benchmarks" && printf '%s ' [a-z]*.py | sed 's/\.py//g')"
     name=$1
     shift
     exec "$python" -P "$here/benchmarks/$name.py" ${1+"$@"} ;;

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import _common as common
 from flowclip_core.config import PRECISIONS, BackboneConfig
 from flowclip_core.data import datasets, extraction
 from flowclip_core.data.datasets import Dataset, Split, Video
@@ -35,10 +36,7 @@ from flowclip_core.data.extraction import Rank, fill, plan
 from flowclip_core.data.features import StoreConfig
 from flowclip_core.errors import InputError, VideoError
 from flowclip_core.experiments.towers import gpu_name, lanes, pick_device, pick_precision
-from flowclip_core.paths import root, write_atomically
 from flowclip_core.workers import Pool, default_jobs
-
-README = "benchmarks/README.md"
 
 
 @dataclass(frozen=True)
@@ -81,16 +79,17 @@ def both_ways(case: Case, folder: Path, names: list[str], load, decoders: int, r
     encoder = load()
     size = encoder.image_size
     pictures = [extraction._decode(folder, name, case.store, size)[1] for name in names]
-    extraction._stored(extraction._encode(pictures[0], encoder, case.crops))  # the first time is slower
+    extraction._encode(pictures[0], encoder, case.crops).features()  # the first time is slower
     measured = []
     for _ in range(rounds):
         began = time.perf_counter()
         for one in pictures:
-            extraction._stored(extraction._encode(one, encoder, case.crops))
+            extraction._encode(one, encoder, case.crops).features()
         alone = time.perf_counter() - began
         with tempfile.TemporaryDirectory() as cache:
             os.environ["FLOWCLIP_CACHE"] = cache
-            filled = fill(plan(as_dataset(folder, names), case.store), (0, 1), 0, load, decoders)
+            wanted = plan(as_dataset(folder, names), case.store)
+            filled = fill(wanted, wanted.parts, 0, load, decoders)
         measured.append({"alone": alone, "both": filled.seconds, "waited": filled.waited, "videos": len(names)})
     return measured
 
@@ -168,10 +167,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--few", type=int, default=20, help="videos of the smaller memory measurement; 0 leaves it out")
     parser.add_argument("--memory-frames", type=int, default=4)
-    parser.add_argument("--record", action="store_true", help=f"write the figures into {README}")
+    parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     try:
+        if not asked.videos.is_dir():
+            raise InputError(f"{asked.videos}: no such folder; expected one of real videos")
+        if min(asked.rounds, asked.frames, asked.memory_frames) < 1 or asked.few < 0:
+            raise InputError("--rounds, --frames and --memory-frames: numbers from 1 on are needed; --few: from 0 on")
         device = pick_device(asked.device)
         backbone = BackboneConfig(asked.backbone, None)
         precision = pick_precision(asked.precision, device)
@@ -185,10 +188,7 @@ def main() -> int:
         return 2
     print(said)
     if asked.record:
-        readme = root() / README
-        begin, end = "<!-- extraction: made by ./reproduce.sh bench extraction VIDEOS --record -->", "<!-- end -->"
-        before, _, rest = readme.read_text().partition(begin)
-        write_atomically(readme, f"{before}{begin}\n\n```text\n{said}\n```\n\n{end}{rest.partition(end)[2]}")
+        common.record("extraction", "extraction VIDEOS", said)
     return 0
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -138,6 +138,8 @@ def _target(asked: argparse.Namespace) -> int:
     changed = [name for name in changes if (getattr(asked, name) or None) != usual.get(name)]
     if asked.record and changed:
         raise InputError(f"--record keeps a profile as it is; leave out --{changed[0].replace('_', '-')}")
+    if asked.record:  # on a GPU too
+        options = replace(options, precision="float32")
     if asked.profile not in PROFILES:
         raise InputError(f"--profile {asked.profile!r} is unknown; use {', '.join(PROFILES)}")
     folder, everything = options.results_dir, asked.target == "all"

@@ -84,8 +84,9 @@ def _rar() -> str:
 def _weights(name: str, pretrained: str | None) -> Finding:
     if name == TINY or pretrained is None:
         return Finding("weights", f"{name}: nothing to fetch")
-    from flowclip_core.model.backbone import weights_file
+    from flowclip_core.model.backbone import check_weights, weights_file
 
+    check_weights(name, pretrained)
     file = weights_file(name, pretrained)
     if file is None:
         said = f"{name} {pretrained}: not here; fetched from the hub at first use, or give --pretrained FILE"
@@ -100,7 +101,7 @@ def _data(name: str, options: Options) -> Finding:
     if root is None:
         return Finding(name, f"not looked for (--data-root DIR); {fetch} fetches or counts it")
     folder = prepare.home(name, root)
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
         return Finding(name, f"not in {root}; {fetch}")
     try:
         found = prepare.inspect(name, folder)
@@ -109,7 +110,7 @@ def _data(name: str, options: Options) -> Finding:
     said = f"{found.files[0]:,} of {found.files[1]:,} videos, {found.classes} classes in {folder}"
     if not found.complete:
         said += f"; incomplete, {fetch} says what is missing"
-    return Finding(name, said, not found.complete)
+    return Finding(name, said, not found.complete and not options.skips(name))
 
 
 def decoders(folder: Path, sample: int, progress) -> str:

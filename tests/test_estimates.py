@@ -36,19 +36,20 @@ def test_what_kinetics_takes():
 def test_the_speed_is_measured_once_for_each_model_and_kept(monkeypatch, cache):
     asked = []
 
-    def measure(backbone, device, precision, jobs):
+    def measure(backbone, device, precision):
         asked.append(backbone.name)
         return 10.0 * len(asked)
 
     monkeypatch.setattr(estimates, "measure", measure)
-    assert [estimates.speed(name)[0] for name in ("ViT-B-16", "ViT-B-32", "ViT-B-16")] == [10.0, 20.0, 10.0]
+    names = ("ViT-B-16", "ViT-B-32", "ViT-B-16")
+    assert [estimates.speed(BackboneConfig(name))[0] for name in names] == [10.0, 20.0, 10.0]
     assert asked == ["ViT-B-16", "ViT-B-32"]
     (cache / "speed.json").write_text("[]")  # no file of ours
-    assert estimates.speed("ViT-B-16")[0] == 30.0
+    assert estimates.speed(BackboneConfig())[0] == 30.0
 
 
 def test_measuring_loads_the_model_in_every_lane():
-    assert estimates.measure(BackboneConfig(TINY, None), "cpu", "float32", 2) > 1
+    assert estimates.measure(BackboneConfig(TINY, None), "cpu", "float32") > 1
 
 
 def test_list_says_gigabytes_and_hours(monkeypatch, capfd):
@@ -57,7 +58,7 @@ def test_list_says_gigabytes_and_hours(monkeypatch, capfd):
     said = capfd.readouterr().out
     row = next(line for line in said.splitlines() if line.startswith("kinetics400  "))
     assert row.split()[1:] == ["260,325", "33,321,600", "34.1", "68.2", "9.3"]
-    assert "hours at 1,000.0 pictures/s, measured on" in said
+    assert "hours of encoding alone, at 1,000.0 pictures/s as measured on" in said
 
 
 # --- doctor ---------------------------------------------------------------------------------------------------
@@ -88,6 +89,13 @@ def test_doctor_knows_the_weights_by_their_hash(tmp_path, monkeypatch):
     said = found(*doctor.look(Options(pretrained=str(file))))["weights"].said
     assert hashlib.sha256(b"weights").hexdigest() in said and str(file) in said
     assert "nothing to fetch" in found(*doctor.look(Options(backbone=TINY)))["weights"].said
+    for wrong, said in (
+        ({"pretrained": str(tmp_path / "absent.safetensors")}, "absent.safetensors: no such file"),
+        ({"pretrained": "nosuchtag"}, "has no such weights"),
+        ({"backbone": "NoSuchNet"}, "'NoSuchNet' is unknown"),
+    ):
+        with pytest.raises(InputError, match=said):
+            doctor.look(Options(**wrong))
     with pytest.raises(InputError, match="absent: no such folder"):
         doctor.look(Options(data_root=tmp_path / "absent"))
 
@@ -110,5 +118,5 @@ def test_the_decoder_audit_through_the_command(tmp_path, capfd):
 
 def test_the_speed_file_is_plain_json(cache, monkeypatch):
     monkeypatch.setattr(estimates, "measure", lambda *_: 5.0)
-    rate, where = estimates.speed("ViT-B-16")
+    rate, where = estimates.speed(BackboneConfig())
     assert json.loads((cache / "speed.json").read_text()) == {f"ViT-B-16 on {where}": rate}

@@ -218,9 +218,11 @@ def test_a_target_has_every_row_of_the_paper_once(target, profile, few, closed):
         (role, trained_on, variant, k, split, seed)
         for variants, roles, shots, splits, often in ROWS[target]
         for variant, (role, trained_on), k, split in itertools.product(variants, roles, shots, splits)
+        if split in profile.splits  # quick: split 1 alone
         for seed in range(seeds[often])
     ]
     assert Counter(map(place, cells)) == Counter(expected)
+    assert profile.splits == ((1,) if profile.name == "quick" else (1, 2, 3))
     assert len({(cell.role, run_key(cell.config, "", "")) for cell in cells}) == len(cells)
     changes = {variant: CHANGES.get(target, BY_NAME)[variant] for variants, *_ in ROWS[target] for variant in variants}
     for cell in cells:
@@ -632,6 +634,27 @@ def test_lists_of_several_k_make_the_columns_of_the_table(lab, tmp_path):
 def test_lists_that_fit_no_target_are_refused(target, options, said, lab, tmp_path):
     with pytest.raises(InputError, match=said):
         runs.ensure(target, "demo", Options(few_shot_lists=(tmp_path / "list.txt",), **options))
+
+
+@pytest.mark.parametrize("ks", [(2, 2, 4), (2, 4, 4)])
+def test_more_lists_of_one_k_than_of_another_are_refused_before_any_training(ks, lab, tmp_path):
+    files = tuple(write_list(tmp_path / f"{i}.txt", lab.sets["figures-h"], k, i) for i, k in enumerate(ks))
+    with pytest.raises(InputError, match="--few-shot-list: .* of k=2, .* of k=4; expected as many lists of each k"):
+        runs.ensure("table5", "demo", Options(dataset="figures-h", few_shot_lists=files))
+    files = [write_list(tmp_path / f"k{k}.txt", lab.sets["figures-k"], k, 0) for k in (2, 4)]
+    with pytest.raises(InputError, match="1 of k=2, 1 of k=4; expected one k"):
+        runs.ensure("table4", "demo", Options(dataset="figures-k", few_shot_lists=tuple(files)))
+    assert not lab.trained
+
+
+def test_k_goes_as_far_as_the_videos_that_can_be_read():
+    train = tuple(Video(f"{label}/{i}.avi", label) for label in (0, 1) for i in range(8))
+    dataset = Dataset("tiny", Path(), ("a", "b"), ("a", "b"), {1: Split(train, train[:1])})
+    assert runs.possible_shots(dataset, (2, 4, 8, 16)) == (2, 4, 8)
+    assert runs.possible_shots(dataset, (2, 4, 8, 16), lambda name: name != "1/3.avi") == (2, 4)
+    assert runs.possible_shots(dataset, (16,), lambda name: name != "1/3.avi") == (7,)
+    with pytest.raises(InputError, match="no training video of a class can be read"):
+        runs.possible_shots(dataset, (2,), lambda name: name.startswith("0"))
 
 
 def test_a_list_of_unequal_classes_is_refused(lab, tmp_path):

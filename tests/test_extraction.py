@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import shutil
 import stat
 import threading
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,7 +135,7 @@ def test_a_failure_leaves_its_shards_to_others(dataset):
             None,
             {"SLURM_STEP_ID": "0", "SLURM_PROCID": "6", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "2",
              "SLURM_STEP_TASKS_PER_NODE": "4(x2)"},
-            Rank(6, 8, 2, 4),
+            Rank(6, 8, 2, 4, bound=True),
         ),
         # A batch script that calls the command without srun is alone, whatever was reserved for it.
         (None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Rank()),
@@ -208,17 +211,53 @@ def test_a_store_that_others_made_can_be_read_where_nothing_can_be_written(datas
             ensure(dataset)
 
 
+@pytest.mark.parametrize(
+    "launched, mine, machine, cores",
+    [
+        (Rank(), 12, 64, 12),  # alone: what it may use
+        (Rank(1, 8, 1, 4), 64, 64, 16),  # torchrun: all see all cores
+        (Rank(1, 8, 1, 4, bound=True), 12, 64, 12),  # srun: each has its own
+        (Rank(1, 8, 1, 4, bound=True), 64, 64, 16),  # srun that binds nobody
+        (Rank(1, 8, 1, 8), 4, 4, 1),
+    ],
+)
+def test_ranks_of_one_machine_share_its_cores(launched, mine, machine, cores, monkeypatch):
+    monkeypatch.setattr(workers, "default_jobs", lambda: mine)
+    monkeypatch.setattr(extraction.os, "cpu_count", lambda: machine)
+    assert launched.cores == cores
+
+
+def test_a_decoder_that_dies_is_named_by_its_video(dataset):
+    class Dying:
+        def result(self):
+            raise BrokenProcessPool
+
+    @contextmanager
+    def decoding(processes):
+        yield lambda *arguments: Dying()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="killed.*clap/0.avi.*--decoders") as e:
+        patch.setattr(extraction, "_decoding", decoding)
+        ensure(dataset, decoders=2)
+    assert "\n" not in str(e.value)
+
+
 def test_data_that_moved_keep_their_features(dataset, tmp_path, monkeypatch):
-    expected = content(ensure(dataset))
+    (dataset.folder / NAMES[3]).write_bytes(b"no video")
+    ensure_all = functools.partial(ensure, allow_unreadable=True)
+    expected = content(ensure_all(dataset))
     moved = tmp_path / "elsewhere"
     shutil.move(dataset.folder, moved)
     with pytest.raises(InputError, match="no such video .*complete the data set"):
         ensure(dataset)
-    assert content(ensure(replace(dataset, folder=moved), load=None)) == expected  # nothing is encoded
+    assert content(ensure_all(replace(dataset, folder=moved), load=None)) == expected  # nothing is encoded
     copied = tmp_path / "copied"
     shutil.copytree(moved, copied, copy_function=shutil.copyfile)  # new time stamps
     assert {path.stat().st_mode & stat.S_IFREG for path in copied.rglob("*.avi")} == {stat.S_IFREG}
-    assert content(ensure(replace(dataset, folder=copied), load=None)) == expected
+    assert content(ensure_all(replace(dataset, folder=copied), load=None)) == expected
+    (copied / NAMES[3]).write_bytes(b"other..!")  # as long, and no video either
+    with pytest.raises(TypeError):
+        ensure_all(replace(dataset, folder=copied), load=None)  # it is read again
 
 
 def folder_set(root: Path) -> Path:

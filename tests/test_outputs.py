@@ -643,7 +643,8 @@ def test_the_table_for_a_terminal(checkout):
 # --- overview -------------------------------------------------------------------------------------------------
 
 
-def test_the_overview_counts_trainings_and_reads_recorded_costs(recorded):
+def test_the_overview_counts_trainings_and_reads_recorded_costs(recorded, monkeypatch):
+    monkeypatch.setattr(outputs.estimates, "speed", lambda backbone: (1000.0, "a machine"))
     path = recorded / "table5.provenance.json"
     path.write_text(json.dumps({"training_seconds": 500, "testing_seconds": 100, "peak_memory_gib": 1.25}))
     said = outputs.overview("demo")
@@ -652,6 +653,8 @@ def test_the_overview_counts_trainings_and_reads_recorded_costs(recorded):
         *(f"table{i}" for i in range(1, 9)), *(f"figure3{letter}" for letter in "abcd"), "readings", "all",
     ]  # fmt: skip
     said = outputs.overview("paper")
-    assert "400 trainings on hmdb51, ucf101; not measured yet; before them 20,086 videos are encoded once" in said
+    assert (
+        "400 trainings on hmdb51, ucf101; not measured yet" in said and "\nhmdb51           6,766      866,048" in said
+    )
     with pytest.raises(InputError, match="--profile 'nonsense' is unknown; use demo"):
         outputs.overview("nonsense")

@@ -130,7 +130,7 @@ def read_lists(name: str, root: str | Path) -> Lists:
     unknown name, and for lists that are absent or broken.
     """
     if name not in _READERS:
-        raise InputError(f"data set {name!r}: expected one of {', '.join(_READERS)}")
+        raise InputError(f"data set {name!r}: expected one of {', '.join(NAMES)}")
     _need_folder(Path(root), f"the data set {name}")
     return _READERS[name](Path(root))
 
@@ -290,6 +290,7 @@ _READERS = {
     "figures-k": _kinetics,
     "folder": _folder,
 }
+NAMES = tuple(_READERS)
 
 
 def _labelled(*parts: list[tuple[str, str, str]]) -> tuple[list[str], dict]:

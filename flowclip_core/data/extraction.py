@@ -17,7 +17,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_VIDEOS = 32
-SCHEMA = 2
+SCHEMA = 3
 
 Item = TypeVar("Item")
+Part = tuple[Path, tuple[str, ...]]  # a shard's file and the names of its videos
 
 
 class Encoder(Protocol):
@@ -56,21 +58,21 @@ class Encoder(Protocol):
 class Plan:
     """What is to be stored where; equal on all machines that share the cache folder and have the same videos.
 
-    parts: (shard file, names of its videos).
+    parts: the shards, in the order of the videos' names.
     """
 
     name: str
     videos: Path
     folder: Path
     config: StoreConfig
-    parts: tuple[tuple[Path, tuple[str, ...]], ...]
+    parts: tuple[Part, ...]
 
     @property
     def total(self) -> int:
         """How many videos there are."""
         return sum(len(names) for _, names in self.parts)
 
-    def share(self, number: int, of: int) -> tuple[tuple[Path, tuple[str, ...]], ...]:
+    def share(self, number: int, of: int) -> tuple[Part, ...]:
         """Every `of`-th part from `number` (0 to of-1) on."""
         return self.parts[number::of]
 
@@ -160,13 +162,14 @@ def extract(
         done = min(done + videos, total)
         progress(done, total)
 
-    tasks = [(wanted, share, lane, load, decoders) for lane, load in enumerate(lanes)]
-    filled = Filled(held=True)
-    while filled.held:
+    filled, left = Filled(held=True), own
+    while filled.held and left:
+        tasks = [(wanted, left, lane, load, decoders) for lane, load in enumerate(lanes)]
         now = sum((result for _, result in pool.map(fill, tasks, told)), Filled())
         filled = replace(filled, held=False) + now
         if now.held and not now.videos:
             time.sleep(workers.PATIENCE)
+        left = tuple(part for part in own if not part[0].exists())
     _merge(wanted, allow_unreadable)
     return filled
 
@@ -202,41 +205,47 @@ class _Shard:
 
 
 def fill(
-    wanted: Plan, share: tuple[int, int], lane: int, load_encoder: Callable[[], Encoder], decoders: int = 0
+    wanted: Plan, parts: Sequence[Part], lane: int, load_encoder: Callable[[], Encoder], decoders: int = 0
 ) -> Filled:
-    """Encode the shards of a share that are not there and that nobody else is at. Runs in a process of its own."""
-    claims, began = _Claims(wanted, share, lane), time.monotonic()
+    """Encode those of `parts` that are not there and that nobody else is at. Runs in a process of its own."""
+    claims, began = _Claims(wanted, parts, lane), time.monotonic()
     done, waited = 0, 0.0
     try:
         if (first := next(claims, None)) is None:
             return Filled(held=claims.held)
         encoder = load_encoder()
-        began = time.monotonic()  # loading is not extracting
-        encoding: deque[tuple[_Shard, dict, torch.Tensor | None]] = deque()
+        encoding: deque[tuple[_Shard, dict, _Answer | None]] = deque()
 
         def settle(ahead: int) -> None:
-            # A GPU computes while the next video is handed to it: only then is its answer waited for.
+            # A GPU computes this video while the answer to the one before it is fetched.
             nonlocal done
             while len(encoding) > ahead:
-                shard, row, features = encoding.popleft()
-                shard.add(row, None if features is None else _stored(features))
+                shard, row, answer = encoding.popleft()
+                shard.add(row, None if answer is None else answer.features())
                 done += 1
                 workers.tell(1)
 
         videos = ((shard, name) for shard in _chain(first, claims) for name in shard.names)
         with _decoding(decoders) as submit:
+            began = time.monotonic()  # loading the tower and starting decoders is not extracting
             jobs = _ahead(
                 videos, lambda item: submit(_decode, wanted.videos, item[1], wanted.config, encoder.image_size),
                 max(1, 2 * decoders),
             )  # fmt: skip
-            for (shard, _), job in jobs:
+            for (shard, name), job in jobs:
                 waiting = time.monotonic()
-                row, pictures = job.result()
+                try:
+                    row, pictures = job.result()
+                except BrokenProcessPool as error:
+                    raise InputError(
+                        f"a decoder process was killed, for lack of memory or by {name} or one of the {2 * decoders}"
+                        " videos after it; run again with fewer --decoders, or take that video out"
+                    ) from error
                 waited += time.monotonic() - waiting
-                features = None if pictures is None else _encode(pictures, encoder, wanted.config.crops)
-                if features is not None and not done:
-                    _need_space(wanted, features.numel() * 2)
-                encoding.append((shard, row, features))
+                answer = None if pictures is None else _encode(pictures, encoder, wanted.config.crops)
+                if answer is not None and not done:
+                    _need_space(wanted, answer.nbytes)
+                encoding.append((shard, row, answer))
                 settle(ahead=1)
             settle(ahead=0)
     finally:
@@ -250,11 +259,10 @@ class _Claims:
     held: whether others were at some.
     """
 
-    def __init__(self, wanted: Plan, share: tuple[int, int], lane: int) -> None:
+    def __init__(self, wanted: Plan, parts: Sequence[Part], lane: int) -> None:
         self.wanted, self.held, self._taken = wanted, False, []
-        parts = wanted.share(*share)
         start = lane * 7 % max(1, len(parts))  # lanes begin apart, so that they seldom ask for the same shard
-        self._parts = iter(parts[start:] + parts[:start])
+        self._parts = iter((*parts[start:], *parts[:start]))
 
     def __iter__(self) -> Iterator[_Shard]:
         return self
@@ -300,6 +308,7 @@ def _decoding(processes: int) -> Iterator[Callable[..., Future]]:
                 thread.shutdown(cancel_futures=True)
     else:
         with Pool(processes) as pool:
+            pool.submit(os.getpid).result()  # started
             yield pool.submit
 
 
@@ -327,13 +336,29 @@ def _decode(videos: Path, name: str, config: StoreConfig, size: int) -> tuple[di
             shrink=lambda picture: resize(picture[None], size)[0].numpy(),
         )
     except (VideoError, OSError) as error:
-        row.pop("sha256", None)
-        return row | {"error": str(error)}, None
+        return {"sha256": ""} | row | {"error": str(error)}, None
     return row | {"frames": clip.count, "decoder": clip.decoder}, clip.frames
 
 
-def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> torch.Tensor:
-    """Features (C,F,D) on the encoder's device; on a GPU they may still be in the making."""
+@dataclass(frozen=True)
+class _Answer:
+    """Features (C,F,D) float16 in the host's memory, on their way from a GPU until `arrived`."""
+
+    tensor: torch.Tensor
+    arrived: torch.cuda.Event | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+    def features(self) -> torch.Tensor:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.tensor
+
+
+def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> _Answer:
+    """What the tower makes of frames (F,3,h,w); a GPU is not waited for."""
     import torch
 
     # As a resized picture lies in memory; the way through a pipe changes that, and another layout rounds otherwise.
@@ -341,15 +366,13 @@ def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> tor
     with torch.inference_mode():
         if torch.device(encoder.device).type == "cpu":
             # Crop by crop: a core's caches and memory like small batches.
-            return torch.stack([encoder.encode_frames(view) for view in crop(frames, encoder.image_size, crops)])
+            views = crop(frames, encoder.image_size, crops)
+            return _Answer(torch.stack([encoder.encode_frames(view) for view in views]).to(torch.float16))
         views = crop(frames.pin_memory().to(encoder.device, non_blocking=True), encoder.image_size, crops)
-        return encoder.encode_frames(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-
-
-def _stored(features: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return features.to("cpu", torch.float16).contiguous().clone()
+        made = encoder.encode_frames(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        kept = torch.empty(made.shape, dtype=torch.float16, pin_memory=True)
+        kept.copy_(made.to(torch.float16), non_blocking=True)
+        return _Answer(kept, torch.cuda.current_stream(encoder.device).record_event())
 
 
 def _need_space(wanted: Plan, video_bytes: int) -> None:
@@ -380,6 +403,8 @@ def is_whole(wanted: Plan) -> bool:
                     for shard, _ in wanted.parts:
                         shard.unlink(missing_ok=True)
                         shard.with_suffix(".lock").unlink(missing_ok=True)
+                    with suppress(OSError):  # shards of another store may lie there
+                        wanted.parts[0][0].parent.rmdir()
                 return True
             there.unlink()  # first, or a kill would leave half a folder that counts as whole
             shutil.rmtree(wanted.folder)
@@ -399,12 +424,11 @@ def _as_encoded(wanted: Plan) -> bool:
 def _unchanged(index: list[dict], failed: list[dict], videos: Path) -> bool:
     """Whether no video was replaced: only a file with another time stamp is read again."""
 
-    def touched(row: dict) -> bool:
-        return _stat(videos / row["name"]).st_mtime_ns != row["modified"]
+    def replaced(row: dict) -> bool:
+        path = videos / row["name"]
+        return _stat(path).st_mtime_ns != row["modified"] and sha256(path) != row["sha256"]
 
-    return not any(map(touched, failed)) and all(
-        sha256(videos / row["name"]) == row["sha256"] for row in index if touched(row)
-    )
+    return not any(map(replaced, (*index, *failed)))
 
 
 def _read_shard(shard: Path) -> tuple[list[dict], list[dict]] | None:
@@ -495,12 +519,22 @@ def _unreadable(wanted: Plan, errors: list[str], report: Path) -> InputError:
 
 @dataclass(frozen=True)
 class Rank:
-    """One process out of `of` that work together; `local` counts those on this machine, `beside` says how many."""
+    """One process out of `of` that work together; `local` counts those on this machine, `beside` says how many.
+
+    bound: the launcher gave each of them cores of its own.
+    """
 
     number: int = 0
     of: int = 1
     local: int = 0
     beside: int = 1
+    bound: bool = False
+
+    @property
+    def cores(self) -> int:
+        """This process' share of the cores."""
+        mine, share = workers.default_jobs(), max(1, (os.cpu_count() or 1) // self.beside)
+        return min(mine, share) if self.bound else max(1, mine // self.beside)
 
 
 def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
@@ -520,5 +554,5 @@ def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
     ):
         found = [re.match(r"\d+", environment.get(name, "")) for name in names]
         if starter in environment and all(found):
-            return Rank(*(int(match[0]) for match in found))
+            return Rank(*(int(match[0]) for match in found), bound=starter == "SLURM_STEP_ID")
     return Rank()

@@ -20,7 +20,7 @@ import pandas as pd
 from flowclip_core.errors import InputError
 
 INDEX = ["name", "bytes", "modified", "sha256", "frames", "decoder"]
-FAILED = ["name", "bytes", "modified", "error"]
+FAILED = ["name", "bytes", "modified", "sha256", "error"]
 TABLES = ("index.csv", "failed.csv")
 
 

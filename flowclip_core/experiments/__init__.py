@@ -52,7 +52,17 @@ def pair_share(about: dict) -> dict[str, tuple[int, int]]:
 
 
 def model_note(about: dict) -> str:
-    """What must be said of the model behind a table, from its provenance; empty where the scores mean something."""
+    """What must be said of the model and the data behind a table, from its provenance; empty where all is as usual."""
+    lists = [f"{one['file']} (k={one['k']})" for one in about.get("few_shot_lists", ())]
+    lost = [f"{count} of {name}" for name, count in about.get("unreadable", {}).items()]
+    said = [_weights_note(about)]
+    said += [f"trained on published lists: {', '.join(lists)}"] if lists else []
+    said += [f"class names in prompts: {about['class_names']}"] if "class_names" in about else []
+    said += [f"videos that cannot be read, left out: {', '.join(lost)}"] if lost else []
+    return "; ".join(filter(None, said))
+
+
+def _weights_note(about: dict) -> str:
     name, pretrained = about["backbone"]["name"], about["backbone"]["pretrained"]
     if name == TINY:
         drawn = set(about["datasets"]) <= set(world.NAMES)

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from flowclip_core.workers import Pool, default_jobs
 
 @dataclass(frozen=True)
 class Options:
-    """How and where to run, apart from the profile; nothing here changes a number, but for the data and the model."""
+    """How and where to run, apart from the profile. What changes a number among these is part of a run's key."""
 
     data_root: Path | None = None
     dataset: str | None = None  # only this data set, in the place of the profile's
@@ -86,8 +86,6 @@ def resolve(profile: str, target: str, options: Options) -> Profile:
         raise InputError(f"{target} trains on one data set and tests on another; leave --dataset {options.dataset} out")
     if options.dataset:
         roles = {role: name for role, name in roles.items() if name == options.dataset} or {"": options.dataset}
-    if options.data_root is not None and not options.data_root.is_dir():
-        raise InputError(f"--data-root {options.data_root}: no such folder")
     for name in roles.values():
         need_data(name, options)
     if options.few_shot_lists and len(roles) > 1:
@@ -114,7 +112,11 @@ def with_backbone(profile: str, options: Options) -> Profile:
 
 
 def need_data(name: str, options: Options) -> None:
-    """Raises InputError for a data set that is neither drawn nor said to lie somewhere."""
+    """Raises InputError for a data set that is unknown, or neither drawn nor said to lie in a folder that is there."""
+    if name not in datasets.NAMES:
+        raise InputError(f"data set {name!r}: expected one of {', '.join(datasets.NAMES)}")
+    if options.data_root is not None and not options.data_root.is_dir():
+        raise InputError(f"--data-root {options.data_root}: no such folder")
     if name not in world.NAMES and options.data_root is None:
         raise InputError(f"data set {name}: say where it lies with --data-root DIR")
 
@@ -149,7 +151,10 @@ def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options |
     chosen = {target: resolve(profile, target, options) for target in targets}
     with Workshop(next(iter(chosen.values())), options) as workshop:
         workshop.open({name: role for one in chosen.values() for role, name in one.roles.items()})
-        chosen = {target: workshop.possible(one, TARGETS[target].then is not None) for target, one in chosen.items()}
+        chosen = {
+            target: workshop.possible(one, TARGETS[target].then is not None, TARGETS[target].axis != "k")
+            for target, one in chosen.items()
+        }
         cells = {target: TARGETS[target].cells(one) for target, one in chosen.items()}
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
         made = workshop.make([cell for found in cells.values() for cell in found], about)
@@ -199,7 +204,7 @@ class Workshop:
         self._records: dict[str, dict] = {}
         # GiB of activations a worker
         self.memory = min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / self.jobs)
-        self.pool = Pool(self.jobs, threads=1 if self.device == "cpu" else default_jobs())
+        self.pool = Pool(self.jobs, threads=1 if self.device == "cpu" else min(8, default_jobs()))
 
     def __enter__(self) -> Workshop:
         self.pool.__enter__()
@@ -229,14 +234,15 @@ class Workshop:
         """Encode one data set, or a rank's share of it; the store is None as long as other shares are missing."""
         dataset = open_dataset(name, self.options, self.jobs)
         wanted = plan(dataset, self._store_config)
-        filled, skips = Filled(), self.options.skips(name)
-        if not is_whole(wanted):
+        filled, skips, whole = Filled(), self.options.skips(name), is_whole(wanted)
+        if not whole:
             with closing(Bar(f"encoding {name}", "videos")) as bar, self._towers(rank) as (towers, pool, decoders):
                 share = rank.number, rank.of
                 filled = extract(
                     wanted, towers, pool, share, decoders=decoders, allow_unreadable=skips, progress=bar.update
                 )
-        return wanted, filled, FeatureStore.open(wanted.folder) if is_whole(wanted) else None
+            whole = is_whole(wanted)
+        return wanted, filled, FeatureStore.open(wanted.folder) if whole else None
 
     @property
     def _store_config(self) -> StoreConfig:
@@ -246,7 +252,7 @@ class Workshop:
     @contextmanager
     def _towers(self, rank: Rank) -> Iterator[tuple[list, Pool, int]]:
         """What loads each lane's image tower, the processes they run in, and how many decode for each."""
-        jobs = self.options.jobs or max(1, default_jobs() // rank.beside)
+        jobs = self.options.jobs or rank.cores
         found, decoders = lanes(self.profile.backbone, self.device, self.precision, jobs, self.options.decoders, rank)
         if len(found) <= self.jobs:
             yield found, self.pool, decoders
@@ -254,18 +260,26 @@ class Workshop:
             with Pool(len(found), self.pool.threads) as pool:
                 yield found, pool, decoders
 
-    def possible(self, profile: Profile, held_out: bool = False) -> Profile:
-        """The profile with the k and splits that its data sets can give. held_out: with training videos set aside."""
+    def possible(self, profile: Profile, held_out: bool = False, one_k: bool = False) -> Profile:
+        """The profile with the k and splits that its data sets, or the published lists, can give.
+
+        held_out: with training videos set aside. one_k: of lists with several k the target can show one alone.
+        """
         sets = {role: self._held_out(name) if held_out else self.sets[name] for role, name in profile.roles.items()}
         shots, few, splits = profile.shots, profile.kinetics_shots, profile.splits
         for role, dataset in sets.items():
-            shots, few = possible_shots(dataset, shots), possible_shots(dataset, few)
+            has = self.stores[profile.roles[role]].has
+            shots, few = possible_shots(dataset, shots, has), possible_shots(dataset, few, has)
             if role != KINETICS:
                 splits = tuple(split for split in splits if split in dataset.splits)
         possible = replace(profile, shots=shots, kinetics_shots=few, splits=splits)
         if not self.lists:
             return possible
         listed = tuple((digest, found.k) for digest, found in self.lists.items())
+        many = Counter(k for _, k in listed)
+        if len({*many.values()}) > 1 or one_k and len(many) > 1:
+            said = ", ".join(f"{count} of k={k}" for k, count in sorted(many.items()))
+            raise InputError(f"--few-shot-list: {said}; expected {'one k' if one_k else 'as many lists of each k'}")
         shots = tuple(sorted({k for _, k in listed}))
         # Ten lists are ten runs; a single one is trained on with every seed.
         seeds = self.options.seeds or (profile.seeds if len(listed) == len(shots) else 1)
@@ -415,9 +429,16 @@ class Workshop:
         return {name: value for name, value in said.items() if value != usual[name]}
 
 
-def possible_shots(dataset: Dataset, shots: tuple[int, ...]) -> tuple[int, ...]:
-    """The k that every class can give; where even the smallest is too many, as many as the rarest class has."""
-    rarest = min(Counter(video.label for video in dataset.splits[1].train).values())
+def possible_shots(
+    dataset: Dataset, shots: tuple[int, ...], has: Callable[[str], bool] = lambda name: True
+) -> tuple[int, ...]:
+    """The k that every class can give; where even the smallest is too many, as many as the rarest class has.
+
+    has: whether a video could be read.
+    """
+    readable = Counter(video.label for video in dataset.splits[1].train if has(video.name))
+    if not (rarest := min(readable[label] for label in range(len(dataset.classes)))):
+        raise InputError(f"{dataset.name}: no training video of a class can be read; see failed.csv of its features")
     return tuple(k for k in shots if k <= rarest) or (rarest,)
 
 

@@ -12,7 +12,6 @@ from flowclip_core.data.extraction import Encoder, Rank
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.paths import sha256
-from flowclip_core.workers import default_jobs
 
 
 def pick_device(device: str) -> str:
@@ -100,4 +99,4 @@ def lanes(
     count = torch.cuda.device_count()
     mine = [rank.local % count] if rank.beside > 1 else list(range(count))
     found = [functools.partial(load_tower, backbone, f"cuda:{number}", precision) for number in mine]
-    return found, decoders or max(1, default_jobs() // (rank.beside * len(mine)))
+    return found, decoders or max(1, rank.cores // len(mine))

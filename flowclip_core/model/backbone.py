@@ -165,9 +165,8 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
         return Backbone(load_tiny_clip(), name, None).to(device)
     model = _model_name(name, pretrained)
     if model not in open_clip.list_models():
-        raise InputError(
-            f"backbone {name!r} is unknown; use {TINY}, ViT-B-32, ViT-B-16, ViT-L-14 or another open_clip name"
-        )
+        raise _unknown(name)
+    check_weights(name, pretrained)
     source = _weights(model, pretrained) if pretrained else None
     level = logging.getLogger().level
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -186,6 +185,27 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
         finally:
             logging.getLogger().setLevel(level)
     return Backbone(clip, name, pretrained, open_clip.get_tokenizer(model)).to(device)
+
+
+def check_weights(name: str, pretrained: str | None) -> None:
+    """Raises InputError for a name, a tag or a file that `load_backbone` could never take, without the network."""
+    if name == TINY or pretrained in (None, "", "none"):
+        return
+    model = _model_name(name, pretrained)
+    if model not in open_clip.list_models():
+        raise _unknown(name)
+    if Path(pretrained).suffix in WEIGHT_FILES:
+        if not Path(pretrained).is_file():
+            raise InputError(f"--pretrained {pretrained}: no such file")
+    elif pretrained not in open_clip.list_pretrained_tags_by_model(model):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise InputError(f"--pretrained {pretrained!r}: {model} has no such weights; it has {tags}, or give a file")
+
+
+def _unknown(name: str) -> InputError:
+    return InputError(
+        f"backbone {name!r} is unknown; use {TINY}, ViT-B-32, ViT-B-16, ViT-L-14 or another open_clip name"
+    )
 
 
 def weights_file(name: str, pretrained: str | None) -> Path | None:
@@ -224,8 +244,6 @@ def _cached(repo: str, files: tuple[str, ...]) -> Path | None:
 def _weights(model: str, pretrained: str) -> str:
     """A file or tag that open_clip can load at once; the network is asked first, and only for a few seconds."""
     if Path(pretrained).suffix in WEIGHT_FILES:
-        if not Path(pretrained).is_file():
-            raise InputError(f"--pretrained {pretrained}: no such file")
         if _is_torchscript(Path(pretrained)):
             repo, files = _hub_files(model, "openai")
             raise InputError(
@@ -233,9 +251,6 @@ def _weights(model: str, pretrained: str) -> str:
                 f" {files[0]}" + (f" of {repo}" if repo else ", which open_clip saves,") + " in its place"
             )
         return pretrained
-    if pretrained not in open_clip.list_pretrained_tags_by_model(model):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise InputError(f"--pretrained {pretrained!r}: {model} has no such weights; it has {tags}, or give a file")
     import huggingface_hub
 
     repo, files = _hub_files(model, pretrained)

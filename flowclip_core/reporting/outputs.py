@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # listing and judging do without matplotlib
     from matplotlib.figure import Figure
 
 RECORDED = Path("results") / "recorded"
+# Keys of a provenance that are there only where a call changed the protocol.
+PROTOCOL = {"few_shot_lists": "published few-shot lists", "class_names": "raw class names"}
 CLAIMS = Path("results") / "claims.csv"
 
 
@@ -91,7 +93,8 @@ def _tables(folder: Path) -> list[Path]:
 def judged(profile: str, source: str) -> pd.DataFrame:
     """Every claim of the register with its verdict, from all tables of a source that are there.
 
-    Runs of another backbone than the profile's judge nothing: their claims stay «not run», with that reason.
+    Runs of another backbone than the profile's, or of a changed protocol, judge nothing: their claims stay «not run»,
+    with that reason.
     """
     from flowclip_core.experiments import costs
     from flowclip_core.reporting import claims
@@ -102,7 +105,9 @@ def judged(profile: str, source: str) -> pd.DataFrame:
         if (folder / f"{target}.csv").exists():
             tidy, more, about = experiments.load(target, profile, source)
             name, weights = about["backbone"]["name"], about["backbone"]["pretrained"]
-            if (name, weights is None) == (own.name, own.pretrained is None):  # a file may hold the same weights
+            if changed := [what for key, what in PROTOCOL.items() if key in about]:
+                other[target] = f"the runs changed the protocol: {', '.join(changed)}"
+            elif (name, weights is None) == (own.name, own.pretrained is None):  # a file may hold the same weights
                 found[target], hits = tidy, hits | more
             else:
                 other[target] = f"the runs are of {name} with weights {weights or 'drawn at random'}, not of {own.name}"
