@@ -9,6 +9,7 @@ the shards in work, a mended video costs its own shard. Memory holds a few video
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -225,7 +226,7 @@ def fill(
                 done += 1
                 workers.tell(1)
 
-        videos = ((shard, name) for shard in _chain(first, claims) for name in shard.names)
+        videos = ((shard, name) for shard in itertools.chain([first], claims) for name in shard.names)
         with _decoding(decoders) as submit:
             began = time.monotonic()  # loading the tower and starting decoders is not extracting
             jobs = _ahead(
@@ -290,11 +291,6 @@ class _Claims:
         """Let others have what was not finished."""
         for lock in self._taken:
             lock.release()
-
-
-def _chain(first: Item, rest: Iterable[Item]) -> Iterator[Item]:
-    yield first
-    yield from rest
 
 
 @contextmanager

@@ -1,0 +1,92 @@
+"""The benchmarks compare ways that agree, count what they say they count, and write where their marks are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import fixed
+from test_features import write_video
+
+from benchmarks import _common as common
+from benchmarks import extraction, prompts
+from flowclip_core.errors import InputError
+from flowclip_core.model.prompt_tree import PromptTree
+
+NAMES = ["brush hair", "brush teeth", "climb", "climb stairs", "wave"]
+
+
+def test_the_four_ways_give_the_same_texts_and_gradients(small):
+    vectors = (0.1 * fixed(2, prompts.H, small.text_width)).requires_grad_()
+    weights = fixed(2, len(NAMES), small.width)
+    ways = prompts.ways_of(small, NAMES)
+    exact, gradient = prompts.forward(ways[prompts.NAIVE], vectors), prompts.both(ways[prompts.NAIVE], vectors, weights)
+    assert list(ways) == [prompts.NAIVE, prompts.CUT, prompts.PREFIX, prompts.TREE] and exact.shape == (2, 5, 32)
+    for name, parts in ways.items():
+        assert prompts.apart(prompts.forward(parts, vectors), exact) < 2e-6, name
+        assert prompts.apart(prompts.both(parts, vectors, weights), gradient) < 2e-6, name
+    other = prompts.forward(prompts.ways_of(small, NAMES[::-1])[prompts.TREE], vectors)
+    assert prompts.apart(other, exact) > 0.01  # another order of classes is seen
+
+
+def test_useful_work_is_that_of_the_nodes(small):
+    """Counted once more, node by node and layer by layer."""
+    tree = PromptTree(small, NAMES, prompts.H)
+    width, shared, layers = small.text_width, small.width, small.clip.transformer.layers
+    layout, square = tree.layout, 2 * small.text_width**2
+    depth = {}  # node -> tokens that it attends to
+    for slot, token in enumerate(layout.tokens):
+        if token >= 0:
+            depth[slot] = tree.prefix + layout.depths[slot]
+    prefix = [number + 1 for number in range(tree.prefix)]
+    forward = attention = 0
+    for layer in range(layers):
+        last = layer == layers - 1
+        asking = [depth[leaf] for leaf in layout.leaves] if last else prefix + list(depth.values())
+        every = prefix + list(depth.values())
+        keyed = prefix if layer == 0 else every
+        asked = asking if layer else prefix
+        forward += square * (2 * len(keyed) + len(asked))  # keys, values; queries
+        forward += 9 * square * len(asking)
+        attention += sum(4 * width * seen for seen in asking)
+    forward += 2 * len(NAMES) * width * shared
+    ahead, back = prompts.useful_gflop(tree, small)
+    assert ahead == pytest.approx((forward + attention) / 1e9) and back == pytest.approx(
+        (forward + 2 * attention) / 1e9
+    )
+
+
+def test_extraction_is_measured_with_any_backbone(tmp_path, capfd, monkeypatch):
+    for seed in range(2):
+        write_video(tmp_path / "videos" / f"{seed}.avi", seed)
+    (tmp_path / "videos" / "broken.avi").write_bytes(b"no video")
+
+    def run(*arguments: str) -> int:
+        words = ["extraction", str(tmp_path / "videos"), "--backbone", "tiny-clip", "--few", "0", "--frames", "2"]
+        monkeypatch.setattr("sys.argv", words + list(arguments))
+        return extraction.main()
+
+    assert run("--rounds", "2") == 0
+    out, err = capfd.readouterr()
+    assert "2 videos a lane, 2 frames x 1 crops" in out and "(median of 2: " in out and "broken.avi" in err
+    assert run("--rounds", "0") == 2 and "--rounds" in capfd.readouterr().err
+
+
+def test_a_block_is_written_between_its_marks(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "root", lambda: tmp_path)
+    readme = tmp_path / common.README
+    readme.parent.mkdir()
+    marks = "<!-- x: made by ./reproduce.sh bench x --record -->", "<!-- x: end -->"
+    readme.write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
+    for said in ("new", "newer"):
+        common.record("x", "x", said)
+        assert readme.read_text() == f"before\n{marks[0]}\n\n```text\n{said}\n```\n\n{marks[1]}\nafter\n"
+    with pytest.raises(InputError, match="lacks the marks"):
+        common.record("y", "y", "said")
+
+
+def test_ratios_pair_the_rounds():
+    assert common.ratio([4.0, 6.0, 20.0], [2.0, 2.0, 2.0]) == (3.0, 2.0, 10.0)
+    order = []
+    spent = common.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
+    assert order == ["a", "b", "a", "b"] and [len(rounds) for rounds in spent.values()] == [2, 2]
+    assert common.matmul_peak("cpu", torch.float32, rounds=1) > 0.1
