@@ -542,10 +542,12 @@ def train_and_test(task: Task) -> dict:
     readable = [video for video in split.train if store.has(video.name)]
     picked, losses, started = [], [], time.monotonic()
     if config.train:
-        chosen = range(len(readable)) if config.k is None else datasets.few_shot(readable, config.k, config.seed)
-        picked = [readable[i] for i in chosen]
         if task.listed:
             picked = [video for video in task.listed if store.has(video.name)]
+        elif config.k is None:
+            picked = readable
+        else:
+            picked = [readable[i] for i in datasets.few_shot(readable, config.k, config.seed)]
         log = loop.train(
             model, store, store.rows([video.name for video in picked]),
             np.array([video.label for video in picked]), config.train, config.seed,
