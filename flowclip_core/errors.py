@@ -1,4 +1,7 @@
-"""The two errors that mean «the input is wrong»; the command line prints them as one line and exits with code 2."""
+"""What users are told in one line: the two errors that mean «the input is wrong», which end a command with code 2, and
+notices, with which it goes on."""
+
+import sys
 
 
 class InputError(ValueError):
@@ -7,3 +10,8 @@ class InputError(ValueError):
 
 class VideoError(InputError):
     """A video file that cannot be read. The message starts with its path."""
+
+
+def notice(line: str) -> None:
+    """Say a line to whoever runs the command, apart from what the command prints."""
+    print(f"reproduce.sh: {line}", file=sys.stderr)

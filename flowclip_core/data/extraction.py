@@ -137,10 +137,10 @@ def ensure_features(
     # Another process may finish the store, or find a replaced video and drop it, at any moment: look until it is whole.
     while not is_whole(wanted):
         extract(wanted, lanes, pool, decoders=decoders, allow_unreadable=allow_unreadable, progress=progress)
-    failed = read_table(wanted.folder / "failed.csv", FAILED)
-    if len(failed) and not allow_unreadable:
-        raise _unreadable(wanted, list(failed["error"]), wanted.folder / "failed.csv")
-    return FeatureStore.open(wanted.folder)
+    store = FeatureStore.open(wanted.folder)
+    if store.failed and not allow_unreadable:
+        raise _unreadable(wanted, store.failed, wanted.folder / "failed.csv")
+    return store
 
 
 def extract(
@@ -503,7 +503,7 @@ def _hash(said: list) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def _unreadable(wanted: Plan, errors: list[str], report: Path) -> InputError:
+def _unreadable(wanted: Plan, errors: Sequence[str], report: Path) -> InputError:
     return InputError(
         f"{len(errors)} of {wanted.total} videos of {wanted.name} cannot be read: {'; '.join(errors[:3])} (all:"
         f" {report}); mend them and run again, or go on without them with --incomplete skip"

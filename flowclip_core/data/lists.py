@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from flowclip_core.data.datasets import EXTENSIONS, Dataset, Video, class_text, lines_of
-from flowclip_core.data.prepare import Say, tell
-from flowclip_core.errors import InputError
+from flowclip_core.errors import InputError, notice
 
 
-def read_list(file: str | Path, dataset: Dataset, say: Say = tell, missing: str = "error") -> tuple[Video, ...]:
+def read_list(
+    file: str | Path, dataset: Dataset, say: Callable[[str], None] = notice, missing: str = "error"
+) -> tuple[Video, ...]:
     """Training videos of split 1 that a published list names, in its order.
 
     Lines are «<video>.avi <label>» (a number from 0 or a class; ViFi-CLIP) or «<class folder>/<video>» without

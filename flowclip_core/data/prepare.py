@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ import filelock
 from flowclip_core.data.archives import Archive, Progress, fetch, rar_tools, unpack
 from flowclip_core.data.class_names import CLASSES
 from flowclip_core.data.datasets import lines_of, read_lists, videos_in
-from flowclip_core.errors import InputError, VideoError
+from flowclip_core.errors import InputError, VideoError, notice
 from flowclip_core.paths import sha256
 from flowclip_core.workers import default_jobs
 
@@ -290,11 +289,6 @@ def _alike(pairs: Iterator[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
 # --- all of it ------------------------------------------------------------------------------------------------
 
 
-def tell(line: str) -> None:
-    """Say a line to whoever runs the command, apart from what the command prints."""
-    print(f"reproduce.sh: {line}", file=sys.stderr)
-
-
 def home(name: str, root: Path) -> Path:
     """Where a data set lies or belongs below the user's data folder: <root>/<name>, or <root> where that is it already.
 
@@ -315,7 +309,7 @@ def prepare(
     open_all: bool = False,
     jobs: int | None = None,
     progress: Progress | None = None,
-    say: Say = tell,
+    say: Say = notice,
 ) -> Report:
     """Make data set `name` complete in `folder` and report on it; what is complete is only looked at.
 

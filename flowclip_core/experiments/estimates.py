@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import platform
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import psutil
 
 from flowclip_core.config import BackboneConfig, Profile
 from flowclip_core.data.extraction import Rank
+from flowclip_core.errors import notice
 from flowclip_core.experiments.towers import gpu_name, lanes, pick_device, pick_precision
 from flowclip_core.paths import cache_dir, write_atomically
 from flowclip_core.workers import Pool, default_jobs
@@ -84,7 +84,7 @@ def speed(backbone: BackboneConfig) -> tuple[float, str]:
     if not isinstance(known, dict):
         known = {}
     if not isinstance(known.get(key), float) or known[key] <= 0:
-        print(f"reproduce.sh: measuring how fast {backbone.name} encodes here, once", file=sys.stderr)
+        notice(f"measuring how fast {backbone.name} encodes here, once")
         known[key] = measure(BackboneConfig(backbone.name, None), device, precision)
         with suppress(OSError):  # then it is measured again next time
             write_atomically(path, json.dumps(known, indent=1) + "\n")
