@@ -167,36 +167,43 @@ def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: C
 def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, micro: int, run: Callable) -> float:
     """Add the gradient of these videos' share of the mean loss over `batch` videos; returns that share.
 
-    The prompt trees go first, some videos at a time, each ahead and back: what they leave are the texts, and the loss's
-    gradient with respect to the prompts. All else is small and done over all videos together.
+    The prompt tree goes first, some videos at a time, ahead and back: what each pass leaves are its texts, and the
+    loss's gradient with respect to its prompts. All else is small and done over all videos together.
     """
     out = model.watch(features)
-    prompts, texts, gradient = out.get("prompts"), None, None
+    seen = {name: value.detach().requires_grad_(value.requires_grad) for name, value in out.items()}
+    prompts, everything = out.get("prompts"), torch.arange(len(targets), device=targets.device)
+    own = prompts is not None and len(prompts) > 1  # every video has texts of its own
+    whole = own and micro >= len(targets) >= FEWEST
+
+    def pass_of(videos: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = prompts.detach()[videos].requires_grad_()
+        many = torch.arange(max(FEWEST, len(videos)), device=videos.device) % len(videos)
+        with torch.enable_grad():  # a thread begins without
+            texts = model.tree(vectors)
+            fixed = {name: value.detach()[videos[many]] for name, value in out.items()}
+            logits = model.match(fixed, texts[many])["logits"][: len(videos)]
+            share = F.cross_entropy(logits, targets[videos], reduction="sum") / batch
+        return texts.detach(), torch.autograd.grad(share, vectors)[0]
+
     if prompts is None:
         texts = model.static_texts
-    elif len(prompts) == 1:  # learnt, but the same for every video
+    elif not own:
         texts = model.tree(prompts)
+    elif whole:  # the match below serves its texts too
+        vectors = prompts.detach().requires_grad_()
+        found = model.tree(vectors)
+        texts = found.detach().requires_grad_()
     else:
-        fixed = {name: value.detach() for name, value in out.items()}
-
-        def tree(videos: Tensor) -> tuple[Tensor, Tensor]:
-            vectors = fixed["prompts"][videos].requires_grad_()
-            many = torch.arange(max(FEWEST, len(videos)), device=videos.device) % len(videos)
-            with torch.enable_grad():
-                found = model.tree(vectors)
-                logits = model.match({name: value[videos[many]] for name, value in fixed.items()}, found[many])[
-                    "logits"
-                ]
-                share = F.cross_entropy(logits[: len(videos)], targets[videos], reduction="sum") / batch
-            return found.detach(), torch.autograd.grad(share, vectors)[0]
-
-        found = run(tree, torch.arange(len(targets), device=targets.device).split(micro))
-        texts, gradient = (torch.cat(parts) for parts in zip(*found, strict=True))
-    share = F.cross_entropy(model.match(out, texts)["logits"], targets, reduction="sum") / batch
-    if gradient is None:
-        share.backward()
-    else:
-        torch.autograd.backward([share, prompts], [None, gradient])
+        texts, gradient = (torch.cat(parts) for parts in zip(*run(pass_of, everything.split(micro)), strict=True))
+    share = F.cross_entropy(model.match(seen, texts)["logits"], targets, reduction="sum") / batch
+    share.backward()
+    if whole:
+        (gradient,) = torch.autograd.grad(found, vectors, texts.grad)
+    ends = [(value, seen[name].grad) for name, value in out.items() if seen[name].grad is not None]
+    ends += [(prompts, gradient)] if own else []
+    if ends:  # a linear head on frozen features has nothing before it
+        torch.autograd.backward(*zip(*ends, strict=True))
     return share.item()
 
 
