@@ -27,6 +27,7 @@ from flowclip_core.data.features import FeatureStore, central_frames, drawn_fram
 from flowclip_core.errors import InputError
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.paths import write_atomically
+from flowclip_core.training import ranks
 
 # Random streams of one run, kept apart so that changing one leaves the others as they are.
 ORDER, DRAW, TEST, SHUFFLE = 1, 2, 3, 4
@@ -76,6 +77,7 @@ def train(
     memory: GiB that the activations of one micro-batch may take; `micro_batch` overrides it. When memory still runs
     out, the micro-batch is halved and the step done again.
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed at the end.
+    Ranks (see `ranks`) take part in every step; the main one alone reads and writes the checkpoint.
     stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
     """
     parameters = model.trained()
@@ -87,16 +89,18 @@ def train(
     )
     total, device = config.total_steps(len(rows)), model.backbone.mean.device
     micro = micro_batch or _micro_batch(model, memory)
-    first, losses = _resume(checkpoint, parameters, optimiser)
+    checkpoint = checkpoint if ranks.main() else None
+    first, losses = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser))
     saved = time.monotonic()
     model.train()
     for step in range(first, total):
         for group in optimiser.param_groups:
             group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
-        picked, crops, frames = batch_at(step, len(rows), config, seed, store, model.config.frames)
+        batch = batch_at(step, len(rows), config, seed, store, model.config.frames)
+        picked, crops, frames = map(ranks.share, batch)
         features = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
         targets = torch.from_numpy(labels[picked]).to(device)
-        loss = None
+        loss = None if len(picked) else 0.0  # fewer videos than ranks
         while loss is None:
             optimiser.zero_grad(set_to_none=True)
             try:
@@ -108,7 +112,7 @@ def train(
             # Out of the handler, whose traceback would hold on to the activations.
             if loss is None and device.type == "cuda":
                 torch.cuda.empty_cache()
-        losses.append(loss)
+        losses.append(ranks.sum_gradients(parameters.values(), loss, len(picked) / len(batch[0])))
         optimiser.step()
         stop = stop_after is not None and step + 1 >= stop_after
         if checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds):
@@ -194,7 +198,7 @@ def score(
     frames, stored, device = model.config.frames, store.features.shape[2], model.backbone.mean.device
     fused = np.zeros((len(rows), len(model.class_texts)))
     for clip in range(config.clips):
-        for start in range(0, len(rows), batch):
+        for start in ranks.share(range(0, len(rows), batch)):
             part = rows[start : start + batch]
             names = store.index["name"].iloc[part]
             picked = np.stack([_test_frames(name, clip, config, stored, frames, order) for name in names])
@@ -202,7 +206,7 @@ def score(
                 views = np.full(len(part), store.crops.index(crop))
                 features = torch.from_numpy(store.take(part, picked, views)).to(device)
                 fused[start : start + batch] += model(features)["logits"].softmax(-1).cpu().numpy()
-    return fused / (config.clips * len(config.crops))
+    return ranks.add(torch.from_numpy(fused)).numpy() / (config.clips * len(config.crops))
 
 
 def _test_frames(name: str, clip: int, config: EvalConfig, stored: int, frames: int, order: str) -> np.ndarray:
