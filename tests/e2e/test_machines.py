@@ -1,0 +1,119 @@
+"""Table 5 on Ray that loses a node, is stopped or killed, and closed-set runs by two ranks of torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+from test_engines import MAY_DIFFER
+from test_table5 import LONGEST, ONE_SET, Call, assert_whole, cache  # noqa: F401
+
+
+@pytest.fixture
+def ray():
+    return pytest.importorskip("ray", reason="Ray is not installed; ./reproduce.sh extra ray adds it")
+
+
+def until(holds, call: Call) -> None:
+    deadline = time.monotonic() + LONGEST
+    while not holds() and call.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert call.process.poll() is None, call.err
+
+
+def lasting(results: Path) -> dict[str, dict]:
+    """The records without what may differ, by key."""
+    records = {path.stem: json.loads(path.read_text()) for path in (results / "runs").glob("*.json")}
+    return {
+        key: {name: value for name, value in record.items() if name not in MAY_DIFFER}
+        for key, record in records.items()
+    }
+
+
+def in_work(results: Path) -> int:
+    """How many runs have begun and not ended."""
+    began, ended = (len(list((results / "runs").glob(f"*.{kind}"))) for kind in ("lock", "json"))
+    return began - ended
+
+
+def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(ray, cache, tmp_path):  # noqa: F811
+    from ray.cluster_utils import Cluster
+
+    local, results = tmp_path / "local", tmp_path / "ray"
+    Call((*ONE_SET, "--results", str(local)), tmp_path, cache).end()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        other = cluster.add_node(num_cpus=1)
+        asked = ("--engine", "ray", "--ray-address", cluster.address, "--results", str(results))
+        call = Call((*ONE_SET, *asked), tmp_path, cache)
+        # Each node has one CPU, so two runs in work are one on each.
+        until(lambda: in_work(results) == 2 and len(list((results / "runs").glob("*.json"))) >= 2, call)
+        cluster.remove_node(other, allow_graceful=False)
+        assert len(list((results / "runs").glob("*.json"))) < 21
+        call.end()
+    finally:
+        cluster.shutdown()
+    assert (results / "smoke/table5.csv").read_bytes() == (local / "smoke/table5.csv").read_bytes()
+    assert len(lasting(results)) == 21 and lasting(results) == lasting(local)
+    assert_whole(results)
+    assert not call.left(20)
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_stopped_or_killed_it_leaves_no_process_and_goes_on(kill, ray, cache, tmp_path):  # noqa: F811
+    results = tmp_path / "results"
+    call = Call((*ONE_SET, "--engine", "ray", "--results", str(results)), tmp_path, cache)
+    until(lambda: in_work(results) > 0, call)
+    if kill:
+        call.process.kill()
+        call.process.wait()
+    else:
+        os.killpg(call.process.pid, signal.SIGINT)  # what a terminal does
+        call.end(130)
+        lines = call.err.replace("\r", "\n").splitlines()
+        said = [line for line in lines if line and not re.search(r"\d+/\d+ \w+ \[.* left, .*/s\]$", line)]  # bars
+        assert len(said) == 1 and said[0].startswith("reproduce.sh: stopped"), call.err
+        assert not list((results / "runs").glob(".*.part"))
+    assert not call.left(30)
+    assert_whole(results)
+
+
+def test_two_ranks_of_torchrun_equal_one_process(cache, tmp_path):  # noqa: F811
+    def words(results: str) -> tuple[str, ...]:
+        return ("table8", "--profile", "smoke", "--dataset", "figures-k", "--results", str(tmp_path / results))
+
+    one = Call(words("one"), tmp_path, cache).end()
+    launcher = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "flowclip_core", *words("two")],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "FLOWCLIP_CACHE": str(cache)},
+        capture_output=True, text=True, timeout=LONGEST,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nwritten:") == 1  # the main rank alone prints
+    alone, both = lasting(tmp_path / "one"), lasting(tmp_path / "two")
+    (key,) = alone
+    assert both.keys() == alone.keys() and both[key].pop("ranks") == 2
+    np.testing.assert_allclose(both[key].pop("losses"), alone[key].pop("losses"), rtol=1e-4)
+    ours, theirs = (record[key].pop("predictions") for record in (both, alone))
+    assert ours.keys() == theirs.keys()
+    assert np.mean([ours[name][:2] == theirs[name][:2] for name in ours]) > 0.95  # of near ties either may win
+    assert both[key].keys() == alone[key].keys()
+    assert all(both[key][name] == alone[key][name] for name in both[key] if name != "scores")
+    ours, theirs = (load_file(tmp_path / name / "runs" / f"{key}.safetensors") for name in ("two", "one"))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+    assert not list((tmp_path / "two/runs").glob("*.partial")) and "Traceback" not in done.stderr
+    assert one.out.splitlines()[0] == done.stdout.splitlines()[0]
