@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import time
 import uuid
 from collections import deque
@@ -21,21 +22,29 @@ ENGINES = ("local", "ray")
 
 # How often a task is done again whose worker died: nodes may go, but a run that kills every worker must end.
 RETRIES = 4
+_START = "start one with ray start --head, and ray start --address HEAD:6379 on the other machines"
 OBJECT_STORE = 200 * 2**20  # bytes; tasks are small, and features are read from files
 
 
 def need_engine(engine: str, ray_address: str | None = None) -> None:
-    """Raises InputError for an engine that is unknown or not installed, and for an address that cannot be one."""
+    """Raises InputError for an engine that is unknown or not installed, and an address where nothing answers."""
     if engine not in ENGINES:
         raise InputError(f"--engine {engine!r} is unknown; use {', '.join(ENGINES)}")
     if ray_address is not None and engine != "ray":
         raise InputError(f"--ray-address {ray_address} belongs to --engine ray")
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         raise InputError("--engine ray: Ray is not installed here; ./reproduce.sh extra ray adds it")
-    if ray_address is not None and "://" in ray_address:
+    if ray_address in (None, "auto"):
+        return
+    host, _, port = ray_address.rpartition(":")
+    if not host or "://" in host or not port.isdigit():
         raise InputError(
             f"--ray-address {ray_address}: expected HOST:PORT, or auto, of a cluster with this machine in it"
         )
+    try:  # Ray itself would try for minutes
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--ray-address {ray_address}: nothing answers there ({error}); {_START}") from error
 
 
 class RayEngine:
@@ -150,8 +159,7 @@ class RayEngine:
                 except (ConnectionError, RuntimeError, ValueError) as error:
                     why = str(error).strip().splitlines() or [type(error).__name__]
                     raise InputError(
-                        f"--ray-address {self.address}: no Ray cluster that this machine is part of ({why[0]}); start"
-                        " one with ray start --head"
+                        f"--ray-address {self.address}: no Ray cluster with this machine in it ({why[0]}); {_START}"
                     ) from error
         if self._mark is None:
             self._results.mkdir(parents=True, exist_ok=True)

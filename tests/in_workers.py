@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import filelock
+
 from flowclip_core.errors import InputError
 
 
@@ -20,12 +22,19 @@ def none_at_first(note: Path, times: int) -> str | None:
     return "done" if asked >= times else None
 
 
-def dies(note: Path, times: int) -> int:
-    """The death of this process, as for lack of memory, `times` times; then how often it was begun."""
+def dies(note: Path, times: int) -> int | None:
+    """The death of this process with a lock in its hands, as for lack of memory, `times` times; then how often it was
+    begun. None where the lock is held, as if by another command."""
+    lock = filelock.FileLock(note.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return None
     with note.open("a") as file:
         file.write("x")
     if len(begun := note.read_text()) <= times:
         os._exit(1)
+    lock.release()
     return len(begun)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -175,12 +176,25 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch):
         need_engine("ray")
 
 
+def test_an_address_where_nothing_answers_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with socket.create_server(("localhost", 0)) as server:
+        address = "localhost:{}".format(server.getsockname()[1])
+        need_engine("ray", address)
+    with pytest.raises(
+        InputError, match=f"--ray-address {address}: nothing answers there .*; start one with ray start"
+    ):
+        need_engine("ray", address)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"engine": "spark"}, "--engine 'spark' is unknown; use local, ray"),
         ({"ray_address": "auto"}, "--ray-address auto belongs to --engine ray"),
         ({"engine": "ray", "ray_address": "ray://head:10001"}, "expected HOST:PORT, or auto"),
+        ({"engine": "ray", "ray_address": "head"}, "--ray-address head: expected HOST:PORT, or auto"),
+        ({"engine": "ray", "ray_address": "localhost:99999"}, "--ray-address localhost:99999: nothing answers there"),
     ],
 )
 def test_an_engine_that_cannot_be_is_refused_before_any_work(options, said, monkeypatch):
