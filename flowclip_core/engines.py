@@ -124,10 +124,15 @@ class RayEngine:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
+            why, lost = str(error).splitlines()[0], ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")
+            if type(error).__name__ not in lost:
+                raise InputError(
+                    f"--engine ray: {why}; what is finished is kept: run the same command again"
+                ) from error
             raise InputError(
                 f"--engine ray: a run was lost {1 + RETRIES} times with its worker, most likely for lack of memory"
-                f" ({str(error).splitlines()[0]}); what is finished is kept: run the same command again, with fewer"
-                f" --jobs on a machine of your own (now {self.jobs})"
+                f" ({why}); what is finished is kept: run the same command again, with fewer --jobs on a machine of your"
+                f" own (now {self.jobs})"
             ) from error
         if blind:
             raise InputError(

@@ -179,7 +179,7 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch):
 def test_an_address_where_nothing_answers_is_refused_at_once(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with socket.create_server(("localhost", 0)) as server:
-        address = "localhost:{}".format(server.getsockname()[1])
+        address = f"localhost:{server.getsockname()[1]}"
         need_engine("ray", address)
     with pytest.raises(
         InputError, match=f"--ray-address {address}: nothing answers there .*; start one with ray start"
