@@ -131,8 +131,8 @@ class RayEngine:
                 ) from error
             raise InputError(
                 f"--engine ray: a run was lost {1 + RETRIES} times with its worker, most likely for lack of memory"
-                f" ({why}); what is finished is kept: run the same command again, with fewer --jobs on a machine of your"
-                f" own (now {self.jobs})"
+                f" ({why}); what is finished is kept: run the same command again, with fewer --jobs on a machine of"
+                f" your own (now {self.jobs})"
             ) from error
         if blind:
             raise InputError(
