@@ -38,6 +38,7 @@ Targets
   doctor [--data-root DIR]    what this machine has and lacks: packages, device, disk, weights, data
   doctor --decoders DIR [--sample N]
                               read videos with each decoder and say where they disagree
+  extra ray|browser           add Ray (--engine ray) or Playwright to the environment in use; nothing in it is changed
   bench extraction VIDEOS     what decoding costs beside encoding (benchmarks/README.md)
 
 Options
@@ -48,6 +49,10 @@ Options
   --seeds N                   runs per cell
   --device auto|cpu|cuda      where to compute (default: auto)
   --jobs N                    processes at a time
+  --engine local|ray          what makes the runs: processes of this machine, or Ray, which goes on when it loses some
+  --ray-address HOST:PORT|auto
+                              a running Ray cluster that this machine belongs to; all its machines must see the checkout,
+                              --results and FLOWCLIP_CACHE at the same paths (default: Ray on this machine)
   --decoder pyav|decord       video reader (default: pyav)
   --decoders N                decoding processes of each GPU (default: its share of the cores), or of each CPU lane
                               (default: none, it decodes in a thread)
@@ -174,6 +179,21 @@ set_up() {
   trap - INT TERM
 }
 
+add_extra() { # NAME: what the environment in use lacks of it; what is there stays as it is
+  local pins
+  pins=$("$python" -P "$environment" extra "$1") || exit 2
+  if [ -z "$pins" ]; then say "extra $1: all of it is there"; return; fi
+  lacking=$(mktemp)
+  trap 'rm -f "$lacking"' EXIT
+  printf '%s\n' "$pins" >"$lacking"
+  if command -v uv >/dev/null 2>&1; then installer=(uv pip install --python "$python")
+  else installer=("$python" -m pip install --no-input); fi
+  # In the checkout, so that no project file of the caller's folder configures uv.
+  (cd -- "$here" && "${installer[@]}" --require-hashes --no-deps -r "$lacking" >&2) ||
+    die "extra $1: it cannot be installed here, for the reason above"
+  say "extra $1: added to ${python%/bin/python}"
+}
+
 case ${1:-} in
   '' | -h | --help | help) usage; exit 0 ;;
 esac
@@ -221,6 +241,9 @@ case $1 in
     name=$1
     shift
     exec "$python" -P "$here/benchmarks/$name.py" ${1+"$@"} ;;
+  extra)
+    [ $# -eq 2 ] || die "extra: which? ray or browser"
+    add_extra "$2" ;;
   lab)
     shift
     exec "$python" -P -m jupyterlab --ip=127.0.0.1 "$here/notebooks" ${1+"$@"} ;;

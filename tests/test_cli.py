@@ -87,6 +87,9 @@ def refused(capfd):
         ("table5 --profile smoke --seeds two", "'two'"),
         ("table5 --profile smoke --seeds -1", "--seeds"),
         ("table5 --profile smoke --jobs 0", "--jobs"),
+        ("table5 --profile smoke --engine spark", "--engine"),
+        ("table5 --profile smoke --dataset figures-h --ray-address auto", "--ray-address auto belongs to --engine ray"),
+        ("extract figures-h --engine ray", "--engine"),
         ("table5 --profile smoke --device tpu", "--device"),
         ("table5 --profile smoke --decoder ffmpeg", "--decoder"),
         ("table5 --profile smoke --backbone ViT-XXL --pretrained none", "'ViT-XXL' is unknown; use tiny-clip"),
@@ -147,6 +150,13 @@ def refused(capfd):
 )
 def test_a_wrong_command_is_refused_in_one_line(arguments, named, refused):
     assert named in refused(*arguments.split())
+
+
+def test_ray_is_refused_where_it_is_not_installed(refused, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    for target in ("table5", "readings", "all"):
+        said = refused(target, "--profile", "smoke", "--engine", "ray")
+        assert "--engine ray: Ray is not installed here; ./reproduce.sh extra ray adds it" in said
 
 
 def test_cuda_is_refused_where_there_is_none(refused, monkeypatch, clip):

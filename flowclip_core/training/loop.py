@@ -32,6 +32,7 @@ from flowclip_core.data.features import FeatureStore, central_frames, drawn_fram
 from flowclip_core.errors import InputError
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.paths import write_atomically
+from flowclip_core.training import ranks
 
 # Random streams of one run, kept apart so that changing one leaves the others as they are.
 ORDER, DRAW, TEST, SHUFFLE = 1, 2, 3, 4
@@ -89,6 +90,7 @@ def train(
     tree, instead of what fits. When memory still runs out, the micro-batch is halved and the step done again.
     lanes: micro-batches at a time, each in a thread of its own (CPU).
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed at the end.
+    Ranks (see `ranks`) take part in every step; the main one alone reads and writes the checkpoint.
     stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
     """
     parameters = model.trained()
@@ -100,30 +102,20 @@ def train(
     )
     total, device = config.total_steps(len(rows)), model.backbone.mean.device
     micro = micro_batch or _micro_batch(model, memory, lanes)
-    first, losses = _resume(checkpoint, parameters, optimiser)
+    checkpoint = checkpoint if ranks.main() else None
+    first, losses = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser))
     saved = time.monotonic()
     model.train()
     with _lanes(lanes) as run:
         for step in range(first, total):
             for group in optimiser.param_groups:
                 group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
-            picked, crops, frames = batch_at(step, len(rows), config, seed, store, model.config.frames)
+            batch = batch_at(step, len(rows), config, seed, store, model.config.frames)
+            picked, crops, frames = map(ranks.share, batch)
             features = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
             targets = torch.from_numpy(labels[picked]).to(device)
-            loss = None
-            while loss is None:
-                optimiser.zero_grad(set_to_none=True)
-                try:
-                    loss = _step(model, features, targets, micro, run)
-                except RuntimeError as error:  # torch.OutOfMemoryError is one
-                    if micro == 1 or not _out_of_memory(error):
-                        raise
-                    micro = max(1, min(micro, len(targets)) // 2)
-                if loss is None:  # out of the handler, whose traceback would hold on to the buffers
-                    model.tree.forget()
-                    if device.type == "cuda":
-                        torch.cuda.empty_cache()
-            losses.append(loss)
+            loss, micro = _step_that_fits(model, features, targets, micro, run)
+            losses.append(ranks.sum_gradients(parameters.values(), loss, len(picked) / len(batch[0])))
             optimiser.step()
             stop = stop_after is not None and step + 1 >= stop_after
             if checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds):
@@ -151,6 +143,22 @@ def _lanes(count: int) -> Iterator[Callable]:
             yield pool.map
     finally:
         torch.set_num_threads(before)
+
+
+def _step_that_fits(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable) -> tuple[float, int]:
+    """`_step`, done again in micro-batches of half the size as often as memory runs out: the loss, and what fitted."""
+    while True:
+        model.zero_grad(set_to_none=True)
+        try:
+            return _step(model, features, targets, micro, run), micro
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if micro == 1 or not _out_of_memory(error):
+                raise
+        # Out of the handler, whose traceback would hold on to the buffers.
+        micro = max(1, min(micro, len(targets)) // 2)
+        model.tree.forget()
+        if features.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable = map) -> float:
@@ -269,7 +277,7 @@ def score(
     frames, stored, device = model.config.frames, store.features.shape[2], model.backbone.mean.device
     fused = np.zeros((len(rows), len(model.class_texts)))
     for clip in range(config.clips):
-        for start in range(0, len(rows), batch):
+        for start in ranks.share(range(0, len(rows), batch)):
             part = rows[start : start + batch]
             names = store.index["name"].iloc[part]
             picked = np.stack([_test_frames(name, clip, config, stored, frames, order) for name in names])
@@ -277,7 +285,7 @@ def score(
                 views = np.full(len(part), store.crops.index(crop))
                 features = torch.from_numpy(store.take(part, picked, views)).to(device)
                 fused[start : start + batch] += model(features)["logits"].softmax(-1).cpu().numpy()
-    return fused / (config.clips * len(config.crops))
+    return ranks.add(torch.from_numpy(fused)).numpy() / (config.clips * len(config.crops))
 
 
 def _test_frames(name: str, clip: int, config: EvalConfig, stored: int, frames: int, order: str) -> np.ndarray:
