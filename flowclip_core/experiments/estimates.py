@@ -166,9 +166,9 @@ def gib(work: Sequence[Pass], here: Speed, bound: float) -> float:
     for one in work:
         a_video = one.asked @ (here.train_bytes if one.train else here.view_bytes)
         most = min(one.batch, one.videos) * a_video
-        # Videos with trees of their own are taken in smaller batches where memory asks for it, one at least.
-        bounded = one.train and one.asked[4] == 1.0
-        held.append(min(most, max(bound * 2**30, a_video)) if bounded else most)
+        if one.train and one.asked[4] == 1.0:  # with trees of their own: fewer at a time where memory asks for it
+            most = min(most, max(1, int(bound * here.nodes_per_gib / one.asked[5])) * a_video)
+        held.append(most)
     return float(here.base_bytes + max(held)) / 2**30
 
 

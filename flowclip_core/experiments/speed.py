@@ -37,6 +37,7 @@ from flowclip_core.workers import Pool, default_jobs
 SAMPLE = 8  # pictures that a lane encodes to be timed
 SECONDS = 2.5  # about so long is each probe, but one step of LEAST videos at least
 LEAST, MOST = 2, 32  # videos of a probe's batch
+MEMORY = 4.0  # GiB that a probe's training step may use
 TEST_BATCH = 64  # videos that `loop.score` takes at a time
 
 MMB, MAP = ModelConfig(**VARIANTS["mmb"]), ModelConfig(**VARIANTS["mmb+map"])
@@ -77,6 +78,7 @@ class Speed:
     train_bytes: tuple[float, ...]
     view_bytes: tuple[float, ...]
     base_bytes: float  # of a process that has loaded the towers
+    nodes_per_gib: float  # videos x nodes of their trees that `loop.train` takes at a time for each GiB it may use
     tokens: dict[str, int]  # nodes of the prompt tree at H=5, by data set
 
     @classmethod
@@ -86,7 +88,7 @@ class Speed:
         prices = [*found.train, *found.view, *found.train_bytes, *found.view_bytes]
         if len(prices) != 24 or not all(0 <= price < float("inf") for price in prices):
             raise ValueError("no prices")
-        if not min(found.pictures, found.jobs, found.base_bytes, sum(found.train), sum(found.view)) > 0:
+        if not min(found.pictures, found.jobs, found.base_bytes, found.nodes_per_gib, sum(found.train), sum(found.view)) > 0:
             raise ValueError("no speed")
         if not all(count > 0 for count in {**found.tokens}.values()):
             raise ValueError("no tokens")
@@ -162,6 +164,7 @@ def measure(backbone: BackboneConfig, device: str, precision: str, lists: Mappin
         float(sum(rates) * (jobs / len(found) if device == "cpu" else 1)),
         jobs if device == "cpu" else 1,
         base_bytes=prices.pop("base_bytes")[0],
+        nodes_per_gib=prices.pop("nodes_per_gib")[0],
         tokens=tokens,
         **prices,
     )
@@ -202,21 +205,17 @@ def probe(load, names: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
 
     tower = load()
     trees = {name: PromptTree(tower, texts, FULL.prompt_length) for name, texts in names.items()}
-    draw = np.random.default_rng(0)
-    features = draw.normal(0, 0.5, (TEST_BATCH, 1, 32, tower.width)).astype(np.float16)
-    index = pd.DataFrame({"name": [str(row) for row in range(TEST_BATCH)]})
-    store = FeatureStore(Path("random"), features, ("centre",), index)
+    store = random_store(tower.width)
     device = tower.device.type
     base = _held(device)
     rows: dict[str, list[tuple[np.ndarray, float, float]]] = {"view": [], "train": []}
+    logs: list[loop.Log] = []
     models = [(FlowCLIP(config, tower, names[size], tree=trees[size]), size) for config, size in PROBES]
     for name, measured in rows.items():  # the test first: what training frees stays with the process
         for model, size in models:
 
             def train(videos: int, steps: int, model=model) -> None:
-                labels = np.arange(videos) % len(model.class_texts)
-                settings = TrainConfig(batch=videos, epochs=None, steps=steps, crops=("centre",))
-                loop.train(model, store, np.arange(videos), labels, settings, 0)
+                logs.append(random_training(model, store, videos, steps))
 
             def view(videos: int, steps: int, model=model) -> None:
                 for _ in range(steps):
@@ -225,12 +224,29 @@ def probe(load, names: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
             videos, seconds, peak = _timed(view if name == "view" else train, device)
             asked = amounts(model.config, len(names[size]), trees[size].tokens_per_video, videos)
             measured.append((asked, seconds, max(0.0, peak - base) / videos))
-    found = {"base_bytes": [base]}
+    nodes = trees[PROBES[-1][1]].tokens_per_video  # the last one's micro-batch is one of videos with trees of their own
+    found = {"base_bytes": [base], "nodes_per_gib": [logs[-1].micro_batch * nodes / MEMORY]}
     for name, measured in rows.items():
         asked, seconds, held = (np.array(column) for column in zip(*measured, strict=True))
         found[name] = _fit(asked / seconds[:, None], np.ones(len(seconds)))  # relative errors count
         found[f"{name}_bytes"] = _fit(asked, held)
     return found
+
+
+def random_store(width: int) -> FeatureStore:
+    """Features of TEST_BATCH videos that are not."""
+    features = np.random.default_rng(0).normal(0, 0.5, (TEST_BATCH, 1, 32, width)).astype(np.float16)
+    index = pd.DataFrame({"name": [str(row) for row in range(TEST_BATCH)]})
+    return FeatureStore(Path("random"), features, ("centre",), index)
+
+
+def random_training(model, store: FeatureStore, videos: int, steps: int):
+    """The log of a training on `videos` of them at a time, with MEMORY."""
+    from flowclip_core.training import loop
+
+    labels = np.arange(videos) % len(model.class_texts)
+    settings = TrainConfig(batch=videos, epochs=None, steps=steps, crops=("centre",))
+    return loop.train(model, store, np.arange(videos), labels, settings, 0, memory=MEMORY)
 
 
 def _fit(asked: np.ndarray, costs: np.ndarray) -> list[float]:
