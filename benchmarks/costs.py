@@ -25,6 +25,7 @@ from pathlib import Path
 from benchmarks import _common as common
 from flowclip_core.config import PROFILES, BackboneConfig
 from flowclip_core.data.class_names import CLASSES
+from flowclip_core.data.datasets import Dataset
 from flowclip_core.data.extraction import Rank
 from flowclip_core.errors import InputError
 from flowclip_core.experiments import estimates, speed
@@ -38,6 +39,12 @@ VARIANTS = ("baseline", "mmb", "full")
 STEPS = {"HMDB-51": 32, "UCF-101": 12, "Kinetics-400": 3}
 
 
+def size(dataset: Dataset) -> estimates.Size:
+    """What a prediction has to know of a data set."""
+    splits = {number: (len(split.train), len(split.test)) for number, split in dataset.splits.items()}
+    return estimates.Size(len(dataset.classes), splits)
+
+
 def demo(shots: int, seeds: int) -> list[str]:
     """Cells of Table 5, predicted and run: means over seeds."""
     options = Options()
@@ -48,13 +55,10 @@ def demo(shots: int, seeds: int) -> list[str]:
         here = speed.measure(
             profile.backbone, workshop.device, workshop.precision, {name: sets[name].texts for name in sets}
         )
-        sizes = {
-            name: estimates.Size(
-                len(found.classes), {n: (len(split.train), len(split.test)) for n, split in found.splits.items()}
-            )
-            for name, found in sets.items()
-        }
-        cells = [cell for cell in few_shot(profile, (shots,), True) if cell.variant in VARIANTS and cell.config.seed < seeds]
+        sizes = {name: size(found) for name, found in sets.items()}
+        cells = [
+            cell for cell in few_shot(profile, (shots,), True) if cell.variant in VARIANTS and cell.config.seed < seeds
+        ]
         workshop.make(cells, "costs")
         lines = [
             f"demo, Table 5 at k = {shots}, {seeds} runs a cell, {here.jobs} processes at once",
@@ -68,9 +72,7 @@ def demo(shots: int, seeds: int) -> list[str]:
                 records = [workshop.record(config) for config in configs]
                 work = estimates.passes(configs[0], sizes, here.tokens)
                 real = [statistics.mean(record["seconds"][part] for record in records) for part in ("train", "test")]
-                said = [
-                    estimates.seconds([one for one in work if one.train == train], here) for train in (True, False)
-                ]
+                said = [estimates.seconds([one for one in work if one.train == train], here) for train in (True, False)]
                 total["real"] += sum(real)
                 total["said"] += sum(said)
                 held = max(record["peak_memory_gib"] for record in records)

@@ -48,7 +48,8 @@ class Facts(NamedTuple):
 # Addresses: mmaction2, tools/data/*/download_*.sh, and cvdfoundation/kinetics-dataset, k400_downloader.sh. SHA-256 of
 # the rar files: torchvision's loaders (pytorch/vision, pull request 5335); of the zip: tensorflow/datasets,
 # url_checksums, and torchvision. Bytes of UCF101.rar: what its server announces; of the others no source states them.
-# Counts: the official lists (HMDB-51: 70 + 30 a class in each split); Kinetics-400: what is left of it in a copy in use. Licences: the data sets' cards on the hub.
+# Counts: the official lists (HMDB-51: 70 + 30 a class in each split), and what is left
+# of Kinetics-400 in a copy in use. Licences: the data sets' cards on the hub.
 _CVDF = "https://s3.amazonaws.com/kinetics/400/"
 
 

@@ -230,12 +230,11 @@ def text(profile: Profile) -> list[str]:
     ]
     for one in forecast(profile, here):
         lines.append(f"{one.target:12} {one.trainings:>9,} {one.tests:>12,} {one.hours:>11,.1f} {one.gib:>14.1f}")
-    several = f"{here.jobs} processes at once, each in one thread" if here.jobs > 1 else "one process"
+    several = f"{here.jobs} processes at once" if here.jobs > 1 else "one process"
     lines += [
-        f"hours of {several}, as measured on {where}: training steps and all test views, of",
-        "few-shot runs too; all: table1 to figure3d, what they share once; not counted: encoding, which comes first, the",
-        "start, reading features from a slow disk, figures and notebooks; GiB: resident, on a GPU of its memory; the",
-        "features are mapped from the disk beside it",
+        f"hours of {several}, as measured on {where}: every training step, every test view; all: the paper's tables",
+        "and panels, what they share once; not counted: encoding (below), the start, a slow disk, figures and notebooks;",
+        "GiB: what a process holds, on a GPU of its memory; features stay on the disk",
         "",
         f"stored features  every video is encoded once: {profile.frames_stored} frames x {len(profile.store_crops)}"
         f" crops, {profile.backbone.name}",
@@ -247,7 +246,7 @@ def text(profile: Profile) -> list[str]:
             f"{one.dataset:12} {one.videos:>9,} {one.pictures:>12,} {size:>7.1f} {2 * size:>14.1f} {one.hours:>11,.1f}"
         )
     lines.append(
-        f"hours of encoding alone, at {here.pictures:,.1f} pictures/s as measured on {where}; decoding goes on beside it"
-        " where there are cores for it; n machines with --shard i/n take 1/n"
+        f"hours of encoding alone, at {here.pictures:,.1f} pictures/s as measured on {where}; decoding goes on beside"
+        " it where there are cores for it; n machines with --shard i/n take 1/n"
     )
     return lines

@@ -55,16 +55,16 @@ PROBES = (
 
 
 def amounts(model: ModelConfig, classes: int, tokens: int, batch: int) -> np.ndarray:
-    """What one video asks for (6,): its share of a step, itself, tokens of the two streams (T + L), class texts of the
-    communication block (K), a prompt tree and the tokens in it.
+    """What one video asks for (6,): its share of a step, tokens of the two streams (T + L) and pairs of them (T² + L²),
+    class texts of the communication block (K), a prompt tree and the tokens in it.
 
     tokens: `PromptTree.tokens_per_video`. Static texts cost a video nothing; prompts that no motion shifts are encoded
     once a step.
     """
     steered = model.map and model.mmb and model.adapter_width > 0
     trees = 1.0 if steered else 1.0 / batch if model.map else 0.0
-    streams = model.frames * model.spatial + model.differences * model.mmb
-    return np.array([1 / batch, 1.0, streams, classes * model.mcb, trees, trees * tokens])
+    streams = np.array([model.frames * model.spatial, model.differences * model.mmb])
+    return np.array([1 / batch, streams.sum(), (streams**2).sum(), classes * model.mcb, trees, trees * tokens])
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,14 @@ class Speed:
 
     @classmethod
     def read(cls, said: object) -> Speed:
-        """From JSON. Raises ValueError or TypeError where it is not what was written."""
+        """From JSON. Raises ValueError, TypeError or KeyError where it is not what was written."""
         found = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in dict(said).items()})
         prices = [*found.train, *found.view, *found.train_bytes, *found.view_bytes]
         if len(prices) != 24 or not all(0 <= price < float("inf") for price in prices):
             raise ValueError("no prices")
-        if not min(found.pictures, found.jobs, found.base_bytes, found.nodes_per_gib, sum(found.train), sum(found.view)) > 0:
+        rates = [found.pictures, found.jobs, found.base_bytes, found.nodes_per_gib, sum(found.train), sum(found.view)]
+        if not all(rate > 0 for rate in rates) or not all(found.tokens[name] > 0 for name in official()):
             raise ValueError("no speed")
-        if not all(count > 0 for count in {**found.tokens}.values()):
-            raise ValueError("no tokens")
         return found
 
 
@@ -125,11 +124,11 @@ def speed(backbone: BackboneConfig) -> tuple[Speed, str]:
 
 
 def _code() -> str:
-    """Hash of what is measured."""
+    """Hash of what is measured, and how."""
     digest = hashlib.sha256(str(environment.versions(["torch"])).encode())
-    for folder in ("model", "training"):
-        for file in sorted((root() / "flowclip_core" / folder).glob("*.py")):
-            digest.update(file.read_bytes())
+    files = (root() / "flowclip_core").glob("*/*.py")
+    for file in sorted(file for file in files if file.parent.name in ("model", "training") or file.stem == "speed"):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -142,10 +141,16 @@ def _hardware(device: str) -> str:
     return f"{default_jobs()} cores of {platform.node()}"
 
 
-def measure(backbone: BackboneConfig, device: str, precision: str, lists: Mapping[str, Sequence[str]]) -> Speed:
+def measure(
+    backbone: BackboneConfig,
+    device: str,
+    precision: str,
+    lists: Mapping[str, Sequence[str]],
+    at_least: float = SECONDS,
+) -> Speed:
     """Time everything with all lanes at work at once; of many CPU cores as many as there is memory for, scaled up.
 
-    lists: class names of the data sets whose trees are to be sized.
+    lists: class names of the data sets whose trees are to be sized. at_least: seconds of a probe, about.
     """
     # A model of ViT-L/14's size takes 1.7 GB, and as much again while it is built.
     fitting = max(1, int(psutil.virtual_memory().available / 2**30 / 4))
@@ -157,7 +162,7 @@ def measure(backbone: BackboneConfig, device: str, precision: str, lists: Mappin
     with Pool(len(found), threads=1 if device == "cpu" else min(8, jobs)) as pool:
         list(pool.map(_prepare, [(load,) for load in found]))
         rates = [rate for _, rate in pool.map(_rate, [(load,) for load in found])]
-        made = [probed for _, probed in pool.map(probe, [(load, names) for load in found[:trains]])]
+        made = [probed for _, probed in pool.map(probe, [(load, names, at_least) for load in found[:trains]])]
         ((_, tokens),) = pool.map(_tokens, [(found[0], dict(lists))])
     prices = {name: tuple(np.mean([one[name] for one in made], 0).tolist()) for name in made[0]}
     return Speed(
@@ -197,7 +202,7 @@ def _tokens(load, lists: Mapping[str, Sequence[str]]) -> dict[str, int]:
     return {name: PromptTree(load(), names, FULL.prompt_length).tokens_per_video for name, names in lists.items()}
 
 
-def probe(load, names: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
+def probe(load, names: Mapping[str, Sequence[str]], at_least: float = SECONDS) -> dict[str, list[float]]:
     """The prices of one process: `PROBES` through the real `loop.train` and `loop.score` on random features."""
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.model.prompt_tree import PromptTree
@@ -221,7 +226,7 @@ def probe(load, names: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
                 for _ in range(steps):
                     loop.score(model, store, np.arange(videos), EvalConfig(1, ("centre",)))
 
-            videos, seconds, peak = _timed(view if name == "view" else train, device)
+            videos, seconds, peak = _timed(view if name == "view" else train, device, at_least)
             asked = amounts(model.config, len(names[size]), trees[size].tokens_per_video, videos)
             measured.append((asked, seconds, max(0.0, peak - base) / videos))
     nodes = trees[PROBES[-1][1]].tokens_per_video  # the last one's micro-batch is one of videos with trees of their own
@@ -257,15 +262,16 @@ def _fit(asked: np.ndarray, costs: np.ndarray) -> list[float]:
     return (nnls(asked / scale, costs)[0] / scale).tolist()
 
 
-def _timed(work: Callable[[int, int], None], device: str) -> tuple[int, float, float]:
+def _timed(work: Callable[[int, int], None], device: str, at_least: float) -> tuple[int, float, float]:
     """(videos of a step, seconds a video, bytes of the process at most). work: gets videos and steps."""
     work(1, 1)
     began = time.perf_counter()
     work(1, 1)
     once = time.perf_counter() - began
-    videos = int(min(max(SECONDS / once, LEAST), MOST))
-    steps = max(1, int(SECONDS / (videos * once)))
-    work(videos, 1) if once * videos < SECONDS / 4 else None  # other shapes warm up again
+    videos = int(min(max(at_least / once, LEAST), MOST))
+    steps = max(1, int(at_least / (videos * once)))
+    if videos * once < at_least / 4:
+        work(videos, 1)  # other shapes warm up again
     with _peak(device) as peak:
         began = time.perf_counter()
         work(videos, steps)
