@@ -45,10 +45,9 @@ def size(dataset: Dataset) -> estimates.Size:
     return estimates.Size(len(dataset.classes), splits)
 
 
-def demo(shots: int, seeds: int) -> list[str]:
-    """Cells of Table 5, predicted and run: means over seeds."""
-    options = Options()
-    profile = resolve("demo", "table5", options)
+def demo(name: str, shots: int, seeds: int) -> list[str]:
+    """Cells of Table 5 under a drawn profile, predicted and run: means over seeds."""
+    profile = resolve(name, "table5", Options())
     with tempfile.TemporaryDirectory() as folder, Workshop(profile, Options(results=Path(folder))) as workshop:
         workshop.open(profile.roles.values())
         sets = workshop.sets
@@ -61,7 +60,7 @@ def demo(shots: int, seeds: int) -> list[str]:
         ]
         workshop.make(cells, "costs")
         lines = [
-            f"demo, Table 5 at k = {shots}, {seeds} runs a cell, {here.jobs} processes at once",
+            f"{name}, Table 5 at k = {shots}, {seeds} runs a cell, {here.jobs} processes at once",
             f"{'data set':12} {'variant':10} {'train s':>9} {'predicted':>10} {'ratio':>6}"
             f" {'test s':>8} {'predicted':>10} {'ratio':>6} {'GiB':>6} {'predicted':>10}",
         ]
@@ -120,6 +119,7 @@ def full_size(backbone: str, lists: Sequence[str]) -> list[str]:
 def main() -> int:
     """The command line; 2 for wrong input."""
     parser = argparse.ArgumentParser(prog="./reproduce.sh bench costs", allow_abbrev=False)
+    parser.add_argument("--profile", default="demo", choices=("demo", "smoke"))
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--backbone", default="ViT-B-16")
@@ -127,9 +127,9 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
     asked = parser.parse_args()
     try:
-        if not 1 <= asked.seeds <= PROFILES["demo"].seeds or asked.shots < 1:
-            raise InputError(f"--seeds: 1 to {PROFILES['demo'].seeds} are there; --shots: from 1 on")
-        lines = demo(asked.shots, asked.seeds)
+        if not 1 <= asked.seeds <= PROFILES[asked.profile].seeds or asked.shots < 1:
+            raise InputError(f"--seeds: 1 to {PROFILES[asked.profile].seeds} are there; --shots: from 1 on")
+        lines = demo(asked.profile, asked.shots, asked.seeds)
         if asked.lists:
             lines += ["", *full_size(asked.backbone, asked.lists)]
     except InputError as error:

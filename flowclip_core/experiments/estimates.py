@@ -133,9 +133,10 @@ def passes(config: RunConfig, sizes: Mapping[str, Size], tokens: Mapping[str, in
         training, testing = training - int(training * HELD_OUT), int(training * HELD_OUT)
     if config.train and not config.transfer:
         videos = training if config.k is None else config.k * size.classes
-        batch = min(config.train.batch, videos)
-        asked = amounts(model, size.classes, _nodes(tokens[config.dataset], model), batch)
-        found.append(Pass(True, seen(config.train, videos), batch, asked))
+        total = seen(config.train, videos)
+        nodes, steps = _nodes(tokens[config.dataset], model), config.train.total_steps(videos)
+        asked = amounts(model, size.classes, nodes, total / steps)
+        found.append(Pass(True, total, min(config.train.batch, videos), asked))
     if transfer := config.transfer:
         testing = sizes[transfer.dataset].splits[transfer.split][1]
         for _ in range(transfer.draws):
@@ -233,8 +234,8 @@ def text(profile: Profile) -> list[str]:
     several = f"{here.jobs} processes at once" if here.jobs > 1 else "one process"
     lines += [
         f"hours of {several}, as measured on {where}: every training step, every test view; all: the paper's tables",
-        "and panels, what they share once; not counted: encoding (below), the start, a slow disk, figures and notebooks;",
-        "GiB: what a process holds, on a GPU of its memory; features stay on the disk",
+        "and panels, what they share once; not counted: encoding (below), start, slow disks, figures, notebooks; GiB:",
+        "what a process holds, on a GPU of its memory; features stay on the disk",
         "",
         f"stored features  every video is encoded once: {profile.frames_stored} frames x {len(profile.store_crops)}"
         f" crops, {profile.backbone.name}",

@@ -54,7 +54,7 @@ PROBES = (
 )
 
 
-def amounts(model: ModelConfig, classes: int, tokens: int, batch: int) -> np.ndarray:
+def amounts(model: ModelConfig, classes: int, tokens: int, batch: float) -> np.ndarray:
     """What one video asks for (6,): its share of a step, tokens of the two streams (T + L) and pairs of them (T² + L²),
     class texts of the communication block (K), a prompt tree and the tokens in it.
 
@@ -89,7 +89,7 @@ class Speed:
         if len(prices) != 24 or not all(0 <= price < float("inf") for price in prices):
             raise ValueError("no prices")
         rates = [found.pictures, found.jobs, found.base_bytes, found.nodes_per_gib, sum(found.train), sum(found.view)]
-        if not all(rate > 0 for rate in rates) or not all(found.tokens[name] > 0 for name in official()):
+        if not all(rate > 0 for rate in rates) or not all(found.tokens[name] > 0 for name in PAPER_ROLES.values()):
             raise ValueError("no speed")
         return found
 
