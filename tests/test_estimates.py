@@ -22,7 +22,7 @@ from flowclip_core.data.prepare import FACTS
 from flowclip_core.errors import InputError
 from flowclip_core.experiments import estimates
 from flowclip_core.experiments import speed as speeds
-from flowclip_core.experiments.catalogue import FULL, PAPER_TARGETS, READINGS, TARGETS, VARIANTS
+from flowclip_core.experiments.catalogue import CLIP, FULL, PAPER_TARGETS, READINGS, TARGETS, VARIANTS
 from flowclip_core.experiments.runs import Options
 from flowclip_core.experiments.speed import Speed
 from flowclip_core.training import loop
@@ -166,6 +166,18 @@ def test_more_classes_cost_more_where_texts_follow_the_video():
     ].hours  # fmt: skip
 
 
+def test_what_a_video_asks_for():
+    """A step's share, T + L, T² + L², K, trees, their nodes."""
+    for variant, asked in (
+        ("baseline", (1 / 32, 8, 64, 0, 0, 0)),
+        ("mcb", (1 / 32, 8, 64, 51, 0, 0)),
+        ("mmb", (1 / 32, 8 + 22, 64 + 484, 0, 0, 0)),
+        ("full", (1 / 32, 8 + 22, 64 + 484, 51, 1, 177)),
+    ):
+        assert tuple(speeds.amounts(ModelConfig(**VARIANTS[variant]), 51, 177, 32)) == asked, variant
+    assert tuple(speeds.amounts(CLIP, 51, 177, 64)) == (1 / 64, 0, 0, 0, 0, 0)
+
+
 def test_a_transfer_tests_eleven_lists_of_classes():
     moved = config("full", k=None, transfer=Transfer("ucf101", 2))
     work = estimates.passes(moved, estimates.OFFICIAL, here().tokens)
@@ -232,7 +244,7 @@ def test_the_speed_is_measured_once_for_each_model_and_kept(monkeypatch, cache):
         "[]", "{", "[[1]]", json.dumps({key: 3.5}), json.dumps({key: {"code": whole[key]["code"]}}),
         json.dumps({key: whole[key] | {"code": "of another version"}}),
         *(json.dumps({key: whole[key] | {"speed": whole[key]["speed"] | {name: value}}}) for name, value in (
-            ("pictures", 0.0), ("pictures", "fast"), ("train", [1.0]), ("train", None), ("view", [-1.0] * 6),
+            ("pictures", 0.0), ("pictures", "fast"), ("train", [1.0]), ("train", None), ("view", [-1.0, *range(1, 6)]),
             ("view", [float("nan")] * 6), ("jobs", 0), ("tokens", 3), ("tokens", {}), ("unknown", 1),
         )),
     ):  # fmt: skip

@@ -112,7 +112,7 @@ def seen(train: TrainConfig, videos: int) -> int:
     """Videos that pass through a training on `videos` of them; the last batch of an epoch can be smaller."""
     per_epoch = -(-videos // train.batch)
     epochs, rest = divmod(train.total_steps(videos), per_epoch)
-    return epochs * videos + min(rest * train.batch, videos)
+    return epochs * videos + rest * train.batch
 
 
 def passes(config: RunConfig, sizes: Mapping[str, Size], tokens: Mapping[str, int]) -> list[Pass]:
