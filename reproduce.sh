@@ -30,8 +30,8 @@ Targets
                               a share, as ranks of torchrun and tasks of srun do by themselves
   predict VIDEO --labels a,b,c [--checkpoint FILE|FOLDER|user/name] [--json]
                               scores of your class names for your video
-  list                        what each target trains, what it cost when it was recorded, and for the real data sets the
-                              gigabytes and hours of their features
+  list                        what each target trains, what it cost when it was recorded, and for the real data sets what
+                              this machine will take: hours and memory of each target, gigabytes and hours of features
   verify                      rebuild every recorded table, figure and verdict; fails on any difference
   lab [JUPYTERLAB OPTIONS]    JupyterLab on the notebooks, on this machine only
   test [PYTEST OPTIONS]       unit tests, then every notebook (options and test files go to the unit tests)
@@ -40,6 +40,7 @@ Targets
                               read videos with each decoder and say where they disagree
   extra ray|browser           add Ray (--engine ray) or Playwright to the environment in use; nothing in it is changed
   bench extraction VIDEOS     what decoding costs beside encoding (benchmarks/README.md)
+  bench costs                 whether the hours and memory that list predicts come true here
 
 Options
   --profile demo|quick|paper  demo: generated world, no data needed (default; extract: paper); quick, paper: real data

@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import save_file
+from test_estimates import here
 from test_outputs import checkout_in, small, tree
 
 from flowclip_core import FlowCLIP, ModelConfig, __main__, experiments, load_backbone
@@ -281,7 +282,7 @@ def test_checkpoints_that_do_not_fit_are_refused(checkpoint, refused, clip, smal
 
 
 def test_list_doctor_and_help_succeed(monkeypatch, capfd):
-    monkeypatch.setattr(estimates, "speed", lambda backbone: (100.0, "a machine"))
+    monkeypatch.setattr(estimates, "speed", lambda backbone: (here(), "a machine"))
     assert main(["list"]) == main(["list", "--profile", "paper"]) == main(["doctor"]) == 0
     out, err = capfd.readouterr()
     assert "table5" in out and "40 trainings on" not in out.split("profile paper")[0] and "torch" in out and not err
