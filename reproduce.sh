@@ -50,6 +50,8 @@ Options
   --seeds N                   runs per cell
   --device auto|cpu|cuda      where to compute (default: auto)
   --jobs N                    processes at a time
+  --memory GB                 for the prompt trees of all processes while they train; where memory runs out all the same,
+                              fewer videos are taken at a time, which changes no result (default: as the machine has it)
   --engine local|ray          what makes the runs: processes of this machine, or Ray, which goes on when it loses some
   --ray-address HOST:PORT|auto
                               a running Ray cluster that this machine belongs to; all its machines must see the checkout,

@@ -78,7 +78,7 @@ def demo(name: str, shots: int, seeds: int) -> list[str]:
                 lines.append(
                     f"{dataset:12} {variant:10} {real[0]:>9.2f} {said[0]:>10.2f} {said[0] / real[0]:>6.2f}"
                     f" {real[1]:>8.2f} {said[1]:>10.2f} {said[1] / real[1]:>6.2f}"
-                    f" {held:>6.2f} {estimates.gib(work, here, workshop.memory):>10.2f}"
+                    f" {held:>6.2f} {estimates.gib(work, here):>10.2f}"
                 )
         lines.append(f"together     predicted / real {total['said'] / total['real']:.2f}")
     return lines

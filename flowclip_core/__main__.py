@@ -84,6 +84,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--few-shot-list", type=Path, nargs="+", default=[], metavar="FILE")
         command.add_argument("--engine", default="local", choices=ENGINES)
         command.add_argument("--ray-address", metavar="ADDR")
+        command.add_argument("--memory", type=_gigabytes, metavar="GB")
         command.add_argument("--record", action="store_true")
         command.set_defaults(run=_target)
     extract = commands.add_parser("extract", parents=[shared, stored], allow_abbrev=False)
@@ -132,6 +133,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number from 1 on is needed, got {text!r}")
     return int(text)
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"gigabytes above 0 are needed, got {text!r}")
+    return found
 
 
 def _target(asked: argparse.Namespace) -> int:

@@ -141,7 +141,7 @@ def tasks(tmp_path):
         return [
             (Task(
                 RunConfig("few", 2, 0, 1, ModelConfig(**switches), SMOKE.few_shot, SMOKE.evaluation, SMOKE.backbone),
-                name, True, folder, dataset, None, store, name, "weights", "cpu", 1.0, None,
+                name, True, folder, dataset, None, store, name, "weights", "cpu", 1.0, 1, None,
             ),)
             for name, switches in VARIANTS.items()
         ]  # fmt: skip

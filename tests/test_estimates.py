@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from dataclasses import asdict, replace
@@ -45,7 +46,7 @@ def here(jobs: int = 1, **changes) -> Speed:
         train_bytes=(1e6, 1e5, 1e2, 2e4, 3e5, 7e5),
         view_bytes=(1e6, 1e4, 1e1, 2e3, 3e4, 2e4),
         base_bytes=1.5 * 2**30,
-        nodes_per_gib=1800.0,
+        rows=1600.0,
         tokens={"hmdb51": 177, "ucf101": 409, "kinetics400": 1578},
     )
     return replace(made, **changes)
@@ -203,22 +204,25 @@ def test_videos_seen_are_those_of_the_batches(settings, videos):
     assert estimates.seen(train, videos) == sum(map(len, batches))
 
 
-def test_memory_follows_the_batch_up_to_the_bound():
-    def work(one: RunConfig) -> list[estimates.Pass]:
-        return estimates.passes(one, estimates.OFFICIAL, here().tokens)
+def test_memory_holds_one_pass_of_trees_and_what_is_summed_at_once():
+    def peak(name: str, machine: Speed) -> float:
+        one = config(name, "kinetics400", k=None, train=PAPER.kinetics)
+        return estimates.gib(estimates.passes(one, estimates.OFFICIAL, machine.tokens), machine)
 
-    def peak(one: RunConfig, bound: float = 4.0) -> float:
-        return estimates.gib(work(one), here(), bound)
-
-    full, mcb, baseline = (
-        config(name, "kinetics400", k=None, train=PAPER.kinetics) for name in ("full", "mcb", "baseline")
+    assert (speeds.TRAIN_BATCH, speeds.TEST_BATCH) == (
+        loop.SUMMED,
+        inspect.signature(loop.score).parameters["batch"].default,
     )
-    trained = work(full)[0].asked @ here().train_bytes / 2**30  # of a video
-    viewed = work(full)[1].asked @ here().view_bytes / 2**30
-    assert peak(full) == pytest.approx(1.5 + 4 * trained)  # 4 x 1800 nodes hold four trees of 1578
-    assert peak(full, 1000.0) == pytest.approx(1.5 + 256 * trained)
-    assert peak(full, 0.001) == pytest.approx(1.5 + max(trained, 64 * viewed))
-    assert peak(mcb) == peak(mcb, 0.1) > peak(baseline) > 1.5
+    asked = speeds.amounts(ModelConfig(), 400, 1578, 256)
+    assert (speeds.held(asked, 32, 6400)[:4] == 32 * asked[:4]).all()  # all but the trees
+    assert speeds.held(asked, 32, 6400)[4:] == pytest.approx([4, 4 * 1578])  # 6400 nodes are four trees of 1578
+    assert speeds.held(asked, 32, 10)[4:] == pytest.approx([1, 1578])  # one at least
+    assert speeds.held(asked, 2, 6400)[4:] == pytest.approx([2, 2 * 1578])  # two videos have two
+    small, large = here(rows=1600.0), here(rows=6400.0)
+    one = speeds.held(asked, 32, 1600) @ small.train_bytes
+    assert peak("full", small) == pytest.approx(1.5 + one / 2**30)
+    assert peak("full", large) > peak("full", small) > peak("mcb", small) > peak("baseline", small) > 1.5
+    assert peak("mcb", large) == peak("mcb", small)
 
 
 # --- the measuring --------------------------------------------------------------------------------------------
@@ -279,9 +283,9 @@ def test_a_probe_runs_the_real_training_and_test(small):
     names = {"short": ["run", "wave"], "long": [f"{word} {number}" for word in ("kick", "hop") for number in range(9)]}
     found = speeds.probe(lambda: small, names, 0.01)
     assert {name: len(prices) for name, prices in found.items()} == {
-        "train": 6, "view": 6, "train_bytes": 6, "view_bytes": 6, "base_bytes": 1, "nodes_per_gib": 1,
+        "train": 6, "view": 6, "train_bytes": 6, "view_bytes": 6, "base_bytes": 1, "rows": 1,
     }  # fmt: skip
-    assert all(price >= 0 for prices in found.values() for price in prices) and found["nodes_per_gib"][0] > 1
+    assert all(price >= 0 for prices in found.values() for price in prices) and found["rows"][0] > 1
     assert sum(found["train"]) > 0 < sum(found["view"])
 
 

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import psutil
 
 from flowclip_core.config import ModelConfig, Profile, RunConfig, TrainConfig
 from flowclip_core.data.prepare import FACTS
 from flowclip_core.experiments.catalogue import ALL_TARGETS, FULL, PAPER_TARGETS, TARGETS, Cell, Target
-from flowclip_core.experiments.speed import TEST_BATCH, Speed, amounts, speed
+from flowclip_core.experiments.speed import TEST_BATCH, TRAIN_BATCH, Speed, amounts, held, speed
 
 HELD_OUT = 1 / 3  # of the training videos, where a learning rate is chosen
 
@@ -161,16 +160,13 @@ def seconds(work: Sequence[Pass], here: Speed) -> float:
     return float(sum(one.videos * one.asked @ (here.train if one.train else here.view) for one in work))
 
 
-def gib(work: Sequence[Pass], here: Speed, bound: float) -> float:
-    """Peak of a process. bound: GiB that the activations of a training step may take (`loop.train`)."""
-    held = [0.0]
+def gib(work: Sequence[Pass], here: Speed) -> float:
+    """Peak of a process."""
+    kept = [0.0]
     for one in work:
-        a_video = one.asked @ (here.train_bytes if one.train else here.view_bytes)
-        most = min(one.batch, one.videos) * a_video
-        if one.train and one.asked[4] == 1.0:  # with trees of their own: fewer at a time where memory asks for it
-            most = min(most, max(1, int(bound * here.nodes_per_gib / one.asked[5])) * a_video)
-        held.append(most)
-    return float(here.base_bytes + max(held)) / 2**30
+        videos = int(min(one.batch, one.videos, TRAIN_BATCH if one.train else TEST_BATCH))
+        kept.append(held(one.asked, videos, here.rows) @ (here.train_bytes if one.train else here.view_bytes))
+    return float(here.base_bytes + max(kept)) / 2**30
 
 
 def makespan(spent: Iterable[float], jobs: int) -> float:
@@ -181,14 +177,8 @@ def makespan(spent: Iterable[float], jobs: int) -> float:
     return max(free)
 
 
-def forecast(
-    profile: Profile, here: Speed, sizes: Mapping[str, Size] = OFFICIAL, bound: float | None = None
-) -> list[Forecast]:
-    """One row a target, and `all`: the paper's tables and panels, with runs that they share made once.
-
-    bound: see `gib`; left out, what a worker of this machine gets.
-    """
-    bound = memory(here.jobs) if bound is None else bound
+def forecast(profile: Profile, here: Speed, sizes: Mapping[str, Size] = OFFICIAL) -> list[Forecast]:
+    """One row a target, and `all`: the paper's tables and panels, with runs that they share made once."""
     found: list[Forecast] = []
     work: dict[RunConfig, list[Pass]] = {}
 
@@ -198,7 +188,7 @@ def forecast(
         every = [config for part in parts for config in part]
         trainings = sum(bool(one.train and not one.transfer) for one in every)
         spent = sum(makespan([seconds(work[one], here) for one in part], here.jobs) for part in parts)
-        peak = max((gib(work[one], here, bound) for one in every), default=0.0)
+        peak = max((gib(work[one], here) for one in every), default=0.0)
         found.append(Forecast(name, trainings, len(every) - trainings, spent / 3600, peak))
 
     parts = {name: rounds(TARGETS[name], profile) for name in ALL_TARGETS if name in TARGETS}
@@ -207,11 +197,6 @@ def forecast(
     together = zip(*(one for name, one in parts.items() if name in PAPER_TARGETS), strict=True)
     add("all", [list(dict.fromkeys(config for part in same for config in part)) for same in together])
     return found
-
-
-def memory(jobs: int) -> float:
-    """GiB of activations that one of `jobs` workers may hold (see `runs.Workshop`)."""
-    return min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / jobs)
 
 
 # --- as text --------------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ class Options:
     class_names: str = "words"  # how they read in prompts: see `datasets.class_text`
     few_shot_lists: tuple[Path, ...] = ()  # published lists in the place of seeded draws
     engine: str = "local"  # what makes the runs: worker processes, or ray
+    memory: float | None = None  # GiB that the prompt trees of all processes may take while they train
     ray_address: str | None = None  # of a running Ray cluster; default: one of this machine
 
     def skips(self, dataset: str) -> bool:
@@ -235,8 +236,10 @@ class Workshop:
         self._parts: dict[tuple[str, int, bool], str] = {}
         self._keys: dict[RunConfig, str] = {}
         self._records: dict[str, dict] = {}
-        # GiB of activations a worker
-        self.memory = min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / self.jobs / rank.beside)
+        # GiB of prompt trees a worker; on a GPU the training looks for itself
+        self.memory = options.memory and options.memory / self.jobs
+        if self.memory is None and self.device == "cpu":
+            self.memory = min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / self.jobs / rank.beside)
         threads = 1 if self.device == "cpu" else min(8, default_jobs())
         self.pool = self.engine = Pool(self.jobs, threads)
         if options.engine == "ray":
@@ -385,20 +388,25 @@ class Workshop:
         with closing(Bar(f"{about}, {total} runs", "runs", total, total - missing, self.main)) as bar:
             for needed in rounds:
                 jointly = [run for run in needed if self.rank.of > 1 and _is_large(run[0])]
-                for _ in self._jointly([self._task(*run) for run in jointly]):
+                for _ in self._jointly([self._task(*run, self._lanes(1)) for run in jointly]):
                     bar.add(1)
-                for _ in self.engine.map(_run, [(self._task(*run),) for run in needed if run not in jointly]):
+                apart = [run for run in needed if run not in jointly]
+                for _ in self.engine.map(_run, [(self._task(*run, self._lanes(len(apart))),) for run in apart]):
                     bar.add(1)
         return missing
 
-    def _task(self, config: RunConfig, key: str, keep: bool) -> Task:
+    def _lanes(self, runs: int) -> int:
+        """Cores for each of so many runs: where there are fewer of them than cores, none lies idle."""
+        return max(1, self.jobs // runs) if runs and self.device == "cpu" and self.engine is self.pool else 1
+
+    def _task(self, config: RunConfig, key: str, keep: bool, lanes: int) -> Task:
         if self.key(config) != key:
             raise InputError(f"rank {self.rank.number} has other data or weights than the main one; all need the same")
         return Task(
             config, key, keep, self.folder, self.dataset(config),
             self.sets[config.transfer.dataset] if config.transfer else None,
             self.stores[(config.transfer or config).dataset].folder,
-            self.key(replace(config, transfer=None)), self.weights, self.device, self.memory,
+            self.key(replace(config, transfer=None)), self.weights, self.device, self.memory, lanes,
             self.lists[config.listed].videos if config.listed else None,
         )  # fmt: skip
 
@@ -590,7 +598,8 @@ class Task:
     source: str  # key of the run whose weights a transfer tests
     weights: str
     device: str
-    memory: float
+    memory: float | None
+    lanes: int
     listed: tuple[Video, ...] | None  # a published few-shot list
 
 
@@ -663,7 +672,7 @@ def train_and_test(task: Task) -> dict:
         log = loop.train(
             model, store, store.rows([video.name for video in picked]),
             np.array([video.label for video in picked]), config.train, config.seed,
-            memory=task.memory, checkpoint=task.folder / f"{task.key}.partial",
+            memory=task.memory, lanes=task.lanes, checkpoint=task.folder / f"{task.key}.partial",
         )  # fmt: skip
         losses = log.losses
         if task.keep and ranks.main():

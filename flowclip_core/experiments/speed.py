@@ -37,8 +37,7 @@ from flowclip_core.workers import Pool, default_jobs
 SAMPLE = 8  # pictures that a lane encodes to be timed
 SECONDS = 2.5  # about so long is each probe, but one step of LEAST videos at least
 LEAST, MOST = 2, 32  # videos of a probe's batch
-MEMORY = 4.0  # GiB that a probe's training step may use
-TEST_BATCH = 64  # videos that `loop.score` takes at a time
+TEST_BATCH, TRAIN_BATCH = 64, 32  # videos that `loop.score` and `loop.train` take at a time, at most
 
 MMB, MAP = ModelConfig(**VARIANTS["mmb"]), ModelConfig(**VARIANTS["mmb+map"])
 # What is timed, by growing memory: the kinds of variants, each part at two sizes (HMDB-51's names; a slice of
@@ -67,6 +66,17 @@ def amounts(model: ModelConfig, classes: int, tokens: int, batch: float) -> np.n
     return np.array([1 / batch, streams.sum(), (streams**2).sum(), classes * model.mcb, trees, trees * tokens])
 
 
+def held(asked: np.ndarray, videos: int, rows: float) -> np.ndarray:
+    """What `videos` at a time keep in memory (6,): all of `amounts`, but no more trees than one pass takes.
+
+    rows: nodes of all trees of a pass (`PromptTree.at_once`).
+    """
+    whole = asked * videos
+    if whole[4]:
+        whole[4:] *= min(1.0, max(1.0, rows * whole[4] // whole[5]) / whole[4])
+    return whole
+
+
 @dataclass(frozen=True)
 class Speed:
     """This machine at work: prices are of each of `amounts`, in one process while all of them are busy."""
@@ -78,7 +88,7 @@ class Speed:
     train_bytes: tuple[float, ...]
     view_bytes: tuple[float, ...]
     base_bytes: float  # of a process that has loaded the towers
-    nodes_per_gib: float  # videos x nodes of their trees that `loop.train` takes at a time for each GiB it may use
+    rows: float  # nodes of all trees that one pass takes
     tokens: dict[str, int]  # nodes of the prompt tree at H=5, by data set
 
     @classmethod
@@ -88,7 +98,7 @@ class Speed:
         prices = [*found.train, *found.view, *found.train_bytes, *found.view_bytes]
         if len(prices) != 24 or not all(0 <= price < float("inf") for price in prices):
             raise ValueError("no prices")
-        rates = [found.pictures, found.jobs, found.base_bytes, found.nodes_per_gib, sum(found.train), sum(found.view)]
+        rates = [found.pictures, found.jobs, found.base_bytes, found.rows, sum(found.train), sum(found.view)]
         if not all(rate > 0 for rate in rates) or not all(found.tokens[name] > 0 for name in PAPER_ROLES.values()):
             raise ValueError("no speed")
         return found
@@ -172,7 +182,7 @@ def measure(
         float(sum(rates) * (jobs / len(found) if device == "cpu" else 1)),
         jobs if device == "cpu" else 1,
         base_bytes=prices.pop("base_bytes")[0],
-        nodes_per_gib=prices.pop("nodes_per_gib")[0],
+        rows=prices.pop("rows")[0],
         tokens=tokens,
         **prices,
     )
@@ -216,14 +226,14 @@ def probe(load, names: Mapping[str, Sequence[str]], at_least: float = SECONDS) -
     store = random_store(tower.width)
     device = tower.device.type
     base = _held(device)
-    rows: dict[str, list[tuple[np.ndarray, float, float]]] = {"view": [], "train": []}
-    logs: list[loop.Log] = []
+    rows: dict[str, list[tuple[np.ndarray, float, np.ndarray, float]]] = {"view": [], "train": []}
+    together = float(max(tree.at_once * tree.tokens_per_video for tree in trees.values()))
     models = [(FlowCLIP(config, tower, names[size], tree=trees[size]), size) for config, size in PROBES]
     for name, measured in rows.items():  # the test first: what training frees stays with the process
         for model, size in models:
 
             def train(videos: int, steps: int, model=model) -> None:
-                logs.append(random_training(model, store, videos, steps))
+                random_training(model, store, videos, steps)
 
             def view(videos: int, steps: int, model=model) -> None:
                 for _ in range(steps):
@@ -231,13 +241,12 @@ def probe(load, names: Mapping[str, Sequence[str]], at_least: float = SECONDS) -
 
             videos, seconds, peak = _timed(view if name == "view" else train, device, at_least)
             asked = amounts(model.config, len(names[size]), trees[size].tokens_per_video, videos)
-            measured.append((asked, seconds, max(0.0, peak - base) / videos))
-    nodes = trees[PROBES[-1][1]].tokens_per_video  # the last one's micro-batch is one of videos with trees of their own
-    found = {"base_bytes": [base], "nodes_per_gib": [logs[-1].micro_batch * nodes / MEMORY]}
+            measured.append((asked, seconds, held(asked, videos, together), max(0.0, peak - base)))
+    found = {"base_bytes": [base], "rows": [together]}
     for name, measured in rows.items():
-        asked, seconds, held = (np.array(column) for column in zip(*measured, strict=True))
+        asked, seconds, kept, peaks = (np.array(column) for column in zip(*measured, strict=True))
         found[name] = _fit(asked / seconds[:, None], np.ones(len(seconds)))  # relative errors count
-        found[f"{name}_bytes"] = _fit(asked, held)
+        found[f"{name}_bytes"] = _fit(kept, peaks)
     return found
 
 
@@ -249,12 +258,12 @@ def random_store(width: int) -> FeatureStore:
 
 
 def random_training(model, store: FeatureStore, videos: int, steps: int):
-    """The log of a training on `videos` of them at a time, with MEMORY."""
+    """The log of a training on `videos` of them at a time."""
     from flowclip_core.training import loop
 
     labels = np.arange(videos) % len(model.class_texts)
     settings = TrainConfig(batch=videos, epochs=None, steps=steps, crops=("centre",))
-    return loop.train(model, store, np.arange(videos), labels, settings, 0, memory=MEMORY)
+    return loop.train(model, store, np.arange(videos), labels, settings, 0)
 
 
 def _fit(asked: np.ndarray, costs: np.ndarray) -> list[float]:

@@ -506,12 +506,17 @@ def _mix(room: Room, name: str, number: int, query: Tensor, key: Tensor, value: 
     """Softmax attention of queries (B,G,heads,a,d) over keys and values (B,G,heads,b,d), group by group."""
     weights = room.kept(f"{name} weights", number, *query.shape[:4], key.shape[3])
     flat, (q, k, v) = weights.flatten(0, 2), (part.flatten(0, 2) for part in (query, key, value))
-    flat.baddbmm_(q, k.transpose(1, 2), beta=0, alpha=query.shape[-1] ** -0.5)
+    _scaled(q, k.transpose(1, 2), query.shape[-1] ** -0.5, flat)
     weights += mask
     torch.softmax(weights, -1, out=weights)
     mixed = room.scratch(f"{name} mixed", *query.shape)
     torch.bmm(flat, v, out=mixed.flatten(0, 2))
     return mixed
+
+
+def _scaled(one: Tensor, other: Tensor, scale: float, out: Tensor) -> None:
+    """out = scale * one @ other, matrix by matrix."""
+    torch.baddbmm(out, one, other, beta=0, alpha=scale, out=out)
 
 
 def _mix_back(
@@ -527,7 +532,6 @@ def _mix_back(
     )
     torch.bmm(flat.transpose(1, 2), g, out=to_value.flatten(0, 2))
     raw = aten._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), flat, -1, flat.dtype)
-    scale = query.shape[-1] ** -0.5
-    to_query.flatten(0, 2).baddbmm_(raw, k, beta=0, alpha=scale)
-    to_key.flatten(0, 2).baddbmm_(raw.transpose(1, 2), q, beta=0, alpha=scale)
+    _scaled(raw, k, query.shape[-1] ** -0.5, to_query.flatten(0, 2))
+    _scaled(raw.transpose(1, 2), q, query.shape[-1] ** -0.5, to_key.flatten(0, 2))
     return to_query, to_key, to_value

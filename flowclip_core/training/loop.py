@@ -167,6 +167,8 @@ def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: C
     features (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `_lanes`.
     """
     loss = 0.0
+    if not len(targets):  # a rank's share may be empty
+        return loss
     for part, target in zip(features.split(SUMMED), targets.split(SUMMED), strict=True):
         loss += _accumulate(model, part, target, len(targets), micro, run)
     return loss
@@ -181,7 +183,7 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
     out = model.watch(features)
     seen = {name: value.detach().requires_grad_(value.requires_grad) for name, value in out.items()}
     prompts, everything = out.get("prompts"), torch.arange(len(targets), device=targets.device)
-    own = prompts is not None and len(prompts) > 1  # every video has texts of its own
+    own = prompts is not None and model.prompts.adapter is not None  # every video has texts of its own
     whole = own and micro >= len(targets) >= FEWEST
 
     def pass_of(videos: Tensor) -> tuple[Tensor, Tensor]:
