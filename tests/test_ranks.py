@@ -79,7 +79,7 @@ def test_ranks_equal_one_process(launch, count, alone, tmp_path):
             torch.cat([value.flatten() for name, value in sorted(run.items()) if name.startswith(f"gradient {step}")])
             for run in (one, alone)
         )
-        assert theirs.norm() > 0 and (ours - theirs).norm() <= 1e-6 * theirs.norm()
+        assert theirs.dtype == torch.float64 and theirs.norm() > 0 and (ours - theirs).norm() <= 1e-12 * theirs.norm()
     for name, value in alone.items():
         if name.startswith(("trained", "losses")):
             torch.testing.assert_close(one[name], value, rtol=1e-4, atol=1e-6, msg=name)

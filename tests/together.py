@@ -27,6 +27,13 @@ NAMES = ("brush hair", "cartwheel", "catch", "clap hands")
 CONFIG = TrainConfig(lr=0.02, batch=19, epochs=2, crops=("centre",))
 
 
+class Wide(FeatureStore):
+    """A store whose features are float64."""
+
+    def take(self, *which) -> np.ndarray:
+        return super().take(*which).astype(np.float64)
+
+
 def store(folder: Path) -> FeatureStore:
     features = np.random.default_rng(0).normal(size=(20, 1, 16, 32)).astype(np.float16)
     index = pd.DataFrame({"name": [f"{i}.avi" for i in range(20)], "sha256": "0" * 64})
@@ -35,14 +42,17 @@ def store(folder: Path) -> FeatureStore:
 
 def work(folder: Path, number: int = 0) -> dict[str, torch.Tensor]:
     """Gradients of both batches at the initial weights, trained weights whole and resumed, losses, scores."""
-    small, found = backbone(SMALL), {}
+    small, exact, found = backbone(SMALL), backbone(SMALL, dtype=torch.float64), {}
 
-    def fit(config: TrainConfig, seed: int = 3, **how) -> tuple[FlowCLIP, loop.Log]:
-        model = FlowCLIP(ModelConfig(), small, NAMES, seed)
-        return model, loop.train(model, store(folder), np.arange(20), np.arange(20) % 4, config, 3, **how)
+    def fit(config: TrainConfig, seed: int = 3, tower=small, **how) -> tuple[FlowCLIP, loop.Log]:
+        dtype = tower.mean.dtype
+        model = FlowCLIP(ModelConfig(), tower, NAMES, seed).to(dtype)
+        features = Wide(**vars(store(folder))) if dtype == torch.float64 else store(folder)
+        return model, loop.train(model, features, np.arange(20), np.arange(20) % 4, config, 3, **how)
 
     for step in (1, 2):
-        model, _ = fit(replace(CONFIG, lr=0.0, epochs=None, steps=step))
+        # In float64, as float32 rounds a batch's own parts apart by up to 1e-6 in one process already.
+        model, _ = fit(replace(CONFIG, lr=0.0, epochs=None, steps=step), tower=exact)
         found |= {f"gradient {step} {name}": value.grad for name, value in model.trained().items()}
     whole, log = fit(CONFIG, seed=3 + number)  # the main rank's initial weights are everyone's
     found |= {f"trained {name}": value.detach() for name, value in whole.trained().items()}
