@@ -39,8 +39,9 @@ Targets
   doctor --decoders DIR [--sample N]
                               read videos with each decoder and say where they disagree
   extra ray|browser           add Ray (--engine ray) or Playwright to the environment in use; nothing in it is changed
-  bench extraction VIDEOS     what decoding costs beside encoding (benchmarks/README.md)
-  bench costs                 whether the hours and memory that list predicts come true here
+  bench prompts|training|table|costs|extraction VIDEOS [--record]
+                              ratios to plain ways of the same work: prompts by the tree, a training step, a whole table,
+                              hours predicted and real, decoding beside encoding (benchmarks/README.md)
 
 Options
   --profile demo|quick|paper  demo: generated world, no data needed (default; extract: paper); quick, paper: real data

@@ -9,7 +9,7 @@ from test_estimates import here
 from test_features import write_video
 
 from benchmarks import _common as common
-from benchmarks import costs, extraction, prompts
+from benchmarks import costs, extraction, prompts, training
 from flowclip_core.errors import InputError
 from flowclip_core.model.prompt_tree import PromptTree
 
@@ -120,3 +120,32 @@ def test_ratios_pair_the_rounds():
     spent = common.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
     assert order == ["a", "b", "a", "b"] and [len(rounds) for rounds in spent.values()] == [2, 2]
     assert common.matmul_peak("cpu", torch.float32, rounds=1) > 0.1
+
+
+def test_lists_are_measured_with_every_core_at_work(small, monkeypatch):
+    monkeypatch.setattr(prompts, "CLASSES", {"HMDB-51": NAMES})
+    monkeypatch.setattr(prompts, "load_backbone", lambda *_, **__: small)
+    said = prompts.measure("cpu", ["HMDB-51"], 1, 2)
+    assert "on 2 CPU cores" in said and f"5 classes, {51 // 5} rounds" in said
+    for name in (prompts.NAIVE, prompts.CUT, prompts.PREFIX, prompts.TREE):
+        assert f"\n{name}" in said
+    assert said.count("% of the peak (") == 2
+    one_more = prompts.one_by_one(small, [*NAMES[:-1], "run"], cut=True)
+    monkeypatch.setattr(prompts, "one_by_one", lambda *_, **__: one_more)  # another class list
+    with pytest.raises(InputError, match="the ways disagree"):
+        prompts.measure("cpu", ["HMDB-51"], 1, 1)
+
+
+def test_a_step_is_timed_beside_what_it_spares(small, monkeypatch, capfd):
+    monkeypatch.setattr(training, "CLASSES", {"HMDB-51": NAMES})
+    monkeypatch.setattr(training, "load_backbone", lambda *_, **__: small)
+    monkeypatch.setattr("sys.argv", ["training", "--rounds", "2", "--no-memory", "--device", "cpu"])
+    assert training.main() == 0
+    said = capfd.readouterr().out
+    for name in ("step, all parts", "one video, 77 tokens", "static texts, once", "features, drawn", "matmul peak"):
+        assert f"\n{name} " in said
+    assert "features, encoded / features, drawn: " in said and "s a video at 159" in said
+    monkeypatch.setattr("sys.argv", ["training", "--rounds", "0"])
+    assert training.main() == 2 and "--rounds" in capfd.readouterr().err
+    monkeypatch.setattr("sys.argv", ["training", "--record", "--no-memory"])
+    assert training.main() == 2 and "--no-memory" in capfd.readouterr().err

@@ -106,7 +106,7 @@ def train(
     first, losses = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser))
     saved = time.monotonic()
     model.train()
-    with _lanes(lanes) as run:
+    with lanes_of(lanes) as run:
         for step in range(first, total):
             for group in optimiser.param_groups:
                 group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
@@ -131,7 +131,7 @@ def train(
 
 
 @contextmanager
-def _lanes(count: int) -> Iterator[Callable]:
+def lanes_of(count: int) -> Iterator[Callable]:
     """What stands for `map`: itself, or one that works in `count` threads. PyTorch then takes one core for each."""
     if count == 1:
         yield map
@@ -164,7 +164,7 @@ def _step_that_fits(model: FlowCLIP, features: Tensor, targets: Tensor, micro: i
 def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable = map) -> float:
     """Add the gradient of the batch's mean loss to the trained parts; returns that loss.
 
-    features (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `_lanes`.
+    features (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `lanes_of`.
     """
     loss = 0.0
     if not len(targets):  # a rank's share may be empty
