@@ -141,7 +141,7 @@ def test_passes_do_not_get_into_each_others_rooms(small):
             assert torch.equal(tree(given[1]), texts[1])
         for one, found, gradient in zip(given, texts, expected, strict=True):
             assert torch.equal(torch.autograd.grad((found * weights[: len(one)]).sum(), one)[0], gradient)
-    assert len(tree._rooms) == 2
+    assert len(tree._rooms) == 3  # no more than were used at once
     tree.forget()
     assert not tree._rooms
 
@@ -156,7 +156,7 @@ def test_the_same_pass_goes_back_once(small):
 
 def test_large_subtrees_are_cut_and_copies_keep_groups_closed():
     sequences = [[1, 2, number, 99] for number in range(10, 40)] + [[3, 99]]
-    layout = lay_out(sequences, prefix=6, width=512)
+    layout = lay_out(sequences, prefix=6, width=16)
     assert layout.nodes == 2 + 60 + 2 < len(layout.tokens)
     assert layout.slots < 40 and len(layout.tokens) == layout.groups * layout.slots
     for slot, parent in enumerate(layout.parents):
