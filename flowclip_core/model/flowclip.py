@@ -68,8 +68,11 @@ class FlowCLIP(nn.Module, ModelHubMixin):
             self.communication = _seeded(seed, 4, lambda: CommunicationBlock(width, config.heads))
         self.to(backbone.mean.device)
 
-    def forward(self, frames: Tensor) -> dict[str, Tensor]:
-        """All intermediates of one batch of videos. frames: (B,T,D) frame features I."""
+    def forward(self, frames: Tensor, prompt_motion: Tensor | None = None) -> dict[str, Tensor]:
+        """All intermediates of one batch of videos. frames: (B,T,D) frame features I.
+
+        prompt_motion: (B,D) motion of other videos that the prompts are to follow in the place of their own, a control.
+        """
         config, out = self.config, {"frames": frames}
         if frames.ndim != 3 or frames.shape[1] != config.frames or frames.shape[2] != self.backbone.width:
             raise InputError(
@@ -88,7 +91,8 @@ class FlowCLIP(nn.Module, ModelHubMixin):
             out["video"] = out["video"] + out["motion"]  # Eq. 6
             tokens = torch.cat([tokens, out["motion_tokens"]], 1)  # (B,T+L,D)
         if self.prompts is not None:
-            out["prompts"] = self.prompts(out.get("motion"))  # (B,H,W), Eq. 7
+            steer = out.get("motion") if prompt_motion is None else prompt_motion
+            out["prompts"] = self.prompts(steer)  # (B,H,W), Eq. 7
             out["texts"] = self.tree(out["prompts"]).expand(len(frames), -1, -1)  # (B,K,D)
         else:
             out["texts"] = self.static_texts.expand(len(frames), -1, -1)
