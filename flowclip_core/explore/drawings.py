@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -28,24 +29,44 @@ KINDS = (
     ("#999999", "X"),
 )
 HATCH = ("", "///", "...", "xxx")
-SETTINGS = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False,
-            "axes.axisbelow": True}  # fmt: skip
+SETTINGS = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titley": 1.02,  # a fixed place: finding one costs a layout of all tick labels
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+}
 DPI = 90
 
 
 def figure(width: float, height: float, draw: Callable[[Figure], object]) -> Figure:
     """A figure that `draw` fills, without pyplot: nothing global changes."""
-    with mpl.rc_context(SETTINGS):
-        fig = Figure((width, height), dpi=DPI)
-        draw(fig)
+    fig = Figure((width, height), dpi=DPI)
+    redraw(fig, draw)
     return fig
+
+
+def redraw(fig: Figure, draw: Callable[[Figure], object]) -> None:
+    """Let `draw` fill the figure, again if it was filled: its axes stay, emptied, since making them is slow."""
+    for ax in fig.axes:
+        for artist in (*ax.lines, *ax.patches, *ax.collections, *ax.images, *ax.texts, *ax.tables):
+            artist.remove()
+        if ax.get_legend():
+            ax.get_legend().remove()
+    with mpl.rc_context(SETTINGS):
+        draw(fig)
 
 
 def png(fig: Figure) -> bytes:
     """The figure as a PNG file."""
-    file = io.BytesIO()
+    from PIL import Image
+
     with mpl.rc_context(SETTINGS):
-        fig.savefig(file, format="png", pil_kwargs={"compress_level": 1})
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
@@ -75,35 +96,34 @@ def strip(ax: Axes, pictures: np.ndarray, numbers: Sequence[int], marked: Sequen
 
 def size_map(ax: Axes, sizes: np.ndarray, inside: np.ndarray, marked: tuple[int, int] | None = None) -> Axes:
     """|I_j - I_i| as a map (T,T); the pairs inside s are outlined, the chosen one has a cross."""
-    shown = ax.imshow(sizes, cmap="cividis", origin="upper", interpolation="nearest")
+    ax.imshow(sizes, cmap="cividis", origin="upper", interpolation="nearest")
     outlines = [Rectangle((j - 0.5, i - 0.5), 1, 1) for i, j in zip(*np.nonzero(inside), strict=True)]
     ax.add_collection(PatchCollection(outlines, facecolor="none", edgecolor="white", lw=1.4))
     if marked is not None:
         ax.plot(marked[1], marked[0], "X", color=ORANGE, mec="white", ms=9)
     _places(ax, len(sizes), "place j", "place i")
     ax.spines[:].set_visible(False)
-    ax.set_title("size of I_j - I_i; white: what the motion stream gets", loc="left")
-    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.03)
-    bar.outline.set_visible(False)
+    ax.set_title(f"|I_j - I_i|, dark 0, bright {sizes.max():.3g}; outlined: up to s", loc="left")
     return ax
 
 
 def over_time(ax: Axes, table: pd.DataFrame, frames: int) -> Axes:
-    """Size of the differences per frame of distance over time, one line a distance."""
+    """Size of the differences per frame of distance over time, one line a distance, named at its end."""
     for distance, rows in table.groupby("distance"):
         color, marker, line = DISTANCE[(distance - 1) % len(DISTANCE)]
-        if distance <= len(DISTANCE):
-            label = f"j - i = {distance}"
-        else:
-            color, marker, line, label = "0.7", "", "-", None
-        ax.plot(rows["time"], rows["size"], color=color, marker=marker, ls=line, ms=4, lw=1.3, label=label)
-    ax.set_xlim(-0.3, frames - 0.7)
-    ax.set_ylim(0, max(float(table["size"].max()) * 1.25, 1e-6))
+        faint = distance > len(DISTANCE)  # more lines than can be told apart
+        ax.plot(rows["time"], rows["size"], color="0.75" if faint else color, marker="" if faint else marker, ls=line,
+                ms=4, lw=0.8 if faint else 1.3, zorder=1 if faint else 2)  # fmt: skip
+        if not faint:
+            last = rows.iloc[-1]
+            ax.annotate(str(distance), (last["time"], last["size"]), (6, 0), textcoords="offset points", va="center",
+                        color=color, fontweight="bold")  # fmt: skip
+    ax.set_xlim(-0.3, frames - 0.3)
+    ax.set_ylim(0, max(float(table["size"].max()) * 1.08, 1e-6))
+    ax.locator_params(nbins=5)
     ax.set_xlabel("place between i and j")
     ax.set_ylabel("|I_j - I_i| / (j - i)")
-    ax.set_title("motion over time", loc="left")
-    ax.legend(frameon=False, fontsize=7.5, ncols=3, loc="upper center", handlelength=2.4, columnspacing=1)
-    ax.grid(axis="y", color="0.9")
+    ax.set_title("motion over time; a line for each distance j - i", loc="left")
     return ax
 
 
@@ -121,18 +141,18 @@ def arrows(
                   width=0.006)  # fmt: skip
         ax.plot(rows["x"], rows["y"], marker, color=color, ms=4.5, mec="white", mew=0.5)
     mean = table[["x", "y"]].mean()
-    ax.plot(mean["x"], mean["y"], "*", color=BLACK, ms=13, mec="white", label="mean of all")
+    ax.plot(mean["x"], mean["y"], "*", color=BLACK, ms=13, mec="white")
     if marked is not None and len(one := table[(table["i"] == marked[0]) & (table["j"] == marked[1])]):
-        ax.plot(one["x"], one["y"], "X", color=ORANGE, mec=BLACK, ms=9, label="chosen pair")
+        ax.plot(one["x"], one["y"], "X", color=ORANGE, mec=BLACK, ms=9)
     ax.set_xlim(-reach, reach)
     ax.set_ylim(-reach, reach)
     ax.set_aspect("equal")
     ax.axhline(0, color="0.85", lw=0.8, zorder=0)
     ax.axvline(0, color="0.85", lw=0.8, zorder=0)
+    ax.locator_params(nbins=4)
     ax.set_xlabel(f"first direction ({shares[0]:.0%} of the size)")
     ax.set_ylabel(f"second direction ({shares[1]:.0%})")
-    ax.set_title("differences I_j - I_i as arrows", loc="left")
-    ax.legend(frameon=False, fontsize=7.5, loc="upper left")
+    ax.set_title("I_j - I_i as arrows (star: mean, cross: pair)", loc="left")
     return ax
 
 
@@ -147,6 +167,7 @@ def bars(
         ax.plot(before[rows.index], y, "D", mfc="none", mec=BLACK, ms=5, clip_on=False)
     ax.set_yticks(y, rows.index)
     ax.set_xlim(0, 1)
+    ax.set_xticks([0, 0.5, 1])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel("score" + (" (diamond: in order)" if before is not None else ""))
     ax.set_title(title, loc="left")
@@ -184,6 +205,7 @@ def moves(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.set_yticks(y, table.index)
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.set_xlim(0, max(float(table["distance"].max()) * 1.15, 1e-6))
+    ax.locator_params(axis="x", nbins=4)
     ax.set_xlabel("|V - V in order|")
     ax.set_title("how far the video token V moves", loc="left")
     ax.tick_params(axis="y", length=0)
@@ -265,21 +287,28 @@ def nearest(
 
 def heat(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], marked: int | None = None) -> Axes:
     """How far each video (row) moves each class text (column); the chosen video's row has a pointer."""
-    shown = ax.imshow(values, cmap="cividis", aspect="auto", interpolation="nearest", vmin=0)
+    ax.imshow(values, cmap="cividis", aspect="auto", interpolation="nearest", vmin=0, vmax=max(values.max(), 1e-6))
     ax.set_yticks(range(len(rows)), [("▶ " if place == marked else "") + name for place, name in enumerate(rows)])
     ax.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     ax.tick_params(length=0, labelsize=7.5)
     ax.spines[:].set_visible(False)
     ax.set_ylabel("video")
     ax.set_xlabel("class text")
-    ax.set_title("how far a video's motion moves each text (1 - cosine)", loc="left")
-    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.04, pad=0.02)
-    bar.outline.set_visible(False)
+    ax.set_title(f"how far motion moves each text: 1 - cosine, dark 0, bright {values.max():.2f}", loc="left")
+    return ax
+
+
+def fix_labels(ax: Axes, left: float = 0.45, below: float = 0.33) -> Axes:
+    """Axis labels at fixed distances in inches: finding a place for them costs a layout of all tick labels."""
+    box = ax.get_position()
+    wide, high = box.width * ax.figure.get_figwidth(), box.height * ax.figure.get_figheight()
+    ax.yaxis.set_label_coords(-left / wide, 0.5)
+    ax.xaxis.set_label_coords(0.5, -below / high)
     return ax
 
 
 def _places(ax: Axes, count: int, x: str, y: str) -> None:
-    ticks = range(0, count, max(1, count // 8))
+    ticks = range(0, count, max(1, -(-count // 6)))
     ax.set_xticks(ticks)
     ax.set_yticks(ticks)
     ax.set_xlabel(x)

@@ -76,7 +76,7 @@ def outcome(model: FlowCLIP, features: np.ndarray, step: int) -> dict[str, np.nd
         frames = torch.from_numpy(np.ascontiguousarray(features))[None].to(model.backbone.device)
         out = parts.resized(model, len(features), step)(frames)
         out["scores"] = out["logits"].softmax(-1)
-    return {name: value[0].float().cpu().numpy() for name, value in out.items()}
+    return {name: value[0].detach().float().cpu().numpy() for name, value in out.items()}
 
 
 def by_order(model: FlowCLIP, footage: clips.Footage, frames: int, step: int, start: int = 0, end: int | None = None):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flowclip_core.errors import InputError
@@ -30,8 +31,11 @@ class View:
     pair: tuple[int, int] = (0, 1)
 
 
-def motion_board(model: FlowCLIP, footage: Footage, view: View) -> Figure:
-    """Frames, size map, motion over time, arrows, scores and moves of V for one clip and one setting."""
+def motion_board(model: FlowCLIP, footage: Footage, view: View, fig: Figure | None = None) -> Figure:
+    """Frames, size map, motion over time, arrows, scores and moves of V for one clip and one setting.
+
+    fig: a figure that this function made, to be drawn again.
+    """
     stored = len(footage.features)
     end = min(view.end, stored)
     picked = clips.choose(stored, view.frames, view.start, end, view.order)
@@ -44,20 +48,31 @@ def motion_board(model: FlowCLIP, footage: Footage, view: View) -> Figure:
     before = None if view.order == "in order" else scores.loc["in order"]
 
     def draw(fig: Figure) -> None:
-        rows = fig.add_gridspec(3, 1, height_ratios=(1.15, 2.6, 2.6), hspace=0.5, left=0.085, right=0.985, top=0.94,
-                                bottom=0.07)  # fmt: skip
-        drawings.strip(fig.add_subplot(rows[0]), footage.pictures[picked], footage.numbers[picked], view.pair)
-        middle = rows[1].subgridspec(1, 3, wspace=0.42, width_ratios=(1.1, 1.25, 1))
-        sizes, inside = motion.sizes(features), motion.inside(view.frames, view.step)
-        drawings.size_map(fig.add_subplot(middle[0]), sizes, inside, view.pair)
-        drawings.over_time(fig.add_subplot(middle[1]), motion.over_time(features, view.step), view.frames)
-        drawings.arrows(fig.add_subplot(middle[2]), flat, shares, reach, view.pair)
-        last = rows[2].subgridspec(1, 2, wspace=0.35, width_ratios=(1.3, 1))
-        drawings.bars(fig.add_subplot(last[0]), scores.loc[view.order], before, f"class scores, {view.order}", top=10)
-        drawings.moves(fig.add_subplot(last[1]), moved)
+        strip, sizes, time, flow, bars, moves = fig.axes or _motion_axes(fig)
+        drawings.strip(strip, footage.pictures[picked], footage.numbers[picked], view.pair)
+        drawings.size_map(sizes, motion.sizes(features), motion.inside(view.frames, view.step), view.pair)
+        drawings.over_time(time, motion.over_time(features, view.step), view.frames)
+        drawings.arrows(flow, flat, shares, reach, view.pair)
+        drawings.bars(bars, scores.loc[view.order], before, f"class scores, {view.order}", top=8)
+        drawings.moves(moves, moved)
         fig.suptitle(f"{footage.title}: {parts.about(model)}", x=0.01, ha="left", fontsize=9.5, color="0.25")
 
-    return drawings.figure(11.5, 8.6, draw)
+    return _drawn(11.5, 8.6, draw, fig)
+
+
+def _motion_axes(fig: Figure) -> list[Axes]:
+    rows = fig.add_gridspec(3, 1, height_ratios=(1.15, 2.6, 2.6), hspace=0.46, left=0.085, right=0.985, top=0.94,
+                            bottom=0.07)  # fmt: skip
+    middle = rows[1].subgridspec(1, 3, wspace=0.36, width_ratios=(1, 1.3, 1))
+    last = rows[2].subgridspec(1, 2, wspace=0.35, width_ratios=(1.3, 1))
+    return [drawings.fix_labels(fig.add_subplot(place)) for place in (rows[0], *middle, *last)]
+
+
+def _drawn(width: float, height: float, draw: Callable[[Figure], object], fig: Figure | None) -> Figure:
+    if fig is None:
+        return drawings.figure(width, height, draw)
+    drawings.redraw(fig, draw)
+    return fig
 
 
 def prompt_board(
@@ -68,6 +83,7 @@ def prompt_board(
     seen: Mapping[str, Footage],
     other: Footage | None = None,
     shown: str | None = None,
+    fig: Figure | None = None,
 ) -> Figure:
     """Tokens, tree, nearest words, scores by kind of prompt, and where the videos `seen` so far move the texts.
 
@@ -88,26 +104,30 @@ def prompt_board(
     clips_seen = {title: clip for title, clip in seen.items() if title != footage.title} | {footage.title: footage}
     motions = np.stack([motion.outcome(model, middle_frames(model, clip), model.config.step)["motion"]
                         for clip in clips_seen.values()])  # fmt: skip
-    unseen = prompts.unseen(backbone, [*names, template])
+    unseen = prompts.unseen(backbone, [*names, template.replace("{}", " ")])
 
     def draw(fig: Figure) -> None:
-        rows = fig.add_gridspec(3, 1, height_ratios=(0.55, 3.4, 4.2), hspace=0.24, left=0.09, right=0.985, top=0.93,
-                                bottom=0.13)  # fmt: skip
-        drawings.tokens(fig.add_subplot(rows[0]), table)
-        middle = rows[1].subgridspec(1, 2, wspace=0.28, width_ratios=(1.15, 1))
-        title = "prompt tree: squares are shared by all classes" + (f" (first 16 of {len(names)})" * (len(names) > 16))
-        drawings.tree(fig.add_subplot(middle[0]), nodes, title)
-        drawings.nearest(fig.add_subplot(middle[1]), before, after)
-        last = rows[2].subgridspec(1, 2, wspace=0.72, width_ratios=(1.1, 1))
-        values = prompts.moved_texts(model, motions)
-        drawings.heat(fig.add_subplot(last[0]), values, list(clips_seen), names, len(clips_seen) - 1)
-        drawings.grouped(fig.add_subplot(last[1]), scores, "scores by kind of prompt", top=4, legend="below")
+        text, tree, words, heat, bars = fig.axes or _prompt_axes(fig)
+        drawings.tokens(text, table)
+        title = "prompt tree; squares: shared by all classes" + (f" (first 16 of {len(names)})" * (len(names) > 16))
+        drawings.tree(tree, nodes, title)
+        drawings.nearest(words, before, after)
+        drawings.heat(heat, prompts.moved_texts(model, motions), list(clips_seen), names, len(clips_seen) - 1)
+        drawings.grouped(bars, scores, "scores by kind of prompt", top=4, legend="below")
         said = f"{footage.title}: {parts.about(model)}"
         if unseen:
             said += f"\nnever seen by the embedded model: {', '.join(unseen)}"
         fig.suptitle(said, x=0.01, ha="left", fontsize=9.5, color="0.25")
 
-    return drawings.figure(11.5, 9.6, draw)
+    return _drawn(11.5, 10.2, draw, fig)
+
+
+def _prompt_axes(fig: Figure) -> list[Axes]:
+    top = fig.add_gridspec(2, 1, height_ratios=(0.55, 3.4), hspace=0.24, left=0.03, right=0.985, top=0.93, bottom=0.53)
+    middle = top[1].subgridspec(1, 2, wspace=0.05, width_ratios=(1, 1.15))
+    last = fig.add_gridspec(1, 2, wspace=0.33, width_ratios=(1.25, 1), left=0.1, right=0.97, top=0.47, bottom=0.12)
+    heat, right = last[0], last[1].subgridspec(2, 1, height_ratios=(2.4, 1))
+    return [fig.add_subplot(place) for place in (top[0], *middle, heat, right[0])]
 
 
 def middle_frames(model: FlowCLIP, footage: Footage) -> np.ndarray:

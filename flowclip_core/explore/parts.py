@@ -28,6 +28,14 @@ SHIPPED = {name: world.WEIGHTS.parent / f"figures-h-{name}" for name in (FULL, S
 TRAINED_ON = "figures-h"
 
 
+def backbone(name: str = TINY, pretrained: str | None = None) -> Backbone:
+    """The frozen model of that name, on a GPU where there is one."""
+    from flowclip_core.experiments.towers import pick_device
+    from flowclip_core.model.backbone import load_backbone
+
+    return load_backbone(name, pretrained, device=pick_device("auto"))
+
+
 def load(backbone: Backbone, labels: Sequence[str] | None = None, checkpoint: str | Path | None = None) -> FlowCLIP:
     """The full model: of `checkpoint`, else the shipped one with the embedded backbone, else with untrained parts.
 

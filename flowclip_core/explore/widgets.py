@@ -6,6 +6,7 @@ line above the figure, which then stays as it was.
 
 from __future__ import annotations
 
+import base64
 import html
 import time
 from collections.abc import Callable
@@ -159,6 +160,7 @@ class MotionExplorer:
         self.pair = ipw.SelectionSlider(
             options=[("0 and 1", (0, 1))], description="pair i and j", style=STYLE, layout=WIDE
         )
+        self.board: Figure | None = None
         self.live = Live(self._draw)
         self._offer_pairs()
         for control in (self.frames, self.step):
@@ -180,7 +182,8 @@ class MotionExplorer:
         return panels.View(self.frames.value, self.step.value, start, end, self.order.value, self.pair.value)
 
     def _draw(self) -> Figure:
-        return panels.motion_board(self.model, self.source.footage, self.view)
+        self.board = panels.motion_board(self.model, self.source.footage, self.view, self.board)
+        return self.board
 
     def _changed(self, error: str) -> None:
         self.live.tell(error) if error else self.live.refresh()
@@ -224,6 +227,7 @@ class PromptExplorer:
         self.other = ipw.Dropdown(
             options=["(its own)", *self.source.labels], description="motion of", style=STYLE, layout=WIDE
         )
+        self.board: Figure | None = None
         self.live = Live(self._draw)
         self.seen = panels.reference_clips(backbone)
         self._quiet = False
@@ -249,10 +253,10 @@ class PromptExplorer:
     def _draw(self) -> Figure:
         other = None if self.other.value == self.other.options[0] else self.source.clip(self.other.value)
         footage = self.source.footage
-        board = panels.prompt_board(
-            self.model, self.static, footage, self.template.value, self.seen, other, self.shown.value
+        self.board = panels.prompt_board(
+            self.model, self.static, footage, self.template.value, self.seen, other, self.shown.value, self.board
         )
-        return board
+        return self.board
 
     def _changed(self, error: str) -> None:
         self.live.tell(error) if error else self.live.refresh()
@@ -276,4 +280,4 @@ def show(explorer: MotionExplorer | PromptExplorer) -> None:
         VIEW: {"version_major": 2, "version_minor": 0, "model_id": explorer.box.model_id},
         "text/plain": "an explorer",
     }
-    display(said | {"image/png": explorer.live.picture.value}, raw=True)
+    display(said | {"image/png": base64.b64encode(explorer.live.picture.value).decode()}, raw=True)
