@@ -80,7 +80,7 @@ def strip(ax: Axes, pictures: np.ndarray, numbers: Sequence[int], marked: Sequen
     sheet = np.full((size, count * (size + gap) - gap, 3), 255, np.uint8)
     for place, picture in enumerate(pictures):
         sheet[:, place * (size + gap) : place * (size + gap) + size] = picture
-    ax.imshow(sheet, aspect="equal", interpolation="nearest")
+    _image(ax, sheet, aspect="equal")
     for name, place, style in zip("ij", marked, ((ORANGE, "-"), (BLUE, "--")), strict=False):
         box = Rectangle((place * (size + gap) - 0.5, -0.5), size, size, fill=False, ec=style[0], lw=3, ls=style[1])
         ax.add_patch(box)
@@ -96,14 +96,14 @@ def strip(ax: Axes, pictures: np.ndarray, numbers: Sequence[int], marked: Sequen
 
 def size_map(ax: Axes, sizes: np.ndarray, inside: np.ndarray, marked: tuple[int, int] | None = None) -> Axes:
     """|I_j - I_i| as a map (T,T); the pairs inside s are outlined, the chosen one has a cross."""
-    ax.imshow(sizes, cmap="cividis", origin="upper", interpolation="nearest")
+    _image(ax, sizes, cmap="cividis")
     outlines = [Rectangle((j - 0.5, i - 0.5), 1, 1) for i, j in zip(*np.nonzero(inside), strict=True)]
     ax.add_collection(PatchCollection(outlines, facecolor="none", edgecolor="white", lw=1.4))
     if marked is not None:
         ax.plot(marked[1], marked[0], "X", color=ORANGE, mec="white", ms=9)
     _places(ax, len(sizes), "place j", "place i")
     ax.spines[:].set_visible(False)
-    ax.set_title(f"|I_j - I_i|, dark 0, bright {sizes.max():.3g}; outlined: up to s", loc="left")
+    ax.set_title(f"|I_j - I_i|, dark 0, bright {sizes.max():.3g}; outlined: in s", loc="left")
     return ax
 
 
@@ -152,7 +152,7 @@ def arrows(
     ax.locator_params(nbins=4)
     ax.set_xlabel(f"first direction ({shares[0]:.0%} of the size)")
     ax.set_ylabel(f"second direction ({shares[1]:.0%})")
-    ax.set_title("I_j - I_i as arrows (star: mean, cross: pair)", loc="left")
+    ax.set_title("I_j - I_i, star: mean, cross: pair", loc="left")
     return ax
 
 
@@ -287,7 +287,7 @@ def nearest(
 
 def heat(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], marked: int | None = None) -> Axes:
     """How far each video (row) moves each class text (column); the chosen video's row has a pointer."""
-    ax.imshow(values, cmap="cividis", aspect="auto", interpolation="nearest", vmin=0, vmax=max(values.max(), 1e-6))
+    _image(ax, values, cmap="cividis", aspect="auto", vmin=0, vmax=max(values.max(), 1e-6))
     ax.set_yticks(range(len(rows)), [("▶ " if place == marked else "") + name for place, name in enumerate(rows)])
     ax.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     ax.tick_params(length=0, labelsize=7.5)
@@ -305,6 +305,13 @@ def fix_labels(ax: Axes, left: float = 0.45, below: float = 0.33) -> Axes:
     ax.yaxis.set_label_coords(-left / wide, 0.5)
     ax.xaxis.set_label_coords(0.5, -below / high)
     return ax
+
+
+def _image(ax: Axes, values: np.ndarray, **how: object) -> None:
+    """A map on axes that may have held one of another size: imshow alone would keep those limits."""
+    ax.imshow(values, interpolation="nearest", **how)
+    ax.set_xlim(-0.5, values.shape[1] - 0.5)
+    ax.set_ylim(values.shape[0] - 0.5, -0.5)
 
 
 def _places(ax: Axes, count: int, x: str, y: str) -> None:
