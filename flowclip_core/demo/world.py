@@ -231,22 +231,32 @@ def _lists(name: str, size: Size) -> dict[str, str]:
 
 def _write_class(folder: Path, name: str, label: str, size: Size) -> int:
     """Write the videos of one class that are not there yet; returns how many."""
-    written = 0
-    for index in range(size.train + size.test):
-        path = folder / video_path(name, label, index, size)
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not write_atomically: 1,600 fsyncs would cost more than drawing. `ensure` syncs once, at the end.
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_bytes(encode(render(name, label, index)))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        written += 1
-    _sweep(path.parent)
+    written = sum(_write_video(folder, name, label, index, size) for index in range(size.train + size.test))
+    _sweep((folder / video_path(name, label, size.train + size.test - 1, size)).parent)
     return written
+
+
+def _write_video(folder: Path, name: str, label: str, index: int, size: Size) -> bool:
+    """Write one video unless it is there; returns whether it was written."""
+    path = folder / video_path(name, label, index, size)
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not write_atomically: 1,600 fsyncs would cost more than drawing. `ensure` syncs once, at the end.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(encode(render(name, label, index)))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def ensure_video(name: str, label: str, index: int, root: Path, size: Size = WHOLE) -> Path:
+    """The file of one video of set `name`, drawn if need be: `ensure` finds it there later and draws the rest."""
+    folder = Path(root) / name
+    _write_video(folder, name, label, index, size)
+    return folder / video_path(name, label, index, size)
 
 
 def _sweep(folder: Path) -> None:

@@ -68,15 +68,18 @@ class FlowCLIP(nn.Module, ModelHubMixin):
             self.communication = _seeded(seed, 4, lambda: CommunicationBlock(width, config.heads))
         self.to(backbone.mean.device)
 
-    def forward(self, frames: Tensor) -> dict[str, Tensor]:
-        """All intermediates of one batch of videos. frames: (B,T,D) frame features I."""
-        out = self.watch(frames)
+    def forward(self, frames: Tensor, prompt_motion: Tensor | None = None) -> dict[str, Tensor]:
+        """All intermediates of one batch of videos. frames: (B,T,D) frame features I.
+
+        prompt_motion: (B,D) motion of other videos that the prompts are to follow in the place of their own, a control.
+        """
+        out = self.watch(frames, prompt_motion)
         if self.prompts is not None:
             return self.match(out, self.tree(out["prompts"]))
         return self.match(out, self.static_texts)
 
-    def watch(self, frames: Tensor) -> dict[str, Tensor]:
-        """The video's side, up to the prompts that its motion steers; frames (B,T,D)."""
+    def watch(self, frames: Tensor, prompt_motion: Tensor | None = None) -> dict[str, Tensor]:
+        """The video's side, up to the prompts that its motion, or another's, steers; arguments as of `forward`."""
         config, out = self.config, {"frames": frames}
         if frames.ndim != 3 or frames.shape[1] != config.frames or frames.shape[2] != self.backbone.width:
             raise InputError(
@@ -93,7 +96,8 @@ class FlowCLIP(nn.Module, ModelHubMixin):
             out["motion"] = out["motion_tokens"].mean(1)  # (B,D)
             out["video"] = out["video"] + out["motion"]  # Eq. 6
         if self.prompts is not None:
-            out["prompts"] = self.prompts(out.get("motion"))  # (B,H,W), or (1,H,W) for all; Eq. 7
+            steer = out.get("motion") if prompt_motion is None else prompt_motion
+            out["prompts"] = self.prompts(steer)  # (B,H,W), or (1,H,W) for all; Eq. 7
         return out
 
     def match(self, out: dict[str, Tensor], texts: Tensor) -> dict[str, Tensor]:

@@ -280,7 +280,8 @@ def _training(model: Mapping, record: Mapping) -> tuple[str, tuple[str, ...]]:
         videos = "all training videos" if run["k"] is None else f"{run['k']} training videos a class"
         said = [f"- data: {run['dataset']}, split {run['split']}, {videos}"]
         if "trained_on" in record:
-            said[0] += f" ({record['trained_on']} in all)"
+            videos = record["trained_on"]  # their names, or how many
+            said[0] += f" ({len(videos) if isinstance(videos, list) else videos} in all)"
         if train is None:
             said.append("- training: none")
         else:

@@ -1,0 +1,132 @@
+"""What the motion block is fed, and what follows from it: plain arrays in, tidy tables and arrays out.
+
+Letters: T frames, L differences, K classes, D width, s the largest step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from flowclip_core.explore import clips, parts
+from flowclip_core.model.motion import pairs
+
+if TYPE_CHECKING:
+    from flowclip_core.model.flowclip import FlowCLIP
+
+
+def sizes(features: np.ndarray) -> np.ndarray:
+    """How much differs between any two frames: |I_j - I_i| in row i, column j. (T,D) -> (T,T)."""
+    return np.linalg.norm(features[None] - features[:, None], axis=-1)
+
+
+def inside(frames: int, step: int) -> np.ndarray:
+    """(T,T) bool: True at (i, j) for the pairs of Eq. 4, 0 < j-i <= s; nothing else reaches the motion stream."""
+    marked = np.zeros((frames, frames), bool)
+    marked[tuple(np.array(pairs(frames, step)).T)] = True
+    return marked
+
+
+def differences(features: np.ndarray, step: int) -> np.ndarray:
+    """I_j - I_i for the pairs of Eq. 4 in the model's order, nearest first: (T,D) -> (L,D)."""
+    i, j = np.array(pairs(len(features), step)).T
+    return features[j] - features[i]
+
+
+def over_time(features: np.ndarray, step: int) -> pd.DataFrame:
+    """Columns distance, time, size: each difference at the middle of its two places, its size per frame of distance."""
+    found = [
+        (j - i, (i + j) / 2, float(np.linalg.norm(features[j] - features[i])) / (j - i))
+        for i, j in pairs(len(features), step)
+    ]
+    return pd.DataFrame(found, columns=["distance", "time", "size"])
+
+
+def plane(features: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two directions (D,2) that differences vary along most, and their shares (2,) of all squared size.
+
+    About zero, not about the mean: the mean difference is what the motion stream is after, and a clip run backwards
+    keeps its plane. The sign is fixed by the largest entry, so that the same clip gives the same picture.
+    """
+    _, strength, axes = np.linalg.svd(differences(features, step), full_matrices=False)
+    if len(axes) < 2:  # T = 2 has one difference
+        axes, strength = np.vstack([axes, np.zeros_like(axes)]), np.append(strength, 0.0)
+    axes = axes[:2] * np.sign(axes[[0, 1], np.abs(axes[:2]).argmax(1)])[:, None]
+    return axes.T, strength[:2] ** 2 / max(float((strength**2).sum()), 1e-12)
+
+
+def arrows(features: np.ndarray, step: int, directions: np.ndarray) -> pd.DataFrame:
+    """Columns i, j, distance, x, y: each difference as an arrow from the origin in the plane of `directions`."""
+    found = pairs(len(features), step)
+    xy = differences(features, step) @ directions
+    return pd.DataFrame({"i": [i for i, _ in found], "j": [j for _, j in found],
+                         "distance": [j - i for i, j in found], "x": xy[:, 0], "y": xy[:, 1]})  # fmt: skip
+
+
+def outcome(model: FlowCLIP, features: np.ndarray, step: int) -> dict[str, np.ndarray]:
+    """All intermediates of one video by name, without the batch axis, and `scores` (K,), which add up to 1.
+
+    features: (T,D). The model is taken at this T and s: see `parts.resized`.
+    """
+    import torch
+
+    with torch.inference_mode():
+        frames = torch.from_numpy(np.ascontiguousarray(features))[None].to(model.backbone.device)
+        out = parts.resized(model, len(features), step)(frames)
+        out["scores"] = out["logits"].softmax(-1)
+    return {name: value[0].detach().float().cpu().numpy() for name, value in out.items()}
+
+
+def by_order(model: FlowCLIP, footage: clips.Footage, frames: int, step: int, start: int = 0, end: int | None = None):
+    """(scores, moved): tables by order of the frames (rows) of the class scores, and of how far V moves.
+
+    scores: columns are class names. moved: columns `distance` |V - V in order| and `cosine` between the two.
+    """
+    found = {}
+    for order in clips.ORDERS:
+        picked = clips.choose(len(footage.features), frames, start, end, order)
+        found[order] = outcome(model, footage.features[picked], step)
+    first = found["in order"]["video"]
+    scores = pd.DataFrame([out["scores"] for out in found.values()], list(found), list(model.class_texts))
+    moved = pd.DataFrame([move(first, out["video"]) for out in found.values()], list(found))
+    return scores, moved
+
+
+def move(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """How far a vector moved: its distance, and the cosine between the two."""
+    norms = float(np.linalg.norm(before) * np.linalg.norm(after))
+    return {"distance": float(np.linalg.norm(after - before)), "cosine": float(before @ after) / max(norms, 1e-12)}
+
+
+def steps(model: FlowCLIP, features: np.ndarray) -> pd.DataFrame:
+    """Class scores read out before and after each part: columns stage, label, score; each stage adds up to 1.
+
+    Whatever V and texts a stage has are compared by Eq. 3. One model, trained whole: a stage says what its parts have
+    added so far, not what a model without the later ones would have learnt.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from flowclip_core.model.prompts import prompt_vectors
+
+    with torch.inference_mode():
+        out = model(torch.from_numpy(np.ascontiguousarray(features))[None].to(model.backbone.device))
+        hand = model.tree(prompt_vectors(model.backbone, model.config.prompt)[None])
+        mean = out["frames"].mean(1)
+        stages = {"CLIP: mean of the frames, hand-crafted prompt": (mean, hand)}
+        if "spatial_tokens" in out:
+            stages["+ spatial stream"] = (out["spatial_tokens"].mean(1), hand)
+        if "motion" in out:
+            stages["+ motion stream"] = (out["video"], hand)
+        if model.prompts is not None:
+            stages["+ motion-aware prompts"] = (out["video"], out["texts"])
+        if model.communication is not None:
+            stages["+ communication block"] = (out["video_out"], out["texts_out"])
+        rows = []
+        for stage, (video, texts) in stages.items():
+            cosine = F.cosine_similarity(texts, video[:, None], dim=-1)[0]
+            scores = (cosine / model.config.tau).softmax(-1).tolist()
+            rows += [(stage, label, score) for label, score in zip(model.class_texts, scores, strict=True)]
+    return pd.DataFrame(rows, columns=["stage", "label", "score"])

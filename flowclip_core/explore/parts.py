@@ -1,0 +1,123 @@
+"""Models for the explorers: trained parts that ship with the demo, or a checkpoint of one's own.
+
+Shipped are two runs of the demo's few-shot preset on figures-h (largest k, seed 0, split 1): the full model, which is
+Table 5's, and the same with prompts that are learnt but ignore motion. `python -m flowclip_core.explore.parts` makes
+them again. They are shipped since a fresh clone has no checkpoints, and training them first draws and encodes a data
+set.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowclip_core.config import PROFILES, TINY, ModelConfig
+from flowclip_core.demo import world
+from flowclip_core.errors import InputError
+from flowclip_core.model import hub
+
+if TYPE_CHECKING:
+    from flowclip_core.model.backbone import Backbone
+    from flowclip_core.model.flowclip import FlowCLIP
+
+FULL, STATIC = "full", "prompts-without-motion"
+SHIPPED = {name: world.WEIGHTS.parent / f"figures-h-{name}" for name in (FULL, STATIC)}
+TRAINED_ON = "figures-h"
+
+
+def backbone(name: str = TINY, pretrained: str | None = None) -> Backbone:
+    """The frozen model of that name, on a GPU where there is one."""
+    from flowclip_core.experiments.towers import pick_device
+    from flowclip_core.model.backbone import load_backbone
+
+    return load_backbone(name, pretrained, device=pick_device("auto"))
+
+
+def load(backbone: Backbone, labels: Sequence[str] | None = None, checkpoint: str | Path | None = None) -> FlowCLIP:
+    """The full model: of `checkpoint`, else the shipped one with the embedded backbone, else with untrained parts.
+
+    labels: other class names to ask for than its own; untrained parts need some.
+    Raises InputError as `FlowCLIP.load` does, and for labels that are too few, empty or doubled.
+    """
+    from flowclip_core.model.flowclip import FlowCLIP
+
+    names = None if labels is None else class_names(labels)
+    if checkpoint is None and backbone.name == TINY:
+        checkpoint = SHIPPED[FULL]
+    if checkpoint is not None:
+        return FlowCLIP.load(hub.find(checkpoint), backbone, names)
+    if names is None:
+        raise InputError(f"backbone {backbone.name} has no trained parts here: give class names, or a checkpoint")
+    return FlowCLIP(ModelConfig(), backbone, names).eval()
+
+
+def load_static(backbone: Backbone, labels: Sequence[str] | None = None) -> FlowCLIP | None:
+    """The shipped model whose prompts ignore motion, or None for another backbone than the embedded one."""
+    from flowclip_core.model.flowclip import FlowCLIP
+
+    if backbone.name != TINY:
+        return None
+    return FlowCLIP.load(SHIPPED[STATIC], backbone, None if labels is None else class_names(labels))
+
+
+def class_names(labels: Sequence[str] | str) -> list[str]:
+    """Class names out of a list, or of text with commas between them. Raises InputError unless two or more differ."""
+    names = [name.strip() for name in (labels.split(",") if isinstance(labels, str) else labels)]
+    if len(names) < 2 or not all(names) or len(set(names)) < len(names):
+        raise InputError(f"class names: two or more that differ are needed, got «{', '.join(names)}»")
+    return names
+
+
+def resized(model: FlowCLIP, frames: int, step: int) -> FlowCLIP:
+    """The same trained parts for T = `frames` and s = `step`: nothing in them knows the number of tokens.
+
+    Raises InputError for learned positions, which do, and unless 1 <= s <= T-1.
+    """
+    import copy
+
+    config = replace(model.config, frames=frames, step=step)
+    if config == model.config:
+        return model
+    if config.positions != "none":
+        raise InputError("these parts have learned positions: T and s are fixed, as they were trained")
+    other = copy.copy(model)  # shares all parts: only the settings are its own
+    other.config = config
+    return other
+
+
+def about(model: FlowCLIP) -> str:
+    """One line on what the scores of a model may mean."""
+    if model.backbone.name == TINY:
+        return "demo world, not evidence about the paper's data"
+    return model.backbone.about
+
+
+def train(results: Path | None = None) -> dict[str, Path]:
+    """Train both models as table5 does and write them into `SHIPPED`; runs that are there already are taken."""
+    from flowclip_core.experiments.catalogue import few_shot
+    from flowclip_core.experiments.runs import Options, Workshop, resolve
+    from flowclip_core.model.backbone import load_backbone
+    from flowclip_core.model.flowclip import FlowCLIP
+
+    options = Options(dataset=TRAINED_ON, results=results)
+    profile = resolve("demo", "table5", options)
+    kept = next(cell for cell in few_shot(profile, profile.shots, profile.evaluation.controls) if cell.keep)
+    static = replace(kept, config=replace(kept.config, model=replace(kept.config.model, adapter_width=0)))
+    backbone = load_backbone(TINY)
+    with Workshop(profile, options) as workshop:
+        workshop.open([TRAINED_ON])
+        workshop.make([kept, static], "parts of the explorers")
+        for name, cell in ((FULL, kept), (STATIC, static)):
+            model = FlowCLIP.load(workshop.folder / f"{workshop.key(cell.config)}.safetensors", backbone)
+            model.save_pretrained(SHIPPED[name], model_card_kwargs={"record": workshop.record(cell.config)})
+    return SHIPPED
+
+
+if __name__ == "__main__":
+    if PROFILES["demo"].backbone.name != TINY or len(sys.argv) > 2:
+        sys.exit("usage: python -m flowclip_core.explore.parts [RESULTS]")
+    for folder in train(Path(sys.argv[1]) if len(sys.argv) > 1 else None).values():
+        print(folder)

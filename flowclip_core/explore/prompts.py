@@ -1,0 +1,222 @@
+"""What the prompts are made of and where motion moves them.
+
+Letters: K classes, H prompt vectors, N videos, D shared width, W text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from flowclip_core.config import PROMPTS, TINY
+from flowclip_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowclip_core.model.backbone import Backbone
+    from flowclip_core.model.flowclip import FlowCLIP
+
+HAND_CRAFTED = {letter: words for letter, words in zip("ABC", PROMPTS.values(), strict=True)}
+
+
+def fill(template: str, names: Sequence[str]) -> list[str]:
+    """The texts of a template such as «a common human action of {}.». Raises InputError unless it has {} once."""
+    if template.count("{}") != 1 or template.replace("{}", "").count("{") or template.replace("{}", "").count("}"):
+        raise InputError(f"template «{template}»: write {{}} once, where the class name belongs")
+    return [template.replace("{}", name) for name in names]
+
+
+def tokens(backbone: Backbone, text: str) -> pd.DataFrame:
+    """The tokens of a text with both borders: columns token, id, known.
+
+    known: whether the embedded model met it in training; True for all tokens of another model, which knows them all.
+    """
+    from flowclip_core.demo.pretrain import unknown_words
+
+    start, end = backbone.borders
+    rows = [("[SOS]", start, True)]
+    for word in text.replace(".", " . ").split():
+        known = backbone.name != TINY or not unknown_words(word)
+        rows += [(piece_of(backbone, i), i, known) for i in backbone.tokenize(word)]
+    table = pd.DataFrame([*rows, ("[EOS]", end, True)], columns=["token", "id", "known"])
+    if len(table) > backbone.context:
+        raise InputError(f"«{text[:40]}...»: {len(table)} tokens, the text tower takes {backbone.context}")
+    return table
+
+
+def piece_of(backbone: Backbone, token: int) -> str:
+    """A token as it reads; CLIP marks the end of a word, which is left out."""
+    return backbone.tokenizer.decode([token]).strip() or f"<{token}>"
+
+
+def unseen(backbone: Backbone, texts: Sequence[str]) -> list[str]:
+    """Words of the texts that the embedded model never met; none for another model."""
+    from flowclip_core.demo.pretrain import unknown_words
+
+    if backbone.name != TINY:
+        return []
+    return sorted({word for text in texts for word in unknown_words(text)})
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the drawn tree. parent: its number, -1 at the root. x: depth, y: place. leaf: class name or empty."""
+
+    text: str
+    parent: int
+    x: float
+    y: float
+    shared: bool
+    leaf: str = ""
+
+
+def tree(backbone: Backbone, names: Sequence[str], vectors: Sequence[str]) -> list[Node]:
+    """The prompt tree to draw: [SOS] and the prompt vectors that all classes share, then the class tokens, merged.
+
+    vectors: what to call P_1..P_H. A parent stands before its children, at the mean of their places.
+    """
+    from flowclip_core.model.prompt_tree import lay_out
+
+    _, end = backbone.borders
+    prefix = ["[SOS]", *vectors]
+    sequences = [[*backbone.tokenize(f"{name}."), end] for name in names]
+    layout = lay_out(sequences, len(prefix), backbone.text_width)
+    children: dict[int, list[int]] = {}
+    for slot, (token, parent) in enumerate(zip(layout.tokens, layout.parents, strict=True)):
+        if token >= 0:
+            children.setdefault(parent, []).append(slot)
+    leaf_of = {slot: name for slot, name in zip(layout.leaves, names, strict=True)}
+    y: dict[int, float] = {}
+
+    def place(slot: int) -> float:
+        below = [place(child) for child in children.get(slot, [])]
+        y[slot] = sum(below) / len(below) if below else float(sum(leaf in y for leaf in leaf_of))
+        return y[slot]
+
+    middle = place(-1)
+    nodes = [Node(text, number - 1, number, middle, True) for number, text in enumerate(prefix)]
+    number_of = {-1: len(prefix) - 1}
+    waiting = list(children.get(-1, []))
+    while waiting:
+        slot = waiting.pop(0)
+        number_of[slot] = len(nodes)
+        token = layout.tokens[slot]
+        text = "[EOS]" if token == end else piece_of(backbone, token)
+        x = len(prefix) - 1 + layout.depths[slot]
+        nodes.append(Node(text, number_of[layout.parents[slot]], x, y[slot], False, leaf_of.get(slot, "")))
+        waiting += children.get(slot, [])
+    return nodes
+
+
+def vocabulary(backbone: Backbone) -> dict[str, int]:
+    """Whole words with a token of their own: those the embedded model met, or all plain words of another model."""
+    if backbone.name == TINY:
+        import json
+
+        from flowclip_core.demo.world import WEIGHTS
+
+        words = json.loads(WEIGHTS.with_name("tiny_clip.log.json").read_text())["words"]
+        found = {word: backbone.tokenize(word) for word in words if word.isalpha()}
+        return {word: ids[0] for word, ids in found.items() if len(ids) == 1}
+    whole = {piece.removesuffix("</w>"): i for piece, i in backbone.tokenizer.encoder.items() if piece.endswith("</w>")}
+    return {word: i for word, i in whole.items() if word.isascii() and word.isalpha()}
+
+
+def nearest(backbone: Backbone, vectors: np.ndarray, words: int = 3) -> list[list[tuple[str, float]]]:
+    """The words whose token embeddings are nearest to each vector (H,W), with their cosines, nearest first."""
+    import torch
+
+    known = vocabulary(backbone)
+    with torch.inference_mode():
+        table = backbone.embed_tokens(torch.tensor(list(known.values()), device=backbone.device)).cpu().numpy()
+    table = table / np.linalg.norm(table, axis=1, keepdims=True)
+    cosines = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) @ table.T
+    names = list(known)
+    return [[(names[i], float(row[i])) for i in (-row).argsort(kind="stable")[:words]] for row in cosines]
+
+
+def shift(model: FlowCLIP, motion: np.ndarray) -> np.ndarray:
+    """What the motion adapter adds to every prompt vector: (N,D) motion -> (N,W); zeros where prompts ignore motion."""
+    import torch
+
+    if model.prompts is None or model.prompts.adapter is None:
+        return np.zeros((len(motion), model.backbone.text_width), np.float32)
+    with torch.inference_mode():
+        return model.prompts.adapter(torch.from_numpy(motion).to(model.backbone.device)).cpu().numpy()
+
+
+def moved_texts(model: FlowCLIP, motion: np.ndarray) -> np.ndarray:
+    """How far the motion of each video moves each class text: 1 - cosine before and after the shift, (N,D) -> (N,K)."""
+    import torch
+    import torch.nn.functional as F
+
+    with torch.inference_mode():
+        vectors = model.prompts.vectors[None]
+        before = model.tree(vectors)
+        after = model.tree(vectors + torch.from_numpy(shift(model, motion)).to(vectors.device)[:, None])
+        return (1 - F.cosine_similarity(before, after, dim=-1)).cpu().numpy()
+
+
+def hand_crafted(backbone: Backbone, features: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Scores (K,) of frozen CLIP for whole texts: the mean of the frames (T,D) beside each, at its own temperature."""
+    import torch
+    import torch.nn.functional as F
+
+    with torch.inference_mode():
+        seen = torch.from_numpy(features.mean(0, keepdims=True)).to(backbone.device)
+        cosine = F.cosine_similarity(encode(backbone, texts), seen, dim=-1)
+        return (cosine * backbone.clip.logit_scale.exp()).softmax(-1).cpu().numpy()
+
+
+def encode(backbone: Backbone, texts: Sequence[str]) -> Tensor:
+    """Text features (K,D) of whole texts, the plain way."""
+    import torch
+
+    start, end = backbone.borders
+    rows = [[start, *backbone.tokenize(text), end] for text in texts]
+    if max(map(len, rows)) > backbone.context:
+        raise InputError(f"a text has {max(map(len, rows))} tokens, the text tower takes {backbone.context}")
+    length = max(map(len, rows))
+    padded = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=backbone.device)
+    ends = torch.tensor([len(row) - 1 for row in rows], device=backbone.device)
+    return backbone.encode_prompts(backbone.embed_tokens(padded), ends)
+
+
+def swapped(model: FlowCLIP, features: np.ndarray, other: np.ndarray | None) -> np.ndarray:
+    """Scores (K,) of a video (T,D) whose prompts follow another video's motion (T,D); None: its own."""
+    import torch
+
+    with torch.inference_mode():
+        frames = torch.from_numpy(np.ascontiguousarray(features))[None].to(model.backbone.device)
+        motion = None
+        if other is not None:
+            motion = model(torch.from_numpy(np.ascontiguousarray(other))[None].to(frames.device)).get("motion")
+        return model(frames, prompt_motion=motion)["logits"].softmax(-1)[0].cpu().numpy()
+
+
+def side_by_side(
+    model: FlowCLIP, static: FlowCLIP | None, features: np.ndarray, template: str, other: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Scores of one video by kind of prompt: rows kinds, columns class names; each row adds up to 1.
+
+    Hand-crafted A, B, C and the template meet frozen CLIP, as in Table 1; learnt (where `static` is there) and
+    motion-aware ones meet the model that was trained with them. other: features (T,D) of a video whose motion the
+    prompts are to follow instead, as one more row.
+    """
+    names, backbone = list(model.class_texts), model.backbone
+    rows = {
+        f"{letter}: {words}": hand_crafted(backbone, features, [f"{words} {name}." for name in names])
+        for letter, words in HAND_CRAFTED.items()
+    }
+    rows["your template"] = hand_crafted(backbone, features, fill(template, names))
+    if static is not None:
+        rows["learnt"] = swapped(static, features, None)
+    rows["motion-aware"] = swapped(model, features, None)
+    if other is not None:
+        rows["motion-aware, swapped motion"] = swapped(model, features, other)
+    return pd.DataFrame(rows, names).T

@@ -1,0 +1,125 @@
+"""A data set at a glance: splits, counts, class balance, overlap, a sample of its videos."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path, PurePath
+
+import matplotlib.ticker
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from flowclip_core.data.datasets import Dataset
+from flowclip_core.data.video import read_frames, resize, segment_centres
+from flowclip_core.errors import VideoError
+from flowclip_core.experiments.runs import Options, open_dataset
+from flowclip_core.explore import drawings
+from flowclip_core.workers import default_jobs
+
+
+def open_set(name: str, data_root: str | None = None) -> Dataset:
+    """A demo set, drawn if need be, or a data set below `data_root`; listed videos that are missing are left out."""
+    options = Options(data_root=Path(data_root) if data_root else None, incomplete="skip")
+    return open_dataset(name, options, default_jobs())
+
+
+def counts(dataset: Dataset) -> pd.DataFrame:
+    """Videos by split (rows): training, test, and the fewest and most of a class in each."""
+    rows = {}
+    for number, split in dataset.splits.items():
+        train, test = (Counter(video.label for video in part) for part in split)
+        row = {"training": len(split.train), "test": len(split.test)}
+        for name, part in (("training", train), ("test", test)):
+            found = [part[label] for label in range(len(dataset.classes))]
+            row |= {f"{name}, fewest of a class": min(found), f"{name}, most of a class": max(found)}
+        rows[number] = row
+    return pd.DataFrame(rows).T.rename_axis("split")
+
+
+def balance(dataset: Dataset, split: int = 1) -> pd.DataFrame:
+    """Videos by class (rows): columns training and test."""
+    parts = [Counter(video.label for video in part) for part in dataset.splits[split]]
+    table = [[part[label] for part in parts] for label in range(len(dataset.classes))]
+    return pd.DataFrame(table, dataset.texts, ["training", "test"])
+
+
+def overlap(dataset: Dataset) -> pd.DataFrame:
+    """By split (rows): videos that are in training and test at once, and file names that are, in whichever folder."""
+    rows = {}
+    for number, split in dataset.splits.items():
+        names, files = (
+            [{what(video.name) for video in part} for part in split] for what in (str, lambda name: PurePath(name).name)
+        )
+        rows[number] = {"same video": len(names[0] & names[1]), "same file name": len(files[0] & files[1])}
+    return pd.DataFrame(rows).T.rename_axis("split")
+
+
+def overview(dataset: Dataset) -> str:
+    """All of it as text."""
+    twins = [f"{dataset.texts[a]} / {dataset.texts[b]}" for a, b in dataset.pairs]
+    lines = [
+        f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset.missing)} listed videos missing",
+        f"time-reversed pairs: {', '.join(twins) or 'none known'}",
+        "",
+        counts(dataset).T.to_string(),
+        "",
+        "in training and test at once",
+        overlap(dataset).T.to_string(),
+    ]
+    return "\n".join(lines)
+
+
+def balance_picture(dataset: Dataset, split: int = 1) -> Figure:
+    """Videos of each class, training and test; classes by name."""
+    table = balance(dataset, split)
+
+    def draw(fig: Figure) -> None:
+        ax = fig.add_axes((0.06, 0.36, 0.93, 0.52))
+        x = np.arange(len(table))
+        ax.bar(x - 0.2, table["training"], 0.38, color=drawings.BLUE, label="training")
+        ax.bar(x + 0.2, table["test"], 0.38, color="white", ec=drawings.ORANGE, hatch="///", label="test")
+        every = max(1, len(table) // 60)
+        ax.set_xticks(x[::every], table.index[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+        ax.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+        ax.set_ylabel("videos")
+        ax.set_xlabel("class")
+        ax.set_title(f"{dataset.name}, split {split}", loc="left")
+        ax.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+
+    return drawings.figure(10.5, 3.6, draw)
+
+
+def sample_sheet(dataset: Dataset, split: int = 1, classes: int = 12, frames: int = 5) -> Figure:
+    """The first test video of some classes, a few frames each; a video that cannot be read is named instead."""
+    first = {}
+    for video in sorted(dataset.splits[split].test, key=lambda video: (video.label, video.name)):
+        first.setdefault(video.label, video)
+    chosen = [first[label] for label in sorted(first)][:classes]
+    rows = -(-len(chosen) // 2)
+
+    def draw(fig: Figure) -> None:
+        grid = fig.add_gridspec(rows, 2, left=0.01, right=0.99, top=0.96, bottom=0.01, hspace=0.4, wspace=0.04)
+        for place, video in enumerate(chosen):
+            ax = fig.add_subplot(grid[place % rows, place // rows])
+            ax.set_axis_off()
+            title = f"{dataset.texts[video.label]}: {PurePath(video.name).name}"
+            try:
+                ax.imshow(_strip(dataset.folder / video.name, frames), interpolation="nearest")
+            except VideoError as error:
+                title += f", {str(error).removeprefix(f'{dataset.folder / video.name}: ')}"
+            ax.set_title(title[:70], loc="left", fontsize=8)
+
+    return drawings.figure(10.5, 0.2 + 1.15 * rows, draw)
+
+
+def _strip(path: Path, frames: int) -> np.ndarray:
+    """Some frames of a video, whole, side by side: (64, w, 3) uint8."""
+
+    def shrink(picture: np.ndarray) -> np.ndarray:
+        return resize(picture[None], 64)[0].permute(1, 2, 0).numpy()
+
+    clip = read_frames(path, lambda count: segment_centres(count, frames), shrink=shrink)
+    return np.concatenate(
+        [np.pad(picture, ((0, 0), (0, 3), (0, 0)), constant_values=255) for picture in clip.frames], 1
+    )
