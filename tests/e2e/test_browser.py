@@ -1,4 +1,4 @@
-"""The notebooks in a real JupyterLab: `./reproduce.sh test --browser` moves every control, and the figure has to follow.
+"""The notebooks in a real JupyterLab: `./reproduce.sh test --browser` moves every control, and the figure must follow.
 
 Prints the reaction time of each control, median and worst: from the key press to the new picture in the page.
 """
