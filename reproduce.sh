@@ -33,8 +33,10 @@ Targets
   list                        what each target trains, what it cost when it was recorded, and for the real data sets what
                               this machine will take: hours and memory of each target, gigabytes and hours of features
   verify                      rebuild every recorded table, figure and verdict; fails on any difference
-  lab [JUPYTERLAB OPTIONS]    JupyterLab on the notebooks, on this machine only
+  lab [JUPYTERLAB OPTIONS]    JupyterLab on the notebooks, on this machine only; Ctrl-C ends it
   test [PYTEST OPTIONS]       unit tests, then every notebook (options and test files go to the unit tests)
+  test --browser [--screenshots DIR]
+                              also move every control of the notebooks in a real browser (needs Chromium)
   doctor [--data-root DIR]    what this machine has and lacks: packages, device, disk, weights, data
   doctor --decoders DIR [--sample N]
                               read videos with each decoder and say where they disagree
@@ -231,6 +233,9 @@ case $1 in
     shift
     cd -- "$here"
     export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+    for option in ${1+"$@"}; do
+      [ "$option" != --browser ] || "$python" -c 'import playwright' 2>/dev/null || "$here/reproduce.sh" extra browser
+    done
     code=0
     "$python" -P -m pytest ${1+"$@"} || code=$?
     if compgen -G 'notebooks/*.ipynb' >/dev/null; then
@@ -250,7 +255,8 @@ case $1 in
     add_extra "$2" ;;
   lab)
     shift
-    exec "$python" -P -m jupyterlab --ip=127.0.0.1 "$here/notebooks" ${1+"$@"} ;;
+    # -y: one Ctrl-C ends it, kernels and all. Jupyter makes the token that the address needs.
+    exec "$python" -P -m jupyterlab -y --ip=127.0.0.1 "$here/notebooks/index.ipynb" ${1+"$@"} ;;
   *)
     exec "$python" -P -m flowclip_core "$@" ;;
 esac

@@ -18,6 +18,13 @@ from flowclip_core.model.backbone import Backbone
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = Path(os.environ.get("FLOWCLIP_TEST_VIDEOS") or ROOT.parent / "shared" / "videos")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/e2e/test_browser.py."""
+    parser.addoption("--browser", action="store_true", help="move every control of the notebooks in Chromium")
+    parser.addoption("--screenshots", type=Path, help="folder for the browser's screenshots (default: a temporary one)")
+
+
 # Two towers of a test's size; 77 tokens, CLIP's vocabulary.
 SMALL = {
     "embed_dim": 32,

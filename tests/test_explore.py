@@ -325,3 +325,14 @@ def test_prompt_controls_redraw_and_errors_are_one_line(tower, monkeypatch, tmp_
     assert "{}" in explorer.live.error
     explorer.names.value = "run"
     assert "two or more" in explorer.live.error
+
+
+def test_only_tiles_that_changed_are_drawn_and_all_look_new(tower, model, footage):
+    static, tiles = parts.load_static(tower), drawings.Tiles()
+    seen = {"get up": footage}
+    panels.prompt_board(model, static, footage, "a photo of {}.", seen, tiles=tiles)
+    assert tiles.drawn == ["tokens", "tree", "words", "heat", "scores"]
+    again = panels.prompt_board(model, static, footage, "a picture of {}.", seen, shown="run", tiles=tiles)
+    assert tiles.drawn == ["tokens", "scores"]
+    new = panels.prompt_board(model, static, footage, "a picture of {}.", seen, shown="run")
+    assert drawings.png(again) == drawings.png(new)

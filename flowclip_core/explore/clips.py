@@ -35,7 +35,7 @@ class Footage:
     """A clip as the model sees it.
 
     title: what to call it. pictures: (F,S,S,3) uint8, the centre square of each stored frame, upright. features: (F,D)
-    float32. numbers: (F,) which frame of the video each is. count: frames in the video.
+    float32. numbers: (F,) which frame of the video each is. count: frames in the video. own: no clip of a data set.
     """
 
     title: str
@@ -43,6 +43,7 @@ class Footage:
     features: np.ndarray
     numbers: np.ndarray
     count: int
+    own: bool = False
 
 
 def demo_classes(name: str = "figures-h") -> list[str]:
@@ -83,7 +84,10 @@ def save_upload(name: str, content: bytes, folder: Path | None = None) -> Path:
 
 
 def read(path: str | Path, backbone: Backbone, stored: int = STORED, title: str | None = None) -> Footage:
-    """Decode a video, upright, and encode the centre squares of `stored` frames. Raises VideoError (one line)."""
+    """Decode a video, upright, and encode the centre squares of `stored` frames. Raises VideoError (one line).
+
+    title: what to call a clip of a data set; a file of one's own goes by its name.
+    """
     import torch
 
     numbers: list[int] = []
@@ -99,7 +103,9 @@ def read(path: str | Path, backbone: Backbone, stored: int = STORED, title: str 
     clip = read_frames(path, pick, shrink=shrink)
     with torch.inference_mode():
         features = backbone.encode_frames(torch.from_numpy(clip.frames)).float().cpu().numpy()
-    return Footage(title or path.name, clip.frames.transpose(0, 2, 3, 1), features, np.array(numbers), clip.count)
+    return Footage(
+        title or path.name, clip.frames.transpose(0, 2, 3, 1), features, np.array(numbers), clip.count, title is None
+    )
 
 
 def choose(stored: int, frames: int, start: int = 0, end: int | None = None, order: str = "in order") -> np.ndarray:

@@ -55,7 +55,9 @@ def motion_board(model: FlowCLIP, footage: Footage, view: View, fig: Figure | No
         drawings.arrows(flow, flat, shares, reach, view.pair)
         drawings.bars(bars, scores.loc[view.order], before, f"class scores, {view.order}", top=8)
         drawings.moves(moves, moved)
-        fig.suptitle(f"{footage.title}: {parts.about(model)}", x=0.01, ha="left", fontsize=9.5, color="0.25")
+        fig.suptitle(
+            f"{footage.title}: {parts.about(model, footage.own)}", x=0.01, ha="left", fontsize=9.5, color="0.25"
+        )
 
     return _drawn(11.5, 8.6, draw, fig)
 
@@ -83,11 +85,12 @@ def prompt_board(
     seen: Mapping[str, Footage],
     other: Footage | None = None,
     shown: str | None = None,
-    fig: Figure | None = None,
+    tiles: drawings.Tiles | None = None,
 ) -> Figure:
     """Tokens, tree, nearest words, scores by kind of prompt, and where the videos `seen` so far move the texts.
 
     shown: the class whose tokens are drawn, by default the first. other: the video whose motion the prompts follow.
+    tiles: of an earlier board, so that only what has changed is drawn.
     """
     if model.prompts is None:
         raise InputError("these parts have no learnt prompts; take a checkpoint of a model with map=True")
@@ -99,35 +102,54 @@ def prompt_board(
     vectors = model.prompts.vectors.detach().cpu().numpy()
     moved = motion.outcome(model, steer, model.config.step)["prompts"]
     before, after = prompts.nearest(backbone, vectors), prompts.nearest(backbone, moved)
-    nodes = prompts.tree(backbone, names[:16], [f"P_{h + 1}\n{row[0][0]}" for h, row in enumerate(after)])
+    nodes = prompts.tree(backbone, names[:16], [f"P_{h + 1}" for h in range(len(vectors))])
     scores = prompts.side_by_side(model, static, features, template, None if other is None else steer)
     clips_seen = {title: clip for title, clip in seen.items() if title != footage.title} | {footage.title: footage}
     motions = np.stack([motion.outcome(model, middle_frames(model, clip), model.config.step)["motion"]
                         for clip in clips_seen.values()])  # fmt: skip
     unseen = prompts.unseen(backbone, [*names, template.replace("{}", " ")])
 
+    title = "prompt tree; squares: shared by all classes" + (f" (first 16 of {len(names)})" * (len(names) > 16))
+    values = prompts.moved_texts(model, motions)
+    heat_key = tuple(clips_seen), tuple(names), values.tobytes()
+
+    def tokens(fig: Figure) -> None:
+        drawings.tokens(_axes(fig, (0.03, 0.0, 0.96, 1.0)), table)
+
+    def tree(fig: Figure) -> None:
+        drawings.tree(_axes(fig, (0.04, 0.0, 0.94, 0.92)), nodes, title)
+
+    def words(fig: Figure) -> None:
+        drawings.nearest(_axes(fig, (0.03, 0.0, 0.94, 0.85)), before, after)
+
+    def heat(fig: Figure) -> None:
+        drawings.heat(_axes(fig, (0.24, 0.23, 0.74, 0.69)), values, list(clips_seen), names, len(clips_seen) - 1)
+
+    def scored(fig: Figure) -> None:
+        ax = _axes(fig, (0.21, 0.32, 0.74, 0.61))
+        drawings.grouped(ax, scores, "scores by kind of prompt", top=5, legend="below")
+
     def draw(fig: Figure) -> None:
-        text, tree, words, heat, bars = fig.axes or _prompt_axes(fig)
-        drawings.tokens(text, table)
-        title = "prompt tree; squares: shared by all classes" + (f" (first 16 of {len(names)})" * (len(names) > 16))
-        drawings.tree(tree, nodes, title)
-        drawings.nearest(words, before, after)
-        drawings.heat(heat, prompts.moved_texts(model, motions), list(clips_seen), names, len(clips_seen) - 1)
-        drawings.grouped(bars, scores, "scores by kind of prompt", top=4, legend="below")
-        said = f"{footage.title}: {parts.about(model)}"
+        said = f"{footage.title}: {parts.about(model, footage.own)}"
         if unseen:
             said += f"\nnever seen by the embedded model: {', '.join(unseen)}"
         fig.suptitle(said, x=0.01, ha="left", fontsize=9.5, color="0.25")
+        (tiles or drawings.Tiles()).draw_on(
+            fig,
+            {
+                "tokens": ((0, 0.5, 11.5, 0.75), table.to_csv(), tokens),
+                "tree": ((0, 1.35, 5.6, 3.5), tuple(names), tree),
+                "words": ((5.7, 1.35, 5.8, 2.0), str((before, after)), words),
+                "heat": ((0, 4.9, 5.9, 4.7), heat_key, heat),
+                "scores": ((5.9, 3.5, 5.6, 6.0), scores.to_csv(), scored),
+            },
+        )
 
-    return _drawn(11.5, 10.2, draw, fig)
+    return drawings.figure(11.5, 9.6, draw)
 
 
-def _prompt_axes(fig: Figure) -> list[Axes]:
-    top = fig.add_gridspec(2, 1, height_ratios=(0.55, 3.4), hspace=0.24, left=0.03, right=0.985, top=0.93, bottom=0.53)
-    middle = top[1].subgridspec(1, 2, wspace=0.05, width_ratios=(1, 1.15))
-    last = fig.add_gridspec(1, 2, wspace=0.33, width_ratios=(1.25, 1), left=0.1, right=0.97, top=0.47, bottom=0.12)
-    heat, right = last[0], last[1].subgridspec(2, 1, height_ratios=(2.4, 1))
-    return [fig.add_subplot(place) for place in (top[0], *middle, heat, right[0])]
+def _axes(fig: Figure, place: tuple[float, float, float, float]) -> Axes:
+    return fig.axes[0] if fig.axes else fig.add_axes(place)
 
 
 def middle_frames(model: FlowCLIP, footage: Footage) -> np.ndarray:
@@ -222,7 +244,7 @@ def scores_step_by_step(model: FlowCLIP, footage: Footage, picked: np.ndarray) -
         axes = fig.subplots(1, 2, gridspec_kw={"wspace": 0.3, "left": 0.09, "right": 0.98, "top": 0.85, "bottom": 0.34})
         drawings.grouped(axes[0], stages, "before and after each part", legend="below")
         drawings.grouped(axes[1], orders, "the same frames in another order", legend="below")
-        fig.suptitle(parts.about(model), x=0.01, ha="left", fontsize=9.5, color="0.25")
+        fig.suptitle(parts.about(model, footage.own), x=0.01, ha="left", fontsize=9.5, color="0.25")
 
     return drawings.figure(11, 5.2, draw)
 

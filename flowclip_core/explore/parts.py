@@ -88,9 +88,9 @@ def resized(model: FlowCLIP, frames: int, step: int) -> FlowCLIP:
     return other
 
 
-def about(model: FlowCLIP) -> str:
-    """One line on what the scores of a model may mean."""
-    if model.backbone.name == TINY:
+def about(model: FlowCLIP, own: bool = False) -> str:
+    """One line on what the scores of a model may mean. own: for a video that is none of the demo's."""
+    if model.backbone.name == TINY and not own:
         return "demo world, not evidence about the paper's data"
     return model.backbone.about
 

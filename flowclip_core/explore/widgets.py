@@ -227,7 +227,7 @@ class PromptExplorer:
         self.other = ipw.Dropdown(
             options=["(its own)", *self.source.labels], description="motion of", style=STYLE, layout=WIDE
         )
-        self.board: Figure | None = None
+        self.tiles = drawings.Tiles()
         self.live = Live(self._draw)
         self.seen = panels.reference_clips(backbone)
         self._quiet = False
@@ -253,10 +253,9 @@ class PromptExplorer:
     def _draw(self) -> Figure:
         other = None if self.other.value == self.other.options[0] else self.source.clip(self.other.value)
         footage = self.source.footage
-        self.board = panels.prompt_board(
-            self.model, self.static, footage, self.template.value, self.seen, other, self.shown.value, self.board
+        return panels.prompt_board(
+            self.model, self.static, footage, self.template.value, self.seen, other, self.shown.value, self.tiles
         )
-        return self.board
 
     def _changed(self, error: str) -> None:
         self.live.tell(error) if error else self.live.refresh()

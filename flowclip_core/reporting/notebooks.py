@@ -123,6 +123,9 @@ def _html(done: Any, title: str) -> str:
         f"{{% block html_head_js_{name} %}}{{% endblock %}}" for name in ("requirejs", "mathjax", "mermaidjs")
     )
     exporter = HTMLExporter(raw_template="{% extends 'index.html.j2' %}" + blank, embed_images=True)
+    for output in [output for cell in done.cells for output in cell.get("outputs", [])]:
+        if "image/png" in output.get("data", {}):  # a widget's picture stays; the widget needs a kernel and a network
+            output["data"].pop("application/vnd.jupyter.widget-view+json", None)
     body, _ = exporter.from_notebook_node(done, resources={"metadata": {"name": title}})
     return body
 
