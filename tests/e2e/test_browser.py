@@ -95,7 +95,7 @@ class Lab:
         while not self.url:
             assert self.process.poll() is None and time.time() < end, self.log.read_text()[-2000:]
             time.sleep(0.2)
-            said = re.search(r"(http://127\.0\.0\.1:\d+)/lab/tree/index\.ipynb\?token=(\w+)", self.log.read_text())
+            said = re.search(r"(http://[0-9.]+:\d+)/lab/tree/index\.ipynb\?token=(\w+)", self.log.read_text())
             if said:
                 self.url, self.token = said.groups()
 
