@@ -30,8 +30,8 @@ Targets
                               a share, as ranks of torchrun and tasks of srun do by themselves
   predict VIDEO --labels a,b,c [--checkpoint FILE|FOLDER|user/name] [--json]
                               scores of your class names for your video
-  list                        what each target trains, what it cost when it was recorded, and for the real data sets the
-                              gigabytes and hours of their features
+  list                        what each target trains, what it cost when it was recorded, and for the real data sets what
+                              this machine will take: hours and memory of each target, gigabytes and hours of features
   verify                      rebuild every recorded table, figure and verdict; fails on any difference
   lab [JUPYTERLAB OPTIONS]    JupyterLab on the notebooks, on this machine only; Ctrl-C ends it
   test [PYTEST OPTIONS]       unit tests, then every notebook (options and test files go to the unit tests)
@@ -40,7 +40,10 @@ Targets
   doctor [--data-root DIR]    what this machine has and lacks: packages, device, disk, weights, data
   doctor --decoders DIR [--sample N]
                               read videos with each decoder and say where they disagree
-  bench extraction VIDEOS     what decoding costs beside encoding (benchmarks/README.md)
+  extra ray|browser           add Ray (--engine ray) or Playwright to the environment in use; nothing in it is changed
+  bench prompts|training|table|costs|extraction VIDEOS [--record]
+                              ratios to plain ways of the same work: prompts by the tree, a training step, a whole table,
+                              hours predicted and real, decoding beside encoding (benchmarks/README.md)
 
 Options
   --profile demo|quick|paper  demo: generated world, no data needed (default; extract: paper); quick, paper: real data
@@ -50,6 +53,12 @@ Options
   --seeds N                   runs per cell
   --device auto|cpu|cuda      where to compute (default: auto)
   --jobs N                    processes at a time
+  --memory GB                 for the prompt trees of all processes while they train; where memory runs out all the same,
+                              fewer videos are taken at a time, which changes no result (default: as the machine has it)
+  --engine local|ray          what makes the runs: processes of this machine, or Ray, which goes on when it loses some
+  --ray-address HOST:PORT|auto
+                              a running Ray cluster that this machine belongs to; all its machines must see the checkout,
+                              --results and FLOWCLIP_CACHE at the same paths (default: Ray on this machine)
   --decoder pyav|decord       video reader (default: pyav)
   --decoders N                decoding processes of each GPU (default: its share of the cores), or of each CPU lane
                               (default: none, it decodes in a thread)
@@ -176,6 +185,21 @@ set_up() {
   trap - INT TERM
 }
 
+add_extra() { # NAME: what the environment in use lacks of it; what is there stays as it is
+  local pins
+  pins=$("$python" -P "$environment" extra "$1") || exit 2
+  if [ -z "$pins" ]; then say "extra $1: all of it is there"; return; fi
+  lacking=$(mktemp)
+  trap 'rm -f "$lacking"' EXIT
+  printf '%s\n' "$pins" >"$lacking"
+  if command -v uv >/dev/null 2>&1; then installer=(uv pip install --python "$python")
+  else installer=("$python" -m pip install --no-input); fi
+  # In the checkout, so that no project file of the caller's folder configures uv.
+  (cd -- "$here" && "${installer[@]}" --require-hashes --no-deps -r "$lacking" >&2) ||
+    die "extra $1: it cannot be installed here, for the reason above"
+  say "extra $1: added to ${python%/bin/python}"
+}
+
 case ${1:-} in
   '' | -h | --help | help) usage; exit 0 ;;
 esac
@@ -226,6 +250,9 @@ case $1 in
     name=$1
     shift
     exec "$python" -P "$here/benchmarks/$name.py" ${1+"$@"} ;;
+  extra)
+    [ $# -eq 2 ] || die "extra: which? ray or browser"
+    add_extra "$2" ;;
   lab)
     shift
     # -y: one Ctrl-C ends it, kernels and all. Jupyter makes the token that the address needs.

@@ -29,17 +29,24 @@ def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
-def matmul_peak(device: str, dtype, rounds: int = 5) -> float:
-    """GFLOP/s of the best square product that torch gives here, the largest of `rounds` and three sizes."""
+def matmul_peak(device: str, dtype, rounds: int = 5, run: Callable = map, lanes: int = 1) -> float:
+    """GFLOP/s of the best square product that torch gives here, the largest of `rounds` and three sizes.
+
+    run, lanes: see `loop.lanes_of`; every lane then multiplies its own matrices, all at once.
+    """
     import torch
 
     best = 0.0
     for size in (1024, 1536, 2048) if device == "cpu" else (4096, 8192):
         a = torch.randn(size, size, device=device, dtype=dtype)
+
+        def product(_: int, a=a) -> None:
+            (a @ a).sum().item() if device != "cpu" else a @ a
+
         for _ in range(rounds + 1):  # the first warms up
             began = time.perf_counter()
-            (a @ a).sum().item() if device != "cpu" else a @ a
-            best = max(best, 2 * size**3 / (time.perf_counter() - began) / 1e9)
+            list(run(product, range(lanes)))
+            best = max(best, lanes * 2 * size**3 / (time.perf_counter() - began) / 1e9)
     return best
 
 

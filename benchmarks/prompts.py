@@ -10,15 +10,16 @@ tree. Before that, values and gradients of each way are compared with the first 
 
 Useful GFLOP/s count what the tree needs: its nodes without padding, each attending to its ancestors and itself; only
 leaves behind the last attention; in layer 0 no projection of the class tokens, which do not depend on the video; and
-backward no gradient of weights, which are frozen. The peak is that of torch's matrix product in the same run.
+backward no gradient of weights, which are frozen. The peak is that of torch's matrix product, measured before and after
+the tree in every round, on all cores at once; the share is the rounds' median.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import statistics
 import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -33,6 +34,7 @@ from flowclip_core.experiments.towers import gpu_name, pick_device
 from flowclip_core.model.backbone import Backbone, load_backbone
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.model.prompts import prompt_vectors
+from flowclip_core.training import loop
 from flowclip_core.workers import default_jobs
 
 H = 5
@@ -123,6 +125,7 @@ def forward(parts: list[Way], vectors: Tensor) -> Tensor:
         return torch.cat([part(vectors) for part in parts], 1)
 
 
+@torch.enable_grad()  # a thread begins without
 def both(parts: list[Way], vectors: Tensor, weights: Tensor) -> Tensor:
     """The gradient of a weighted sum of all texts with respect to the prompt vectors."""
     total, at = torch.zeros_like(vectors), 0
@@ -140,7 +143,11 @@ def useful_gflop(tree: PromptTree, tower: Backbone) -> tuple[float, float]:
     width, shared = tower.text_width, tower.width
     layers, prefix, classes = clip.transformer.layers, tree.prefix, len(layout.leaves)
     nodes = prefix + layout.nodes
-    seen = [prefix + depth for token, depth in zip(layout.tokens, layout.depths, strict=True) if token >= 0]
+    paths: dict[int, tuple[int, ...]] = {-1: ()}  # slot -> tokens from the root's end; copies of a node have one path
+    for slot, (token, parent) in enumerate(zip(layout.tokens, layout.parents, strict=True)):
+        if token >= 0:
+            paths[slot] = (*paths[parent], token)
+    seen = [prefix + len(path) for path in {*paths.values()} if path]
     pairs = prefix * (prefix + 1) // 2 + sum(seen)
     last_pairs = sum(prefix + layout.depths[leaf] for leaf in layout.leaves)
     # Products of a vector with a square matrix of the tower's width, in all layers.
@@ -155,65 +162,90 @@ def apart(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-def measure(device: str, lists: list[str], rounds: int, videos: int) -> str:
+def measure(device: str, lists: list[str], rounds: int, lanes: int) -> str:
     """All lists as a text."""
     tower = load_backbone("ViT-B-16", None, device=device)
-    peak = common.matmul_peak(device, torch.float32)
-    hardware = f"{torch.get_num_threads()} CPU threads" if device == "cpu" else gpu_name()
-    lines = [
-        f"text tower of ViT-B/16, float32, H = {H}, {videos} video{'s' * (videos > 1)} at a time, on {hardware};"
-        f" matmul peak {peak:,.0f} GFLOP/s",
-    ]
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for role in lists:
-        names = list(CLASSES[role])
-        ways = ways_of(tower, names)
-        tree: PromptTree = ways[TREE][0]
-        start = prompt_vectors(tower, PROMPTS[H])
-        draw = torch.Generator().manual_seed(0)
-        shifts = 0.1 * torch.randn(videos, 1, tower.text_width, generator=draw)
-        vectors = (start + shifts.to(device)).detach().requires_grad_()
-        weights = torch.randn(videos, len(names), tower.width, generator=draw).to(device)
-        exact, gradient = forward(ways[NAIVE], vectors), both(ways[NAIVE], vectors, weights)
-        worst = {name: apart(forward(parts, vectors), exact) for name, parts in ways.items()}
-        worst_back = {name: apart(both(parts, vectors, weights), gradient) for name, parts in ways.items()}
-        if not max(*worst.values(), *worst_back.values()) < 1e-5:
-            raise InputError(f"{role}: the ways disagree: values {worst}, gradients {worst_back}")
-
-        def timed(call: Callable, *more: Tensor) -> dict[str, Callable[[], None]]:
-            def run(parts: list[Way]) -> None:
-                call(parts, vectors, *more)  # noqa: B023
-                wait()
-
-            return {name: functools.partial(run, parts) for name, parts in ways.items()}  # noqa: B023
-
-        alone = common.in_turn(timed(forward), rounds)
-        whole = common.in_turn(timed(both, weights), rounds)
-        tokens = {
-            NAIVE: len(names) * tower.context,
-            CUT: len(names) * (1 + H + max(len(tower.tokenize(f"{name}.")) + 1 for name in names)),
-            PREFIX: 1 + H + len(names) * max(len(tower.tokenize(f"{name}.")) + 1 for name in names),
-            TREE: tree.tokens_per_video,
-        }
-        ahead, back = useful_gflop(tree, tower)
-        lines += [
-            "",
-            f"{role}, {len(names)} classes; tree: {tree.prefix + tree.layout.nodes} nodes"
-            f" in {tree.layout.groups} groups of {tree.layout.slots}",
-            f"{'':14} {'tokens':>7} {'forward s':>10} {'forward + backward s':>21}   ratio to the tree, both     apart",
-        ]
-        for name in ways:
-            middle, least, most = common.ratio(whole[name], whole[TREE])
-            lines.append(
-                f"{name:14} {tokens[name]:>7,} {statistics.median(alone[name]) / videos:>10.4f}"
-                f" {statistics.median(whole[name]) / videos:>21.4f}   {middle:>6.2f} ({least:.2f} to {most:.2f})"
-                f"   {max(worst[name], worst_back[name]):.1e}"
-            )
-        for what, work, spent in (("forward", ahead, alone), ("both", ahead + back, whole)):
-            rate = videos * work / statistics.median(spent[TREE])
-            lines.append(f"{'':14} tree, {what:8} {work:7.2f} useful GFLOP a video, {rate:7.1f} GFLOP/s,"
-                         f" {100 * rate / peak:5.1f} % of the peak")  # fmt: skip
+    hardware = f"{lanes} CPU cores" if device == "cpu" else gpu_name()
+    lines = [f"text tower of ViT-B/16, float32, H = {H}, on {hardware}"]
+    with loop.lanes_of(lanes) as run:
+        for role in lists:
+            lines += ["", *_measure_list(tower, role, max(1, rounds * 51 // len(CLASSES[role])), run, lanes)]
     return "\n".join(lines)
+
+
+def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes: int) -> list[str]:
+    names, device = list(CLASSES[role]), tower.device.type
+    ways = ways_of(tower, names)
+    tree: PromptTree = ways[TREE][0]
+    draw = torch.Generator().manual_seed(0)
+    shifts = 0.1 * torch.randn(tree.at_once, 1, tower.text_width, generator=draw)
+    vectors = (prompt_vectors(tower, PROMPTS[H]) + shifts.to(device)).detach()
+    weights = torch.randn(tree.at_once, len(names), tower.width, generator=draw).to(device)
+    videos = {name: tree.at_once if name == TREE else 1 for name in ways}  # one fills a core, but for the tree
+    texts, gradients = {}, {}
+    alone, whole, shares = ({name: [] for name in ways} for _ in range(3))
+
+    def timed(call: Callable, name: str) -> tuple[float, Tensor]:
+        began = time.perf_counter()
+        (found, *_) = run(call, [videos[name]] * lanes)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / videos[name] / lanes, found
+
+    def peak() -> float:
+        return common.matmul_peak(device, torch.float32, 1, run, lanes)
+
+    list(run(lambda _: both(ways[TREE], vectors.clone().requires_grad_(), weights), range(lanes)))  # its buffers
+    for _ in range(rounds):
+        for name, parts in ways.items():
+            before = peak() if name == TREE else 0.0
+
+            def ahead(count: int, parts=parts) -> Tensor:
+                return forward(parts, vectors[:count])
+
+            def there_and_back(count: int, parts=parts) -> Tensor:
+                return both(parts, vectors[:count].clone().requires_grad_(), weights[:count])
+
+            seconds, texts[name] = timed(ahead, name)
+            alone[name].append(seconds)
+            between = peak() if name == TREE else 0.0
+            seconds, gradients[name] = timed(there_and_back, name)
+            whole[name].append(seconds)
+            if name == TREE:
+                shares[name].append(((before + between) / 2, (between + peak()) / 2))
+    apart_by = {
+        name: max(apart(texts[name][:1], texts[NAIVE]), apart(gradients[name][:1], gradients[NAIVE])) for name in ways
+    }
+    if not max(apart_by.values()) < 1e-5:
+        raise InputError(f"{role}: the ways disagree: {apart_by}")
+    longest = max(len(tower.tokenize(f"{name}.")) + 1 for name in names)
+    tokens = {
+        NAIVE: len(names) * tower.context,
+        CUT: len(names) * (1 + H + longest),
+        PREFIX: 1 + H + len(names) * longest,
+        TREE: tree.tokens_per_video,
+    }
+    lines = [
+        f"{role}, {len(names)} classes, {rounds} rounds; tree: {tree.prefix + tree.layout.nodes} nodes"
+        f" in {tree.layout.groups} groups of {tree.layout.slots}, {tree.at_once} videos at once",
+        f"{'':14} {'tokens':>7} {'forward s':>10} {'forward + backward s':>21}   ratio to the tree, both     apart",
+    ]
+    for name in ways:
+        middle, least, most = common.ratio(whole[name], whole[TREE])
+        lines.append(
+            f"{name:14} {tokens[name]:>7,} {statistics.median(alone[name]):>10.4f}"
+            f" {statistics.median(whole[name]):>21.4f}   {middle:>6.2f} ({least:.2f} to {most:.2f})"
+            f"   {apart_by[name]:.1e}"
+        )
+    work = useful_gflop(tree, tower)
+    for what, useful, spent, at in (("forward", work[0], alone, 0), ("both", sum(work), whole, 1)):
+        rates = [useful / seconds for seconds in spent[TREE]]
+        share = [rate / peaks[at] for rate, peaks in zip(rates, shares[TREE], strict=True)]
+        lines.append(
+            f"{'':14} tree, {what:8} {useful:7.2f} useful GFLOP a video, {statistics.median(rates):6.1f} GFLOP/s,"
+            f" {100 * statistics.median(share):5.1f} % of the peak ({100 * min(share):.1f} to {100 * max(share):.1f})"
+        )
+    return lines
 
 
 def main() -> int:
@@ -222,12 +254,11 @@ def main() -> int:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--lists", nargs="+", default=list(CLASSES), choices=list(CLASSES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--videos", type=int, default=1)
     parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
     asked = parser.parse_args()
     try:
-        torch.set_num_threads(default_jobs())
-        said = measure(pick_device(asked.device), asked.lists, asked.rounds, asked.videos)
+        device = pick_device(asked.device)
+        said = measure(device, asked.lists, asked.rounds, default_jobs() if device == "cpu" else 1)
     except InputError as error:
         print(f"reproduce.sh: {error}", file=sys.stderr)
         return 2

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from flowclip_core.config import PRECISIONS, PROFILES, TINY
 from flowclip_core.data.datasets import STYLES
+from flowclip_core.data.extraction import rank
+from flowclip_core.engines import ENGINES
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_core.paths import root
@@ -40,10 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except InputError as error:
-        print(f"reproduce.sh: {' '.join(str(error).split())}", file=sys.stderr)
+        number = rank(None, os.environ).number
+        print(f"reproduce.sh: {f'rank {number}: ' * bool(number)}{' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("reproduce.sh: stopped; finished runs are kept, the same command goes on from there", file=sys.stderr)
+        if not rank(None, os.environ).number:
+            print("reproduce.sh: stopped; finished runs are kept, the same command goes on from there", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read the output has gone; without this Python would complain when it flushes once more at its end.
@@ -78,6 +82,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--seeds", type=_positive)
         command.add_argument("--class-names", default="words", choices=STYLES)
         command.add_argument("--few-shot-list", type=Path, nargs="+", default=[], metavar="FILE")
+        command.add_argument("--engine", default="local", choices=ENGINES)
+        command.add_argument("--ray-address", metavar="ADDR")
+        command.add_argument("--memory", type=_gigabytes, metavar="GB")
         command.add_argument("--record", action="store_true")
         command.set_defaults(run=_target)
     extract = commands.add_parser("extract", parents=[shared, stored], allow_abbrev=False)
@@ -128,6 +135,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _gigabytes(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"gigabytes above 0 are needed, got {text!r}")
+    return found
+
+
 def _target(asked: argparse.Namespace) -> int:
     from flowclip_core.experiments import ensure_all, results_folder
     from flowclip_core.reporting import outputs
@@ -147,6 +164,8 @@ def _target(asked: argparse.Namespace) -> int:
     targets = PAPER_TARGETS if everything else (asked.target,)
     trained = [target for target in targets if target in TARGETS]
     results = ensure_all(trained, asked.profile, options) if trained else {}
+    if rank(None, os.environ).number:  # the main rank writes and prints
+        return 0
     written = []
     try:
         for target in targets:
@@ -186,7 +205,6 @@ def _options(asked: argparse.Namespace) -> Options:
 
 def _extract(asked: argparse.Namespace) -> int:
     """Encode one data set ahead of its experiments: the whole, or one share of several processes' or machines'."""
-    from flowclip_core.data.extraction import rank
     from flowclip_core.experiments import runs
     from flowclip_core.paths import cache_dir
 

@@ -14,7 +14,6 @@ from flowclip_core.data import prepare
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.experiments import runs
-from flowclip_core.experiments.estimates import VIDEOS
 from flowclip_core.experiments.records import software
 from flowclip_core.experiments.runs import Options
 from flowclip_core.experiments.towers import pick_device
@@ -59,7 +58,7 @@ def look(options: Options, profile: str = "paper") -> list[Finding]:
     drawn = [name for name in world.NAMES if (world.default_root() / name / "complete.txt").exists()]
     findings.append(Finding("demo world", ", ".join(drawn) or "not drawn yet (table5 does it)"))
     findings.append(_weights(backbone.name, backbone.pretrained))
-    return findings + [_data(name, options) for name in VIDEOS]
+    return findings + [_data(name, options) for name in prepare.FACTS]
 
 
 def _device() -> str:

@@ -1,7 +1,7 @@
 """What the kit needs installed, and whether this interpreter has it.
 
 Standard library only, and runnable as a file, because reproduce.sh asks before anything is installed:
-`python -I flowclip_core/environment.py requirements|check|lock-hash|stamp SOURCE|stamped|lock FD`.
+`python -I flowclip_core/environment.py requirements|check|extra NAME|lock-hash|stamp SOURCE|stamped|lock FD`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ PYTHON = (3, 11)
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "environment.yml"
 LOCK = ROOT / "requirements.lock"
+EXTRAS = ROOT / "requirements-extras.lock"
 VENV = ROOT / ".venv"
 
 _COMPARE = {
@@ -156,6 +157,20 @@ def missing(wanted: list[str]) -> list[str]:
     return lacking
 
 
+def extra(name: str) -> str:
+    """What an extra lacks here: the pins of its section in requirements-extras.lock whose packages are absent.
+
+    A package that is there stays as it is, whatever its version. ValueError when there is no such extra.
+    """
+    _, *parts = re.split(r"^# \[([a-z]+)\]\n", EXTRAS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    if name not in sections:
+        raise ValueError(f"extra {name!r} is unknown; use {', '.join(sections)}")
+    pins = re.split(r"\n(?=\S)", sections[name].strip())
+    have = versions([pin.partition("==")[0] for pin in pins])
+    return "".join(f"{pin}\n" for pin in pins if have[pin.partition("==")[0]] is None)
+
+
 def lock_hash() -> str:
     """Hex SHA-256 of requirements.lock."""
     return hashlib.sha256(LOCK.read_bytes()).hexdigest()
@@ -218,6 +233,8 @@ def main(arguments: list[str]) -> int:
             if lacking:
                 print(*lacking, sep="\n")
                 return 1
+        case ["extra", name]:
+            print(extra(name), end="")
         case ["lock-hash"]:
             print(lock_hash())
         case ["stamp", taken_from]:
@@ -227,7 +244,7 @@ def main(arguments: list[str]) -> int:
         case ["lock", descriptor]:
             hold_lock(int(descriptor))
         case _:
-            print("environment.py: requirements | check | lock-hash", file=sys.stderr)
+            print("environment.py: requirements | check | extra NAME | lock-hash", file=sys.stderr)
             return 2
     return 0
 

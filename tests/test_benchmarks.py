@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import fixed
+from test_estimates import here
 from test_features import write_video
 
 from benchmarks import _common as common
-from benchmarks import extraction, prompts
+from benchmarks import costs, extraction, prompts, training
 from flowclip_core.errors import InputError
 from flowclip_core.model.prompt_tree import PromptTree
 
@@ -71,6 +72,35 @@ def test_extraction_is_measured_with_any_backbone(tmp_path, capfd, monkeypatch):
     assert run("--rounds", "0") == 2 and "--rounds" in capfd.readouterr().err
 
 
+def test_what_was_predicted_is_done_and_compared(monkeypatch, capfd):
+    """With a made-up machine, so that the ratios are known to come from the two columns."""
+    made = here(2, tokens={"figures-h": 60, "figures-u": 90, "hmdb51": 177})
+    monkeypatch.setattr(costs.speed, "measure", lambda *_: made)
+    monkeypatch.setattr(costs.speed, "speed", lambda backbone: (made, "a machine in float32"))
+    monkeypatch.setattr(costs, "STEPS", {"HMDB-51": 2})
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["costs", *arguments])
+        return costs.main(), *capfd.readouterr()
+
+    code, out, _ = run("--profile", "smoke", "--seeds", "1", "--shots", "2", "--backbone", "tiny-clip")
+    rows = [line.split() for line in out.splitlines() if line.startswith("figures-")]
+    assert code == 0 and [row[:2] for row in rows] == [
+        [name, variant] for name in ("figures-h", "figures-u") for variant in costs.VARIANTS
+    ]
+    a_video = 8 * made.train[1] + 8**2 * made.train[2]
+    for row, videos in ((rows[0], 32 + 32 + 32), (rows[3], 32 + 16 + 32)):  # three steps of the baseline, 2 a class
+        assert float(row[3]) == pytest.approx(3 * made.train[0] + videos * a_video, abs=0.01)
+    for row in rows:
+        assert float(row[2]) > 0 < float(row[5]) and float(row[8]) > 0.1
+    step = next(line.split() for line in out.splitlines() if line.startswith("HMDB-51 "))
+    asked = costs.speed.amounts(costs.FULL, 51, 177, 2)
+    assert step[1] == "2" and float(step[3]) == pytest.approx(2 * asked @ made.train, abs=0.01)
+    for wrong in (("--seeds", "0"), ("--seeds", "2", "--profile", "smoke"), ("--shots", "0")):
+        code, _, err = run(*wrong)
+        assert code == 2 and err.count("\n") == 1 and "--seeds" in err
+
+
 def test_a_block_is_written_between_its_marks(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "root", lambda: tmp_path)
     readme = tmp_path / common.README
@@ -90,3 +120,32 @@ def test_ratios_pair_the_rounds():
     spent = common.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
     assert order == ["a", "b", "a", "b"] and [len(rounds) for rounds in spent.values()] == [2, 2]
     assert common.matmul_peak("cpu", torch.float32, rounds=1) > 0.1
+
+
+def test_lists_are_measured_with_every_core_at_work(small, monkeypatch):
+    monkeypatch.setattr(prompts, "CLASSES", {"HMDB-51": NAMES})
+    monkeypatch.setattr(prompts, "load_backbone", lambda *_, **__: small)
+    said = prompts.measure("cpu", ["HMDB-51"], 1, 2)
+    assert "on 2 CPU cores" in said and f"5 classes, {51 // 5} rounds" in said
+    for name in (prompts.NAIVE, prompts.CUT, prompts.PREFIX, prompts.TREE):
+        assert f"\n{name}" in said
+    assert said.count("% of the peak (") == 2
+    one_more = prompts.one_by_one(small, [*NAMES[:-1], "run"], cut=True)
+    monkeypatch.setattr(prompts, "one_by_one", lambda *_, **__: one_more)  # another class list
+    with pytest.raises(InputError, match="the ways disagree"):
+        prompts.measure("cpu", ["HMDB-51"], 1, 1)
+
+
+def test_a_step_is_timed_beside_what_it_spares(small, monkeypatch, capfd):
+    monkeypatch.setattr(training, "CLASSES", {"HMDB-51": NAMES})
+    monkeypatch.setattr(training, "load_backbone", lambda *_, **__: small)
+    monkeypatch.setattr("sys.argv", ["training", "--rounds", "2", "--no-memory", "--device", "cpu"])
+    assert training.main() == 0
+    said = capfd.readouterr().out
+    for name in ("step, all parts", "one video, 77 tokens", "static texts, once", "features, drawn", "matmul peak"):
+        assert f"\n{name} " in said
+    assert "features, encoded / features, drawn: " in said and "s a video at 159" in said
+    monkeypatch.setattr("sys.argv", ["training", "--rounds", "0"])
+    assert training.main() == 2 and "--rounds" in capfd.readouterr().err
+    monkeypatch.setattr("sys.argv", ["training", "--record", "--no-memory"])
+    assert training.main() == 2 and "--no-memory" in capfd.readouterr().err

@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import save_file
+from test_estimates import here
 from test_outputs import checkout_in, small, tree
 
 from flowclip_core import FlowCLIP, ModelConfig, __main__, experiments, load_backbone
@@ -87,6 +88,9 @@ def refused(capfd):
         ("table5 --profile smoke --seeds two", "'two'"),
         ("table5 --profile smoke --seeds -1", "--seeds"),
         ("table5 --profile smoke --jobs 0", "--jobs"),
+        ("table5 --profile smoke --engine spark", "--engine"),
+        ("table5 --profile smoke --dataset figures-h --ray-address auto", "--ray-address auto belongs to --engine ray"),
+        ("extract figures-h --engine ray", "--engine"),
         ("table5 --profile smoke --device tpu", "--device"),
         ("table5 --profile smoke --decoder ffmpeg", "--decoder"),
         ("table5 --profile smoke --backbone ViT-XXL --pretrained none", "'ViT-XXL' is unknown; use tiny-clip"),
@@ -147,6 +151,13 @@ def refused(capfd):
 )
 def test_a_wrong_command_is_refused_in_one_line(arguments, named, refused):
     assert named in refused(*arguments.split())
+
+
+def test_ray_is_refused_where_it_is_not_installed(refused, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    for target in ("table5", "readings", "all"):
+        said = refused(target, "--profile", "smoke", "--engine", "ray")
+        assert "--engine ray: Ray is not installed here; ./reproduce.sh extra ray adds it" in said
 
 
 def test_cuda_is_refused_where_there_is_none(refused, monkeypatch, clip):
@@ -271,7 +282,7 @@ def test_checkpoints_that_do_not_fit_are_refused(checkpoint, refused, clip, smal
 
 
 def test_list_doctor_and_help_succeed(monkeypatch, capfd):
-    monkeypatch.setattr(estimates, "speed", lambda backbone: (100.0, "a machine"))
+    monkeypatch.setattr(estimates, "speed", lambda backbone: (here(), "a machine"))
     assert main(["list"]) == main(["list", "--profile", "paper"]) == main(["doctor"]) == 0
     out, err = capfd.readouterr()
     assert "table5" in out and "40 trainings on" not in out.split("profile paper")[0] and "torch" in out and not err

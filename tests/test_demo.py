@@ -268,7 +268,7 @@ def test_shipped_weights_load_to_the_bit_and_leave_random_numbers_alone():
 
 
 def test_an_altered_weights_file_is_refused_in_one_line(tmp_path):
-    for path in pretrain.WEIGHTS.iterdir():
+    for path in pretrain.WEIGHTS.glob("tiny_clip.*"):
         shutil.copy(path, tmp_path / path.name)
     data = bytearray((tmp_path / "tiny_clip.safetensors").read_bytes())
     data[-7] ^= 1

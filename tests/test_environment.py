@@ -7,9 +7,11 @@ import os
 import platform
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,9 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def lock_lines() -> list[tuple[str, str, str]]:
+def lock_lines(text: str | None = None) -> list[tuple[str, str, str]]:
     """Name, version and marker of every pin."""
-    text = (ROOT / "requirements.lock").read_text()
+    text = (ROOT / "requirements.lock").read_text() if text is None else text
     return re.findall(r"^([a-z0-9-]+)==(\S+?)(?: ; (.*?))? \\$", text, re.MULTILINE)
 
 
@@ -233,11 +235,42 @@ def test_every_requirement_is_pinned_within_its_range():
             assert len(pinned) == (not marker or Marker(marker).evaluate(world)), (requirement, world)
 
 
-def test_every_pin_has_a_hash_and_the_lock_names_no_host():
-    text = (ROOT / "requirements.lock").read_text()
-    for block in re.split(r"\n(?=[a-z0-9-]+==)", text):
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-extras.lock"])
+def test_every_pin_has_a_hash_and_the_lock_names_no_host(name):
+    text = (ROOT / name).read_text()
+    for block in re.findall(r"^[a-z0-9-]+==.*(?:\n    .*)*", text, re.MULTILINE):
         assert "--hash=sha256:" in block, block.splitlines()[0]
-    assert "://" not in text
+    assert "://" not in text and len(lock_lines(text)) == len(re.findall("^[^# ]", text, re.MULTILINE))
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_is_pinned_in_its_range_and_fits_the_lock(extra, monkeypatch):
+    monkeypatch.setattr(environment, "versions", lambda names: dict.fromkeys(names))  # nothing is here
+    pins = lock_lines(environment.extra(extra))
+    for requirement in EXTRAS[extra]:
+        name, range_, _ = environment.split_requirement(requirement)
+        assert [environment.satisfies(version, range_) for pin, version, _ in pins if pin == normal(name)] == [True]
+    locked = {}
+    for name, version, _ in lock_lines():
+        locked.setdefault(name, set()).add(version)
+    assert all(version in locked.get(name, {version}) for name, version, _ in pins)
+    assert any(name not in locked for name, *_ in pins)
+
+
+def test_an_extra_leaves_out_what_is_installed_in_whatever_version(tmp_path, monkeypatch):
+    one = "\n".join(
+        (r"flowclip-no-such==1.0 ; python_version > '3' \\", "    --hash=sha256:aa \\", "    --hash=sha256:bb")
+    )
+    (tmp_path / "lock").write_text(
+        f"# How it is made\n# [ray]\npytest==0.1 \\\n    --hash=sha256:cc\n{one}\n# [x]\na==1\n"
+    )
+    monkeypatch.setattr(environment, "EXTRAS", tmp_path / "lock")
+    assert environment.extra("ray") == f"{one}\n"
+    with pytest.raises(ValueError, match="extra 'y' is unknown; use ray, x"):
+        environment.extra("y")
 
 
 def test_lock_hash_follows_the_bytes(tmp_path, monkeypatch):
@@ -306,9 +339,12 @@ def test_help_names_every_target_and_option_at_once(arguments):
     start = time.monotonic()
     done = run(SCRIPT, *arguments)
     assert done.returncode == 0 and not done.stderr and time.monotonic() - start < 1
-    for target in "table1 figure3a all readings report notebook data predict list verify lab test doctor".split():
+    for target in "table1 figure3a all readings report notebook data predict list verify lab test doctor extra".split():
         assert re.search(rf"^  {target}\b", done.stdout, re.MULTILINE), target
-    for option in "profile data-root dataset results seeds device jobs decoder backbone pretrained record".split():
+    options = (
+        "profile data-root dataset results seeds device jobs decoder backbone pretrained record engine ray-address"
+    )
+    for option in options.split():
         assert re.search(rf"^  --{option}\b", done.stdout, re.MULTILINE), option
     for option in "labels checkpoint json".split():
         assert f"--{option}" in done.stdout
@@ -319,6 +355,39 @@ def test_a_python_that_does_not_do_is_one_line_and_exit_2(python):
     done = run(SCRIPT, "list", PYTHON=python)
     assert done.returncode == 2 and not done.stdout
     assert len(done.stderr.splitlines()) == 1 and f"PYTHON={python}" in done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """What reproduce.sh needs to add an extra that is nowhere to be had, and an installer that notes its call."""
+    for name in ("reproduce.sh", "environment.yml", "requirements.lock", "flowclip_core/environment.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "requirements-extras.lock").write_text("# [ray]\nflowclip-no-such==1.0 \\\n    --hash=sha256:aa\n")
+    (tmp_path / "active/bin").mkdir(parents=True)
+    note = 'echo "$@" >"$NOTED"\nfor file; do :; done\ncat "$file" >>"$NOTED"\nexit "$CODE"'
+    for name, does in (("python", f'exec "{sys.executable}" "$@"'), ("uv", note)):
+        (tmp_path / "active/bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "active/bin" / name).chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_an_extra_is_added_to_the_active_environment_without_its_dependencies(checkout, code):
+    active, noted = checkout / "active", checkout / "noted"
+    done = run(checkout / "reproduce.sh", "extra", "ray", VIRTUAL_ENV=str(active), NOTED=str(noted), CODE=str(code))
+    assert (done.returncode, done.stdout) == (2 * code, ""), done.stderr
+    called, *pins = noted.read_text().splitlines()
+    assert called.startswith(f"pip install --python {active}/bin/python --require-hashes --no-deps -r ")
+    assert pins == ["flowclip-no-such==1.0 \\", "    --hash=sha256:aa"] and not Path(called.split()[-1]).exists()
+    said = "it cannot be installed here" if code else f"added to {active}"
+    assert done.stderr.splitlines()[-1] == f"reproduce.sh: extra ray: {said}" + ", for the reason above" * code
+
+
+@pytest.mark.parametrize(("extra", "said"), [((), "extra: which? ray or browser"), (("x",), "'x' is unknown; use ray")])
+def test_an_unknown_extra_is_refused_in_one_line(checkout, extra, said):
+    done = run(checkout / "reproduce.sh", "extra", *extra, VIRTUAL_ENV=str(checkout / "active"))
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and len(done.stderr.splitlines()) == 2
 
 
 def test_scripts_parse():

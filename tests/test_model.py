@@ -243,14 +243,37 @@ def test_zero_steps_change_nothing_and_two_change_every_part(small, store):
         assert all(torch.equal(before[name], after[name]) is not moved for name in before)
 
 
-@pytest.mark.parametrize("variant", ["mmb", "full"])
-def test_micro_batch_size_changes_nothing(small, store, variant):
-    whole, log = fit(small, store, variant=variant)
-    for micro in (1, 3):
-        parts, part_log = fit(small, store, variant=variant, micro_batch=micro)
-        np.testing.assert_allclose(part_log.losses, log.losses, rtol=1e-5)
-        for name, value in whole.trained().items():
-            assert (parts.trained()[name] - value).abs().max() <= 1e-6 * value.abs().max().clamp_min(1), name
+@pytest.mark.parametrize("variant", ["mcb", "mmb+map", "full"])
+def test_micro_batches_and_lanes_change_no_bit(small, store, variant, monkeypatch):
+    """With one thread a process, as tables are made."""
+    monkeypatch.setattr(loop, "SUMMED", 6)  # batches of 8 take two sums
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole, log = fit(small, store, variant=variant)
+        for how in ({"micro_batch": 1}, {"micro_batch": 3}, {"micro_batch": 5}, {"micro_batch": 2, "lanes": 2}):
+            parts, part_log = fit(small, store, variant=variant, **how)
+            assert part_log.losses == log.losses, how
+            assert all(torch.equal(value, whole.trained()[name]) for name, value in parts.trained().items()), how
+        assert torch.get_num_threads() == 1
+        monkeypatch.setattr(loop, "SUMMED", 32)
+        assert fit(small, store, variant=variant)[1].losses == pytest.approx(log.losses, rel=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("changes", [{}, {"video_tokens": "sequence"}, {"adapter_width": 0}])
+@pytest.mark.parametrize("videos", [1, 7])
+def test_a_step_has_the_gradient_of_the_plain_loss(small, variant, changes, videos):
+    model = FlowCLIP(ModelConfig(**VARIANTS[variant], **changes), small, NAMES)
+    features, targets = video(videos), torch.arange(videos) % 5
+    loss = torch.nn.functional.cross_entropy(model(features)["logits"], targets)
+    trained = model.trained()
+    expected = torch.autograd.grad(loss, list(trained.values()))
+    assert loop._step(model, features, targets, 3) == pytest.approx(loss.item(), rel=1e-6)
+    for (name, value), gradient in zip(trained.items(), expected, strict=True):
+        assert (value.grad - gradient).norm() <= 1e-5 * gradient.norm() + 1e-8, name
 
 
 @pytest.mark.parametrize(
@@ -262,18 +285,21 @@ def test_micro_batch_size_changes_nothing(small, store, variant):
 )
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(small, store, monkeypatch, error):
     expected, _ = fit(small, store)
-    forward = FlowCLIP.forward
+    ahead = PromptTree.ahead
 
-    def short_of_memory(model, frames):
-        if len(frames) > 2:
+    def short_of_memory(tree, vectors, room):
+        if room.keep and len(vectors) > 2:
             raise error
-        return forward(model, frames)
+        return ahead(tree, vectors, room)
 
-    monkeypatch.setattr(FlowCLIP, "forward", short_of_memory)
+    monkeypatch.setattr(PromptTree, "ahead", short_of_memory)
     found, log = fit(small, store)
     assert log.micro_batch == 2
     for name, value in expected.trained().items():
         torch.testing.assert_close(found.trained()[name], value, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(PromptTree, "ahead", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(RuntimeError, match="memory"):  # not even one video fits
+        fit(small, store)
 
 
 def test_resumed_equals_whole(small, store, tmp_path):

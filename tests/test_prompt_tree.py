@@ -113,6 +113,56 @@ def test_the_tree_is_small_and_hardly_padded(wide, data, most):
     assert tree.tokens_per_video - tree.prefix - tree.layout.nodes <= 0.03 * most
 
 
+@pytest.mark.parametrize("changes", [{"layers": 1}, {"ls_init_value": 0.5}, {"width": 48, "heads": 3}])
+@pytest.mark.parametrize("quick", [True, False])
+def test_equals_the_naive_path_in_towers_of_other_kinds(changes, quick):
+    """One block, a scale behind each layer, an odd number of heads; QuickGELU or GELU."""
+    torch.manual_seed(0)
+    text = SMALL["text_cfg"] | {"layers": 3} | changes
+    clip = open_clip.model.CLIP(32, SMALL["vision_cfg"], text, quick_gelu=quick).double()
+    for name, value in clip.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(value, std=0.2)
+    values, gradients = compare(Backbone(clip, "test", None), CLASSES["UCF-101"], 4)
+    assert values < 1e-9 and gradients < 1e-9
+
+
+def test_passes_do_not_get_into_each_others_rooms(small):
+    """Two ahead before the first goes back, a test in between, more videos than before: buffers are used again."""
+    tree, names = PromptTree(small, CLASSES["HMDB-51"], 5), CLASSES["HMDB-51"]
+    weights = fixed(3, len(names), small.width)
+    given = [fixed(count, 5, small.text_width).requires_grad_() for count in (2, 3)]
+    expected = [
+        torch.autograd.grad((PromptTree(small, names, 5)(one) * weights[: len(one)]).sum(), one)[0] for one in given
+    ]
+    for _ in range(2):
+        texts = [tree(one) for one in given]
+        with torch.inference_mode():
+            assert torch.equal(tree(given[1]), texts[1])
+        for one, found, gradient in zip(given, texts, expected, strict=True):
+            assert torch.equal(torch.autograd.grad((found * weights[: len(one)]).sum(), one)[0], gradient)
+    assert len(tree._rooms) == 3  # no more than were used at once
+    tree.forget()
+    assert not tree._rooms
+
+
+def test_the_same_pass_goes_back_once(small):
+    vectors = fixed(1, 5, small.text_width).requires_grad_()
+    total = PromptTree(small, ["run", "wave"], 5)(vectors).sum()
+    torch.autograd.grad(total, vectors, retain_graph=True)
+    with pytest.raises(RuntimeError, match="goes back once"):
+        torch.autograd.grad(total, vectors)
+
+
+def test_large_subtrees_are_cut_and_copies_keep_groups_closed():
+    sequences = [[1, 2, number, 99] for number in range(10, 40)] + [[3, 99]]
+    layout = lay_out(sequences, prefix=6, width=16)
+    assert layout.nodes == 2 + 60 + 2 < len(layout.tokens)
+    assert layout.slots < 40 and len(layout.tokens) == layout.groups * layout.slots
+    for slot, parent in enumerate(layout.parents):
+        assert parent < slot and (parent < 0 or parent // layout.slots == slot // layout.slots)
+
+
 def test_layout_against_a_walk_over_all_prefixes():
     sequences = [[5, 6, 1, 2], [5, 1, 2], [7, 1, 2], [5, 6, 8, 1, 2]]
     layout = lay_out(sequences, prefix=4, width=8)

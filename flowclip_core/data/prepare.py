@@ -29,19 +29,27 @@ Say = Callable[[str], None]
 
 
 class Facts(NamedTuple):
-    """What is known of a data set: classes, videos of (train, test) by split, files, terms, literature."""
+    """What is known of a data set: classes, videos in all, of (train, test) by split, files, terms, literature."""
 
     classes: int
+    videos: int
     splits: dict[int, tuple[int, int]]  # empty: the copies in use differ, their own lists decide
     archives: tuple[Archive, ...]
     licence: str
     citation: str
+    copy: tuple[int, int] = (0, 0)  # (train, test) of a copy in use, where there are no official counts
+
+    @property
+    def expected(self) -> dict[int, tuple[int, int]]:
+        """Videos of (train, test) by split, of a copy in use where nothing else is known."""
+        return self.splits or {1: self.copy}
 
 
 # Addresses: mmaction2, tools/data/*/download_*.sh, and cvdfoundation/kinetics-dataset, k400_downloader.sh. SHA-256 of
 # the rar files: torchvision's loaders (pytorch/vision, pull request 5335); of the zip: tensorflow/datasets,
 # url_checksums, and torchvision. Bytes of UCF101.rar: what its server announces; of the others no source states them.
-# Counts: the official lists (HMDB-51: 70 + 30 a class in each split). Licences: the data sets' cards on the hub.
+# Counts: the official lists (HMDB-51: 70 + 30 a class in each split), and what is left
+# of Kinetics-400 in a copy in use. Licences: the data sets' cards on the hub.
 _CVDF = "https://s3.amazonaws.com/kinetics/400/"
 
 
@@ -52,6 +60,7 @@ def _at(file: str, *folders: str, what: str, bytes: int | None = None, sha256: s
 FACTS = {
     "hmdb51": Facts(
         51,
+        6766,
         {1: (3570, 1530), 2: (3570, 1530), 3: (3570, 1530)},
         (
             _at(
@@ -70,6 +79,7 @@ FACTS = {
     ),
     "ucf101": Facts(
         101,
+        13320,
         {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)},
         (
             _at(
@@ -89,6 +99,7 @@ FACTS = {
     ),
     "kinetics400": Facts(
         400,
+        260325,
         {},
         tuple(
             _at(f"{part}.csv", "s3.amazonaws.com/kinetics/400/annotations", what=f"list of the {part} videos")
@@ -96,6 +107,7 @@ FACTS = {
         ),
         "CC BY 4.0 for the lists; the videos remain their owners'",
         "Kay et al., The Kinetics Human Action Video Dataset, arXiv:1705.06950, 2017",
+        copy=(240_436, 19_889),
     ),
 }  # fmt: skip
 # What holds the lists when they are in place.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import resource
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import filelock
 import numpy as np
@@ -20,20 +21,42 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from flowclip_core.config import PAPER_ROLES, PROFILES, TINY, BackboneConfig, EvalConfig, Profile, RunConfig, run_key
+from flowclip_core.config import (
+    DEMO_ROLES,
+    PAPER_ROLES,
+    PROFILES,
+    TINY,
+    BackboneConfig,
+    EvalConfig,
+    Profile,
+    RunConfig,
+    run_key,
+)
 from flowclip_core.data import datasets
 from flowclip_core.data.datasets import Dataset, Video
-from flowclip_core.data.extraction import Filled, Plan, Rank, ensure_features, extract, is_whole, plan
+from flowclip_core.data.extraction import Filled, Plan, Rank, ensure_features, extract, is_whole, plan, rank
 from flowclip_core.data.features import FeatureStore, StoreConfig
 from flowclip_core.data.lists import read_list, shots_of
 from flowclip_core.demo import world
+from flowclip_core.engines import RayEngine, need_engine
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.catalogue import KINETICS, RATE_SEED, TARGETS, Cell
 from flowclip_core.experiments.records import read_record, software, write_record
 from flowclip_core.experiments.tidy import hit_row, tidy_rows
-from flowclip_core.experiments.towers import gpu_name, lanes, load_once, pick_device, pick_precision, weights_hash
+from flowclip_core.experiments.towers import (
+    gpu_name,
+    lanes,
+    load_once,
+    one_gpu,
+    pick_device,
+    pick_precision,
+    weights_hash,
+)
 from flowclip_core.paths import root
-from flowclip_core.workers import Pool, default_jobs
+from flowclip_core.workers import PATIENCE, Pool, default_jobs
+
+ALONE = Rank()
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,9 @@ class Options:
     incomplete: str | None = None  # listed videos that are missing or unreadable: stop or skip
     class_names: str = "words"  # how they read in prompts: see `datasets.class_text`
     few_shot_lists: tuple[Path, ...] = ()  # published lists in the place of seeded draws
+    engine: str = "local"  # what makes the runs: worker processes, or ray
+    memory: float | None = None  # GiB that the prompt trees of all processes may take while they train
+    ray_address: str | None = None  # of a running Ray cluster; default: one of this machine
 
     def skips(self, dataset: str) -> bool:
         """Whether listed videos may be missing or unreadable. Kinetics loses some every year."""
@@ -143,13 +169,14 @@ def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options |
     """The finished runs of several targets; a run that they share is made once.
 
     Raises InputError for an unknown target, data that are absent or unreadable, or weights that cannot be had. A kill
-    at any moment loses at most the runs in work; two calls at once share the work.
+    at any moment loses at most the runs in work; two calls at once share the work. Ranks of torchrun or srun do too,
+    and are together at each training of Kinetics-400's stage; the main one alone gets the results.
     """
     options, started = options or Options(), time.monotonic()
     if unknown := [target for target in targets if target not in TARGETS]:
         raise InputError(f"target {unknown[0]!r} is unknown; ./reproduce.sh list shows all")
     chosen = {target: resolve(profile, target, options) for target in targets}
-    with Workshop(next(iter(chosen.values())), options) as workshop:
+    with Workshop(next(iter(chosen.values())), options, rank(None, os.environ)) as workshop:
         workshop.open({name: role for one in chosen.values() for role, name in one.roles.items()})
         chosen = {
             target: workshop.possible(one, TARGETS[target].then is not None, TARGETS[target].axis != "k")
@@ -160,9 +187,11 @@ def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options |
         made = workshop.make([cell for found in cells.values() for cell in found], about)
         for target, one in chosen.items():
             if then := TARGETS[target].then:
-                more = then(one, workshop.tidy(target, cells[target]))
+                more = then(one, workshop.decide(workshop.tidy, target, cells[target]))
                 made += workshop.make(more, target)
                 cells[target] = cells[target] + more
+        if not workshop.main:
+            return {}
         return {
             target: Result(
                 workshop.tidy(target, cells[target]),
@@ -188,11 +217,16 @@ class Workshop:
     profile: any of the call's profiles, for what they share (backbone, stored frames).
     """
 
-    def __init__(self, profile: Profile, options: Options) -> None:
-        self.profile, self.options = profile, options
+    def __init__(self, profile: Profile, options: Options, rank: Rank = ALONE) -> None:
+        self.profile, self.options, self.rank = profile, options, rank
+        need_engine(options.engine, options.ray_address)
+        if rank.of > 1:
+            if options.engine != "local":
+                raise InputError(f"--engine {options.engine}: ranks of torchrun or srun share the work by themselves")
+            one_gpu(rank, os.environ)
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
-        self.jobs = options.jobs or (default_jobs() if self.device == "cpu" else 1)
+        self.jobs = options.jobs or (rank.cores if self.device == "cpu" else 1)
         self.weights = weights_hash(profile.backbone)
         self.folder = options.results_dir / "runs"
         self.sets: dict[str, Dataset] = {}
@@ -202,16 +236,46 @@ class Workshop:
         self._parts: dict[tuple[str, int, bool], str] = {}
         self._keys: dict[RunConfig, str] = {}
         self._records: dict[str, dict] = {}
-        # GiB of activations a worker
-        self.memory = min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / self.jobs)
-        self.pool = Pool(self.jobs, threads=1 if self.device == "cpu" else min(8, default_jobs()))
+        # GiB of prompt trees a worker; on a GPU the training looks for itself
+        self.memory = options.memory and options.memory / self.jobs
+        if self.memory is None and self.device == "cpu":
+            self.memory = min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / self.jobs / rank.beside)
+        threads = 1 if self.device == "cpu" else min(8, default_jobs())
+        self.pool = self.engine = Pool(self.jobs, threads)
+        if options.engine == "ray":
+            self.engine = RayEngine(
+                self.jobs, self.device, self.folder, options.ray_address,
+                lambda: [store.folder for store in self.stores.values()], threads,
+            )  # fmt: skip
 
     def __enter__(self) -> Workshop:
-        self.pool.__enter__()
+        with ExitStack() as exits:
+            exits.enter_context(self.pool)
+            if self.engine is not self.pool:
+                exits.enter_context(self.engine)
+            if self.rank.of > 1:
+                from flowclip_core.training import ranks
+
+                exits.push(lambda kind, *_: ranks.stop(failed=kind is not None))
+                ranks.start(self.rank, self.device, self.folder)
+            self._exits = exits.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.pool.__exit__(*error)
+        self._exits.__exit__(*error)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process decides, writes and prints: all do but the other ranks."""
+        return self.rank.number == 0
+
+    def decide(self, choose: Callable[..., Chosen], *arguments: object) -> Chosen:
+        """What `choose` returns, asked by the main rank alone: all do the same, however late a file is seen."""
+        if self.rank.of == 1:
+            return choose(*arguments)
+        from flowclip_core.training import ranks
+
+        return ranks.from_main(choose(*arguments) if self.main else None)
 
     def open(self, names: Iterable[str]) -> None:
         """Load the data sets and encode what is not stored yet. Raises InputError for what is missing."""
@@ -224,7 +288,8 @@ class Workshop:
             digest = hashlib.sha256("\n".join(video.name for video in found).encode()).hexdigest()[:16]
             self.lists[digest] = FewShotList(file, shots_of(file, dataset, found, missing), found)
         for name, dataset in self.sets.items():
-            with closing(Bar(f"encoding {name}", "videos")) as bar, self._towers(Rank()) as (towers, pool, decoders):
+            bar = Bar(f"encoding {name}", "videos", shown=self.main)
+            with closing(bar), self._towers(self.rank) as (towers, pool, decoders):
                 self.stores[name] = ensure_features(
                     dataset, self._store_config, towers, pool,
                     decoders=decoders, allow_unreadable=self.options.skips(name), progress=bar.update,
@@ -318,6 +383,47 @@ class Workshop:
 
         Transfers come last: they test the kept weights of other runs, which are made if need be.
         """
+        rounds, total = self.decide(self._missing, cells)
+        missing = sum(map(len, rounds))
+        with closing(Bar(f"{about}, {total} runs", "runs", total, total - missing, self.main)) as bar:
+            for needed in rounds:
+                jointly = [run for run in needed if self.rank.of > 1 and _is_large(run[0])]
+                for _ in self._jointly([self._task(*run, self._lanes(1)) for run in jointly]):
+                    bar.add(1)
+                apart = [run for run in needed if run not in jointly]
+                for _ in self.engine.map(_run, [(self._task(*run, self._lanes(len(apart))),) for run in apart]):
+                    bar.add(1)
+        return missing
+
+    def _lanes(self, runs: int) -> int:
+        """Cores for each of so many runs: where there are fewer of them than cores, none lies idle."""
+        return max(1, self.jobs // runs) if runs and self.device == "cpu" and self.engine is self.pool else 1
+
+    def _task(self, config: RunConfig, key: str, keep: bool, lanes: int) -> Task:
+        if self.key(config) != key:
+            raise InputError(f"rank {self.rank.number} has other data or weights than the main one; all need the same")
+        return Task(
+            config, key, keep, self.folder, self.dataset(config),
+            self.sets[config.transfer.dataset] if config.transfer else None,
+            self.stores[(config.transfer or config).dataset].folder,
+            self.key(replace(config, transfer=None)), self.weights, self.device, self.memory, lanes,
+            self.lists[config.listed].videos if config.listed else None,
+        )  # fmt: skip
+
+    def _jointly(self, tasks: list[Task]) -> Iterator[Task]:
+        """Make runs one after the other, each by all ranks; those that another command is at come last."""
+        while tasks:
+            held = []
+            for task in tasks:
+                if _run_jointly(task) is None:
+                    held.append(task)
+                else:
+                    yield task
+            if tasks := held:
+                time.sleep(PATIENCE)
+
+    def _missing(self, cells: Sequence[Cell]) -> tuple[list[list[tuple[RunConfig, str, bool]]], int]:
+        """The runs to make, in two rounds: settings, key, whether weights are kept. And how many there are in all."""
         keep: dict[RunConfig, bool] = {}
         transfers = list(dict.fromkeys(cell.config for cell in cells if cell.config.transfer))
         for cell in cells:
@@ -330,25 +436,9 @@ class Workshop:
         rounds = []
         for configs in (sorted(keep, key=_cost, reverse=True), transfers):
             keys = {config: self.key(config) for config in configs}
-            rounds.append({c: key for c, key in keys.items() if not _finished(self.folder, key, keep.get(c, False))})
-        missing, total = sum(map(len, rounds)), len(keep) + len(transfers)
-        with closing(Bar(f"{about}, {total} runs", "runs", total=total, done=total - missing)) as bar:
-            for configs in rounds:
-                tasks = [
-                    (
-                        Task(
-                            config, key, keep.get(config, False), self.folder, self.dataset(config),
-                            self.sets[config.transfer.dataset] if config.transfer else None,
-                            self.stores[(config.transfer or config).dataset].folder,
-                            self.key(replace(config, transfer=None)), self.weights, self.device, self.memory,
-                            self.lists[config.listed].videos if config.listed else None,
-                        ),
-                    )
-                    for config, key in configs.items()
-                ]  # fmt: skip
-                for _ in self.pool.map(_run, tasks):
-                    bar.add(1)
-        return missing
+            needed = [(config, key, keep.get(config, False)) for config, key in keys.items()]
+            rounds.append([run for run in needed if not _finished(self.folder, *run[1:])])
+        return rounds, len(keep) + len(transfers)
 
     def record(self, config: RunConfig) -> dict:
         """The record of a finished run."""
@@ -445,9 +535,9 @@ def possible_shots(
 class Bar:
     """A progress bar on stderr with the time left; nothing is shown for work already done."""
 
-    def __init__(self, what: str, unit: str, total: int = 0, done: int = 0) -> None:
+    def __init__(self, what: str, unit: str, total: int = 0, done: int = 0, shown: bool = True) -> None:
         self._make = functools.partial(
-            tqdm, desc=what, unit=f" {unit}", file=sys.stderr, initial=done, dynamic_ncols=True,
+            tqdm, disable=not shown, desc=what, unit=f" {unit}", file=sys.stderr, initial=done, dynamic_ncols=True,
             mininterval=0.2 if sys.stderr.isatty() else 15,
             bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left, {rate_noinv_fmt}]",
         )  # fmt: skip
@@ -508,32 +598,63 @@ class Task:
     source: str  # key of the run whose weights a transfer tests
     weights: str
     device: str
-    memory: float
+    memory: float | None
+    lanes: int
     listed: tuple[Video, ...] | None  # a published few-shot list
+
+
+@contextmanager
+def _claimed(task: Task) -> Iterator[bool | None]:
+    """Whether the run is ours to make: False when it is finished, None when another command is at it."""
+    task.folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(task.folder / f"{task.key}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        yield None
+        return
+    try:
+        yield not _finished(task.folder, task.key, task.keep)
+    finally:
+        lock.release()
 
 
 def _run(task: Task) -> bool | None:
     """Make one run in a worker process and write its record; None when another command is at it."""
-    folder, key = task.folder, task.key
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / f"{key}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        return None
-    try:
-        if not _finished(folder, key, task.keep):
-            record = transfer(task) if task.config.transfer else train_and_test(task)
-            write_record(folder / f"{key}.json", {**record, "weights": task.weights})
-        return True
-    finally:
-        lock.release()
+    with _claimed(task) as ours:
+        if ours:
+            _write(task, transfer(task) if task.config.transfer else train_and_test(task))
+        return None if ours is None else True
+
+
+def _run_jointly(task: Task) -> bool | None:
+    """`_run` by all ranks at once: the main one claims and writes."""
+    from flowclip_core.training import ranks
+
+    with _claimed(task) if ranks.main() else nullcontext() as ours:
+        ours = ranks.from_main(ours)
+        if ours:
+            record = train_and_test(task)
+            if ranks.main():
+                _write(task, record)
+            ranks.from_main(None)  # the others wait until it is written
+        return None if ours is None else True
+
+
+def _write(task: Task, record: dict) -> None:
+    write_record(task.folder / f"{task.key}.json", {**record, "weights": task.weights})
+
+
+def _is_large(config: RunConfig) -> bool:
+    """Whether it is a training of Kinetics-400's stage (section 4.1), which several ranks make together."""
+    large = {roles[KINETICS] for roles in (PAPER_ROLES, DEMO_ROLES)}
+    return config.k is None and config.train is not None and not config.transfer and config.dataset in large
 
 
 def train_and_test(task: Task) -> dict:
     """The record of one run; its unfinished state and, if asked, its weights lie in the task's folder."""
     from flowclip_core.model.flowclip import FlowCLIP
-    from flowclip_core.training import loop
+    from flowclip_core.training import loop, ranks
 
     config, split, store = task.config, task.dataset.splits[task.config.split], open_store(task.store)
     backbone = load_once(config.backbone, task.device)
@@ -551,16 +672,17 @@ def train_and_test(task: Task) -> dict:
         log = loop.train(
             model, store, store.rows([video.name for video in picked]),
             np.array([video.label for video in picked]), config.train, config.seed,
-            memory=task.memory, checkpoint=task.folder / f"{task.key}.partial",
+            memory=task.memory, lanes=task.lanes, checkpoint=task.folder / f"{task.key}.partial",
         )  # fmt: skip
         losses = log.losses
-        if task.keep:
+        if task.keep and ranks.main():
             model.save(task.folder / f"{task.key}.safetensors")
     trained = time.monotonic()
     found, predictions = _test(model, task.dataset, config.split, store, config.evaluation)
     return _record(task, model, found, predictions, trained - started, time.monotonic() - trained) | {
         "trained_on": [video.name for video in picked] if config.k else len(picked),
         "losses": [round(loss, 5) for loss in losses],
+        **({"ranks": ranks.count()} if ranks.count() > 1 else {}),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 from flowclip_core.config import PRECISIONS, TINY, BackboneConfig
@@ -30,6 +30,18 @@ def pick_device(device: str) -> str:
     if device == "cuda":
         raise InputError("--device cuda: torch finds no CUDA device here; leave the option out to use the CPU")
     return "cpu"
+
+
+def one_gpu(rank: Rank, environment: MutableMapping[str, str]) -> None:
+    """Let this process and its workers see one GPU: of several processes on a machine each takes its own.
+
+    Before torch looks for GPUs. One without a GPU of its own finds none. SLURM binds its tasks itself.
+    """
+    if rank.bound or rank.beside == 1:
+        return
+    seen = environment.get("CUDA_VISIBLE_DEVICES")
+    mine = [str(rank.local)] if seen is None else seen.split(",")[rank.local :]
+    environment["CUDA_VISIBLE_DEVICES"] = "".join(mine[:1])
 
 
 def gpu_name() -> str:

@@ -99,16 +99,20 @@ def tree_multiply_adds(layout: Layout, prefix: int, width: int, heads_out: int, 
     prefix: H+1. width: W. heads_out: D, the width a class is projected to. blocks: of the text tower.
     A block costs 3 W^2 a node for queries, keys and values, 2 W for each pair of a node and what it attends to, and
     9 W^2 for output projection and feed-forward net. Two savings: class nodes enter the first block equal for all
-    videos, so their 3 W^2 there are spent once and not per video; in the last block only leaves are read.
+    videos, so their 3 W^2 there are spent once and not per video; in the last block only leaves ask, and go on.
     """
-    nodes, slots, groups = len(layout.tokens), layout.slots, layout.groups
-    # Groups run together, so each computes as many leaves as the one with the most.
-    leaves = groups * max(Counter(leaf // slots for leaf in layout.leaves).values())
-    project, finish, seen = 3 * width**2, 9 * width**2, 2 * width * (prefix + slots)
-    first = project * prefix
-    inner = (prefix + nodes) * (finish + project) + nodes * seen + 2 * width * prefix**2
-    last = leaves * (finish + seen)
-    return first + (blocks - 1) * inner + last + len(layout.leaves) * width * heads_out
+    nodes, slots, groups, classes = len(layout.tokens), layout.slots, layout.groups, len(layout.leaves)
+    # Groups run together, so in the last block each asks as often as the one with the most leaves.
+    asking = groups * max(Counter(leaf // slots for leaf in layout.leaves).values())
+    square, seen, root = width**2, 2 * width * (prefix + slots), 2 * width * prefix**2
+    found = classes * width * heads_out
+    for number in range(blocks):
+        entered, last = (prefix if number == 0 else prefix + nodes), number == blocks - 1
+        found += 2 * square * entered  # keys and values
+        found += (classes if number else 0) * square if last else square * entered  # queries
+        found += asking * seen if last else nodes * seen + root
+        found += 9 * square * (classes if last else prefix + nodes)
+    return found
 
 
 # --- the paper's own counting -------------------------------------------------------------------------------------

@@ -73,32 +73,43 @@ class FlowCLIP(nn.Module, ModelHubMixin):
 
         prompt_motion: (B,D) motion of other videos that the prompts are to follow in the place of their own, a control.
         """
+        out = self.watch(frames, prompt_motion)
+        if self.prompts is not None:
+            return self.match(out, self.tree(out["prompts"]))
+        return self.match(out, self.static_texts)
+
+    def watch(self, frames: Tensor, prompt_motion: Tensor | None = None) -> dict[str, Tensor]:
+        """The video's side, up to the prompts that its motion, or another's, steers; arguments as of `forward`."""
         config, out = self.config, {"frames": frames}
         if frames.ndim != 3 or frames.shape[1] != config.frames or frames.shape[2] != self.backbone.width:
             raise InputError(
                 f"frame features have shape {tuple(frames.shape)}; this model takes"
                 f" (B, T={config.frames}, D={self.backbone.width})"
             )
-        tokens = frames
         out["video"] = frames.mean(1)  # (B,D)
         if self.spatial_stream is not None:
-            tokens = out["spatial_tokens"] = self.spatial_stream(frames)  # (B,T,D), Eq. 5
-            out["video"] = tokens.mean(1) + (frames.mean(1) if config.residual else 0)
+            out["spatial_tokens"] = self.spatial_stream(frames)  # (B,T,D), Eq. 5
+            out["video"] = out["spatial_tokens"].mean(1) + (frames.mean(1) if config.residual else 0)
         if self.motion_stream is not None:
             out["differences"] = differences(frames, config.step)  # (B,L,D), Eq. 4
             out["motion_tokens"] = self.motion_stream(out["differences"])  # (B,L,D), Eq. 5
             out["motion"] = out["motion_tokens"].mean(1)  # (B,D)
             out["video"] = out["video"] + out["motion"]  # Eq. 6
-            tokens = torch.cat([tokens, out["motion_tokens"]], 1)  # (B,T+L,D)
         if self.prompts is not None:
             steer = out.get("motion") if prompt_motion is None else prompt_motion
-            out["prompts"] = self.prompts(steer)  # (B,H,W), Eq. 7
-            out["texts"] = self.tree(out["prompts"]).expand(len(frames), -1, -1)  # (B,K,D)
-        else:
-            out["texts"] = self.static_texts.expand(len(frames), -1, -1)
+            out["prompts"] = self.prompts(steer)  # (B,H,W), or (1,H,W) for all; Eq. 7
+        return out
+
+    def match(self, out: dict[str, Tensor], texts: Tensor) -> dict[str, Tensor]:
+        """What `watch` gave, with its texts (B,K,D), or (1,K,D) for all, and how they match."""
+        config = self.config
+        out = out | {"texts": texts.expand(len(out["video"]), -1, -1)}  # (B,K,D)
         out["video_out"], out["texts_out"] = out["video"], out["texts"]
         if self.communication is not None:
-            seen = out["video"][:, None] if config.video_tokens == "pooled" else tokens
+            seen = out["video"][:, None]  # (B,1,D)
+            if config.video_tokens == "sequence":  # (B,T+L,D)
+                streams = [out.get("spatial_tokens", out["frames"]), out.get("motion_tokens")]
+                seen = torch.cat([tokens for tokens in streams if tokens is not None], 1)
             out["texts_out"], out["video_out"] = self.communication(out["texts"], out["video"], seen)  # Eq. 2
         if self.head is not None:
             out["logits"] = self.head(F.normalize(out["video_out"], dim=-1) / config.tau)

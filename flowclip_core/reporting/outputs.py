@@ -298,12 +298,13 @@ def _verify_claims(compare: Callable[[Path, bytes | str | None, str], None]) -> 
 
 
 def overview(profile: str) -> str:
-    """What can be run under a profile and what it costs, from the recorded calls."""
+    """What can be run under a profile and what it costs: as recorded; with real data, as predicted for this machine."""
     from flowclip_core.reporting import costs
 
     if profile not in PROFILES:
         raise InputError(f"--profile {profile!r} is unknown; use {', '.join(PROFILES)}")
     chosen = PROFILES[profile]
+    ahead = estimates.text(chosen)
     lines = [f"profile {profile}: {chosen.about}", ""]
     for name in ALL_TARGETS:
         if name not in TARGETS:
@@ -315,15 +316,15 @@ def overview(profile: str) -> str:
         if target.then:
             trained = f"{trained} trainings to choose learning rates, then more"
         recorded = root() / RECORDED / profile / f"{name}.provenance.json"
-        cost = "not measured yet"
+        cost = "hours below" if ahead else "not measured yet"
         if recorded.exists():
             about = _read_json(recorded)
             minutes = (about["training_seconds"] + about["testing_seconds"]) / 60
             cost = f"{minutes:.0f} core minutes, {about['peak_memory_gib']:.1f} GiB a process, as recorded"
         data = ", ".join(own.roles.values())
         lines += [f"{name}  {target.title}", f"  {target.about}", f"  {trained} trainings on {data}; {cost}"]
-    if kept := estimates.text(chosen):
-        lines += ["", *kept]
+    if ahead:
+        lines += ["", *ahead]
     lines += [
         "",
         "all  every table and panel of the paper, then verdicts and report; runs that targets share are made once",

@@ -1,7 +1,9 @@
 """Training and testing on stored features (section 4.1).
 
 A step's batch is a pure function of (seed, step), so a run that is stopped and resumed equals the whole run. The loss
-has no term across videos, so a step may run in micro-batches of any size without changing its gradient.
+has no term across videos, so the prompt tree, which takes nearly all of the time and memory, runs in micro-batches,
+several at a time where there are cores for them. Their size and number change no bit on a CPU: every video's texts are
+computed as if it were alone, and sums over videos follow an order of their own.
 
 Letters: B videos of a batch, N test videos, T frames, K classes, D width.
 """
@@ -12,6 +14,9 @@ import json
 import math
 import time
 import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +32,17 @@ from flowclip_core.data.features import FeatureStore, central_frames, drawn_fram
 from flowclip_core.errors import InputError
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.paths import write_atomically
+from flowclip_core.training import ranks
 
 # Random streams of one run, kept apart so that changing one leaves the others as they are.
 ORDER, DRAW, TEST, SHUFFLE = 1, 2, 3, 4
 CHECKPOINT_SECONDS = 60.0
+
+# Videos over which gradients of the trained parts are summed at once. The order of a sum decides its last bit, so it is
+# the same whatever the micro-batch, and it bounds the memory of all that is not the prompt tree.
+SUMMED = 32
+# A product of fewer rows than this is summed in another order (measured with MKL: fewer than 4).
+FEWEST = 4
 
 
 @dataclass
@@ -64,8 +76,9 @@ def train(
     config: TrainConfig,
     seed: int,
     *,
-    memory: float = 4.0,
+    memory: float | None = None,
     micro_batch: int | None = None,
+    lanes: int = 1,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop_after: int | None = None,
@@ -73,9 +86,11 @@ def train(
     """Fit the trainable parts by SGD with momentum and a cosine schedule, from the loss of Eq. 3.
 
     rows, labels: (n,) rows of the store and class numbers of the training videos.
-    memory: GiB that the activations of one micro-batch may take; `micro_batch` overrides it. When memory still runs
-    out, the micro-batch is halved and the step done again.
+    memory: GiB that the prompt trees may take together; by default as suits the device. micro_batch: videos of one
+    tree, instead of what fits. When memory still runs out, the micro-batch is halved and the step done again.
+    lanes: micro-batches at a time, each in a thread of its own (CPU).
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed at the end.
+    Ranks (see `ranks`) take part in every step; the main one alone reads and writes the checkpoint.
     stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
     """
     parameters = model.trained()
@@ -86,60 +101,130 @@ def train(
         parameters.values(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     total, device = config.total_steps(len(rows)), model.backbone.mean.device
-    micro = micro_batch or _micro_batch(model, memory)
-    first, losses = _resume(checkpoint, parameters, optimiser)
+    micro = micro_batch or _micro_batch(model, memory, lanes)
+    checkpoint = checkpoint if ranks.main() else None
+    first, losses = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser))
     saved = time.monotonic()
     model.train()
-    for step in range(first, total):
-        for group in optimiser.param_groups:
-            group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
-        picked, crops, frames = batch_at(step, len(rows), config, seed, store, model.config.frames)
-        features = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
-        targets = torch.from_numpy(labels[picked]).to(device)
-        loss = None
-        while loss is None:
-            optimiser.zero_grad(set_to_none=True)
-            try:
-                loss = _step(model, features, targets, micro)
-            except RuntimeError as error:  # torch.OutOfMemoryError is one
-                if micro == 1 or not _out_of_memory(error):
-                    raise
-                micro = max(1, min(micro, len(targets)) // 2)
-            # Out of the handler, whose traceback would hold on to the activations.
-            if loss is None and device.type == "cuda":
-                torch.cuda.empty_cache()
-        losses.append(loss)
-        optimiser.step()
-        stop = stop_after is not None and step + 1 >= stop_after
-        if checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds):
-            _checkpoint(checkpoint, parameters, optimiser, losses)
-            saved = time.monotonic()
-        if stop:
-            break
-    else:
-        if checkpoint:
-            checkpoint.unlink(missing_ok=True)
+    with lanes_of(lanes) as run:
+        for step in range(first, total):
+            for group in optimiser.param_groups:
+                group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
+            batch = batch_at(step, len(rows), config, seed, store, model.config.frames)
+            picked, crops, frames = map(ranks.share, batch)
+            features = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
+            targets = torch.from_numpy(labels[picked]).to(device)
+            loss, micro = _step_that_fits(model, features, targets, micro, run)
+            losses.append(ranks.sum_gradients(parameters.values(), loss, len(picked) / len(batch[0])))
+            optimiser.step()
+            stop = stop_after is not None and step + 1 >= stop_after
+            if checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds):
+                _checkpoint(checkpoint, parameters, optimiser, losses)
+                saved = time.monotonic()
+            if stop:
+                break
+        else:
+            if checkpoint:
+                checkpoint.unlink(missing_ok=True)
     model.eval()
     return Log(losses, micro)
 
 
-def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int) -> float:
-    """Accumulate the gradient of the mean loss over the batch; returns that loss."""
+@contextmanager
+def lanes_of(count: int) -> Iterator[Callable]:
+    """What stands for `map`: itself, or one that works in `count` threads. PyTorch then takes one core for each."""
+    if count == 1:
+        yield map
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(before)
+
+
+def _step_that_fits(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable) -> tuple[float, int]:
+    """`_step`, done again in micro-batches of half the size as often as memory runs out: the loss, and what fitted."""
+    while True:
+        model.zero_grad(set_to_none=True)
+        try:
+            return _step(model, features, targets, micro, run), micro
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if micro == 1 or not _out_of_memory(error):
+                raise
+        # Out of the handler, whose traceback would hold on to the buffers.
+        micro = max(1, min(micro, len(targets)) // 2)
+        model.tree.forget()
+        if features.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable = map) -> float:
+    """Add the gradient of the batch's mean loss to the trained parts; returns that loss.
+
+    features (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `lanes_of`.
+    """
     loss = 0.0
-    for part, target in zip(features.split(micro), targets.split(micro), strict=True):
-        share = F.cross_entropy(model(part)["logits"], target, reduction="sum") / len(targets)
-        share.backward()
-        loss += share.item()
+    if not len(targets):  # a rank's share may be empty
+        return loss
+    for part, target in zip(features.split(SUMMED), targets.split(SUMMED), strict=True):
+        loss += _accumulate(model, part, target, len(targets), micro, run)
     return loss
 
 
-def _micro_batch(model: FlowCLIP, memory: float) -> int:
-    """Videos whose activations fit into `memory` GiB; a text block keeps about 24 floats per token and width."""
-    if model.prompts is None or model.prompts.adapter is None:
-        return 4096
-    text = model.backbone.clip.transformer
-    per_video = model.tree.tokens_per_video * text.width * text.layers * 24 * 4
-    return max(1, int(memory * 2**30 / per_video))
+def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, micro: int, run: Callable) -> float:
+    """Add the gradient of these videos' share of the mean loss over `batch` videos; returns that share.
+
+    The prompt tree goes first, some videos at a time, ahead and back: what each pass leaves are its texts, and the
+    loss's gradient with respect to its prompts. All else is small and done over all videos together.
+    """
+    out = model.watch(features)
+    seen = {name: value.detach().requires_grad_(value.requires_grad) for name, value in out.items()}
+    prompts, everything = out.get("prompts"), torch.arange(len(targets), device=targets.device)
+    own = prompts is not None and model.prompts.adapter is not None  # every video has texts of its own
+    whole = own and micro >= len(targets) >= FEWEST
+
+    def pass_of(videos: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = prompts.detach()[videos].requires_grad_()
+        many = torch.arange(max(FEWEST, len(videos)), device=videos.device) % len(videos)
+        with torch.enable_grad():  # a thread begins without
+            texts = model.tree(vectors)
+            fixed = {name: value.detach()[videos[many]] for name, value in out.items()}
+            logits = model.match(fixed, texts[many])["logits"][: len(videos)]
+            share = F.cross_entropy(logits, targets[videos], reduction="sum") / batch
+        return texts.detach(), torch.autograd.grad(share, vectors)[0]
+
+    if prompts is None:
+        texts = model.static_texts
+    elif not own:
+        texts = model.tree(prompts)
+    elif whole:  # the match below serves its texts too
+        vectors = prompts.detach().requires_grad_()
+        found = model.tree(vectors)
+        texts = found.detach().requires_grad_()
+    else:
+        texts, gradient = (torch.cat(parts) for parts in zip(*run(pass_of, everything.split(micro)), strict=True))
+    share = F.cross_entropy(model.match(seen, texts)["logits"], targets, reduction="sum") / batch
+    share.backward()
+    if whole:
+        (gradient,) = torch.autograd.grad(found, vectors, texts.grad)
+    ends = [(value, seen[name].grad) for name, value in out.items() if seen[name].grad is not None]
+    ends += [(prompts, gradient)] if own else []
+    if ends:  # a linear head on frozen features has nothing before it
+        torch.autograd.backward(*zip(*ends, strict=True))
+    return share.item()
+
+
+def _micro_batch(model: FlowCLIP, memory: float | None, lanes: int) -> int:
+    """Videos that a pass of the prompt tree takes: as many as it likes, of those that fit into `memory` GiB."""
+    if memory is None:
+        memory = 4.0
+        if model.backbone.device.type == "cuda":
+            memory = 0.6 * torch.cuda.mem_get_info(model.backbone.device)[0] / 2**30
+    fits = int(memory * 2**30 / lanes / model.tree.bytes_per_video)
+    return max(1, min(fits, model.tree.at_once))
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -194,7 +279,7 @@ def score(
     frames, stored, device = model.config.frames, store.features.shape[2], model.backbone.mean.device
     fused = np.zeros((len(rows), len(model.class_texts)))
     for clip in range(config.clips):
-        for start in range(0, len(rows), batch):
+        for start in ranks.share(range(0, len(rows), batch)):
             part = rows[start : start + batch]
             names = store.index["name"].iloc[part]
             picked = np.stack([_test_frames(name, clip, config, stored, frames, order) for name in names])
@@ -202,7 +287,7 @@ def score(
                 views = np.full(len(part), store.crops.index(crop))
                 features = torch.from_numpy(store.take(part, picked, views)).to(device)
                 fused[start : start + batch] += model(features)["logits"].softmax(-1).cpu().numpy()
-    return fused / (config.clips * len(config.crops))
+    return ranks.add(torch.from_numpy(fused)).numpy() / (config.clips * len(config.crops))
 
 
 def _test_frames(name: str, clip: int, config: EvalConfig, stored: int, frames: int, order: str) -> np.ndarray:

@@ -1,0 +1,122 @@
+"""Table 5 on Ray that loses a node, is stopped or killed, and closed-set runs by two ranks of torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+from test_engines import MAY_DIFFER
+from test_table5 import LONGEST, ONE_SET, Call, assert_whole
+from test_table5 import cache as _cache
+
+from flowclip_core.experiments import runs
+from flowclip_core.experiments.runs import Options
+from flowclip_core.experiments.tidy import tidy_csv
+
+cache = _cache  # the fixture
+
+
+@pytest.fixture
+def ray():
+    return pytest.importorskip("ray", reason="Ray is not installed; ./reproduce.sh extra ray adds it")
+
+
+def until(holds, call: Call) -> None:
+    deadline = time.monotonic() + LONGEST
+    while not holds() and call.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert call.process.poll() is None, call.err
+
+
+def lasting(results: Path) -> dict[str, dict]:
+    """The records without what may differ, by key."""
+    records = {path.stem: json.loads(path.read_text()) for path in (results / "runs").glob("*.json")}
+    return {
+        key: {name: value for name, value in record.items() if name not in MAY_DIFFER}
+        for key, record in records.items()
+    }
+
+
+def in_work(results: Path) -> int:
+    """How many runs have begun and not ended."""
+    began, ended = (len(list((results / "runs").glob(f"*.{kind}"))) for kind in ("lock", "json"))
+    return began - ended
+
+
+def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(ray, cache, tmp_path, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("FLOWCLIP_CACHE", str(cache))
+    local, results = tmp_path / "local", tmp_path / "ray"
+    expected = runs.ensure("table5", "smoke", Options(dataset="figures-h", results=local))
+    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a lost node is noticed
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        other = cluster.add_node(num_cpus=1)
+        asked = ("--engine", "ray", "--ray-address", cluster.address, "--results", str(results))
+        call = Call((*ONE_SET, *asked), tmp_path, cache)
+        # Each node has one CPU, so two runs in work are one on each.
+        until(lambda: in_work(results) == 2 and len(list((results / "runs").glob("*.json"))) >= 2, call)
+        cluster.remove_node(other, allow_graceful=False)
+        assert len(list((results / "runs").glob("*.json"))) < 21
+        call.end()
+    finally:
+        cluster.shutdown()
+    assert (results / "smoke/table5.csv").read_text() == tidy_csv(expected.tidy)
+    assert len(lasting(results)) == 21 and lasting(results) == lasting(local)
+    assert_whole(results)
+    assert not call.left(20)
+
+
+def test_ctrl_c_stops_ray_too_and_says_one_line(ray, cache, tmp_path):
+    results = tmp_path / "results"
+    call = Call((*ONE_SET, "--engine", "ray", "--results", str(results)), tmp_path, cache)
+    until(lambda: in_work(results) > 0, call)
+    os.killpg(call.process.pid, signal.SIGINT)  # what a terminal does
+    call.end(130)
+    lines = call.err.replace("\r", "\n").splitlines()
+    said = [line for line in lines if line and not re.search(r"\d+/\d+ \w+ \[.* left, .*/s\]$", line)]  # bars
+    assert len(said) == 1 and said[0].startswith("reproduce.sh: stopped"), call.err
+    assert not call.left(30)
+    assert not list((results / "runs").glob(".*.part"))
+    assert_whole(results)
+
+
+def test_two_ranks_of_torchrun_equal_one_process(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWCLIP_CACHE", str(cache))
+    runs.ensure("table8", "smoke", Options(dataset="figures-k", results=tmp_path / "one"))
+    words = ("table8", "--profile", "smoke", "--dataset", "figures-k", "--results", str(tmp_path / "two"))
+    launcher = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "flowclip_core", *words],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=LONGEST,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nwritten:") == 1  # the main rank alone prints
+    alone, both = lasting(tmp_path / "one"), lasting(tmp_path / "two")
+    (key,) = alone
+    assert both.keys() == alone.keys() and both[key].pop("ranks") == 2
+    np.testing.assert_allclose(both[key].pop("losses"), alone[key].pop("losses"), rtol=1e-4)
+    ours, theirs = (record[key].pop("predictions") for record in (both, alone))
+    assert ours.keys() == theirs.keys()
+    assert np.mean([ours[name][:2] == theirs[name][:2] for name in ours]) > 0.95  # of near ties either may win
+    assert both[key].keys() == alone[key].keys()
+    assert all(both[key][name] == alone[key][name] for name in both[key] if name != "scores")
+    ours, theirs = (load_file(tmp_path / name / "runs" / f"{key}.safetensors") for name in ("two", "one"))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+    assert not list((tmp_path / "two/runs").glob("*.partial")) and "Traceback" not in done.stderr
