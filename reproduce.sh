@@ -234,7 +234,7 @@ case $1 in
     cd -- "$here"
     export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
     for option in ${1+"$@"}; do
-      [ "$option" != --browser ] || "$python" -c 'import playwright' 2>/dev/null || "$here/reproduce.sh" extra browser
+      [ "$option" != --browser ] || (add_extra browser) || say "skipped: no browser, for the reason above"
     done
     code=0
     "$python" -P -m pytest ${1+"$@"} || code=$?
