@@ -256,7 +256,8 @@ case $1 in
   lab)
     shift
     # -y: one Ctrl-C ends it, kernels and all. Jupyter makes the token that the address needs.
-    exec "$python" -P -m jupyterlab -y --ip=127.0.0.1 "$here/notebooks/index.ipynb" ${1+"$@"} ;;
+    exec "$python" -P -m jupyterlab -y --ip=127.0.0.1 --LabApp.default_url=/lab/tree/index.ipynb "$here/notebooks" \
+      ${1+"$@"} ;;
   *)
     exec "$python" -P -m flowclip_core "$@" ;;
 esac

@@ -93,11 +93,14 @@ class Lab:
             )
         self.url, end = "", time.time() + SECONDS
         while not self.url:
-            assert self.process.poll() is None and time.time() < end, self.log.read_text()[-2000:]
-            time.sleep(0.2)
             said = re.search(r"(http://[0-9.]+:\d+)/lab/tree/index\.ipynb\?token=(\w+)", self.log.read_text())
             if said:
                 self.url, self.token = said.groups()
+            elif self.process.poll() is not None or time.time() > end:
+                self.process.terminate()
+                self.process.wait(30)
+                raise AssertionError(self.log.read_text()[-2000:])
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
