@@ -17,6 +17,8 @@ from flowclip_core.explore import drawings, motion, panels, parts, prompts, sets
 from flowclip_core.model.backbone import load_backbone
 from flowclip_core.model.motion import pairs
 
+WORDS = "tree wall stairs rope ladder hill fence rock roof gate pole tower".split()
+
 
 @pytest.fixture(scope="module")
 def tower():
@@ -175,8 +177,10 @@ def test_templates_need_one_place_for_the_name():
             prompts.fill(wrong, ["run"])
 
 
-def test_the_tree_spells_every_class_once(tower):
-    names = ["climb up", "climb down", "run", "pick up box"]
+@pytest.mark.parametrize("more", [0, 12])
+def test_the_tree_spells_every_class_once(tower, more):
+    """Also where the computed layout cuts a large subtree and copies what is above it."""
+    names = ["climb up", "climb down", "run", "pick up box"] + [f"climb {word}" for word in WORDS[:more]]
     nodes = prompts.tree(tower, names, ["P_1", "P_2"])
     assert [node.text for node in nodes if node.shared] == ["[SOS]", "P_1", "P_2"]
     assert sum(node.text == "climb" for node in nodes) == 1

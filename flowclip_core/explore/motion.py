@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from flowclip_core.explore import clips, parts
-from flowclip_core.model.motion import pairs
+from flowclip_core.model import motion
 
 if TYPE_CHECKING:
     from flowclip_core.model.flowclip import FlowCLIP
@@ -25,21 +25,22 @@ def sizes(features: np.ndarray) -> np.ndarray:
 def inside(frames: int, step: int) -> np.ndarray:
     """(T,T) bool: True at (i, j) for the pairs of Eq. 4, 0 < j-i <= s; nothing else reaches the motion stream."""
     marked = np.zeros((frames, frames), bool)
-    marked[tuple(np.array(pairs(frames, step)).T)] = True
+    marked[tuple(np.array(motion.pairs(frames, step)).T)] = True
     return marked
 
 
 def differences(features: np.ndarray, step: int) -> np.ndarray:
     """I_j - I_i for the pairs of Eq. 4 in the model's order, nearest first: (T,D) -> (L,D)."""
-    i, j = np.array(pairs(len(features), step)).T
-    return features[j] - features[i]
+    import torch
+
+    return motion.differences(torch.from_numpy(np.ascontiguousarray(features))[None], step)[0].numpy()
 
 
 def over_time(features: np.ndarray, step: int) -> pd.DataFrame:
     """Columns distance, time, size: each difference at the middle of its two places, its size per frame of distance."""
     found = [
         (j - i, (i + j) / 2, float(np.linalg.norm(features[j] - features[i])) / (j - i))
-        for i, j in pairs(len(features), step)
+        for i, j in motion.pairs(len(features), step)
     ]
     return pd.DataFrame(found, columns=["distance", "time", "size"])
 
@@ -59,7 +60,7 @@ def plane(features: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 def arrows(features: np.ndarray, step: int, directions: np.ndarray) -> pd.DataFrame:
     """Columns i, j, distance, x, y: each difference as an arrow from the origin in the plane of `directions`."""
-    found = pairs(len(features), step)
+    found = motion.pairs(len(features), step)
     xy = differences(features, step) @ directions
     return pd.DataFrame({"i": [i for i, _ in found], "j": [j for _, j in found],
                          "distance": [j - i for i, j in found], "x": xy[:, 0], "y": xy[:, 1]})  # fmt: skip

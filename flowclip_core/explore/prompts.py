@@ -80,36 +80,28 @@ def tree(backbone: Backbone, names: Sequence[str], vectors: Sequence[str]) -> li
 
     vectors: what to call P_1..P_H. A parent stands before its children, at the mean of their places.
     """
-    from flowclip_core.model.prompt_tree import lay_out
+    from flowclip_core.model.prompt_tree import merge
 
     _, end = backbone.borders
     prefix = ["[SOS]", *vectors]
-    sequences = [[*backbone.tokenize(f"{name}."), end] for name in names]
-    layout = lay_out(sequences, len(prefix), backbone.text_width)
+    ids, parents, leaves = merge([[*backbone.tokenize(f"{name}."), end] for name in names])
     children: dict[int, list[int]] = {}
-    for slot, (token, parent) in enumerate(zip(layout.tokens, layout.parents, strict=True)):
-        if token >= 0:
-            children.setdefault(parent, []).append(slot)
-    leaf_of = {slot: name for slot, name in zip(layout.leaves, names, strict=True)}
+    for node, parent in enumerate(parents):
+        children.setdefault(parent, []).append(node)
+    leaf_of = dict(zip(leaves, names, strict=True))
     y: dict[int, float] = {}
 
-    def place(slot: int) -> float:
-        below = [place(child) for child in children.get(slot, [])]
-        y[slot] = sum(below) / len(below) if below else float(sum(leaf in y for leaf in leaf_of))
-        return y[slot]
+    def place(node: int) -> float:
+        below = [place(child) for child in children.get(node, [])]
+        y[node] = sum(below) / len(below) if below else float(sum(leaf in y for leaf in leaf_of))
+        return y[node]
 
-    middle = place(-1)
+    middle, before = place(-1), len(prefix)
     nodes = [Node(text, number - 1, number, middle, True) for number, text in enumerate(prefix)]
-    number_of = {-1: len(prefix) - 1}
-    waiting = list(children.get(-1, []))
-    while waiting:
-        slot = waiting.pop(0)
-        number_of[slot] = len(nodes)
-        token = layout.tokens[slot]
+    for node, (token, parent) in enumerate(zip(ids, parents, strict=True)):  # behind the prefix, in the same order
         text = "[EOS]" if token == end else piece_of(backbone, token)
-        x = len(prefix) - 1 + layout.depths[slot]
-        nodes.append(Node(text, number_of[layout.parents[slot]], x, y[slot], False, leaf_of.get(slot, "")))
-        waiting += children.get(slot, [])
+        above = before + parent
+        nodes.append(Node(text, above, nodes[above].x + 1, y[node], False, leaf_of.get(node, "")))
     return nodes
 
 

@@ -54,16 +54,13 @@ class Layout:
         return len(self.tokens) // self.slots
 
 
-def lay_out(sequences: Sequence[Sequence[int]], prefix: int, width: int) -> Layout:
-    """Merge the class token sequences into a tree and pack it into closed groups of equal size.
+def merge(sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:
+    """The tree of token sequences: token and parent of each node, parents first, and each sequence's last node.
 
-    sequences: K lists of token ids, the part after the prompt vectors, each ending in [EOS].
-    prefix: H+1. width: W, to weigh padding and copies (12 W a slot) against attention (`SEEN` for each slot seen).
-    Raises InputError when two sequences are equal.
+    A parent of -1 is what stands before all of them. Raises InputError when two sequences are equal.
     """
     tokens: list[int] = []
     parents: list[int] = []
-    children: list[list[int]] = []
     child: dict[tuple[int, int], int] = {}
     leaves = []
     for sequence in sequences:
@@ -71,15 +68,27 @@ def lay_out(sequences: Sequence[Sequence[int]], prefix: int, width: int) -> Layo
         for token in sequence:
             if (node, token) not in child:
                 child[node, token] = len(tokens)
-                if node >= 0:
-                    children[node].append(len(tokens))
                 tokens.append(token)
                 parents.append(node)
-                children.append([])
             node = child[node, token]
         leaves.append(node)
     if len(set(leaves)) < len(leaves):
         raise InputError("two classes have the same text; every class needs its own")
+    return tokens, parents, leaves
+
+
+def lay_out(sequences: Sequence[Sequence[int]], prefix: int, width: int) -> Layout:
+    """Merge the class token sequences into a tree and pack it into closed groups of equal size.
+
+    sequences: K lists of token ids, the part after the prompt vectors, each ending in [EOS].
+    prefix: H+1. width: W, to weigh padding and copies (12 W a slot) against attention (`SEEN` for each slot seen).
+    Raises InputError when two sequences are equal.
+    """
+    tokens, parents, leaves = merge(sequences)
+    children: list[list[int]] = [[] for _ in tokens]
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            children[parent].append(node)
     below: list[list[int]] = [[] for _ in tokens]  # a node and all under it, parents first
     for node in reversed(range(len(tokens))):
         below[node] = [node, *(one for under in children[node] for one in below[under])]
@@ -356,14 +365,12 @@ class PromptTree(nn.Module):
             through = _norm_back(
                 room, f"attention {number}", block.norm_1, self._attend_back(room, number, block, mixed)
             )
-            if first:  # of the class tokens nothing is asked any more
-                return (lost[:, :prefix] + through if not last else through)[:, 1:]
-            if last:
+            if last and not first:
                 through[:, self.leaves] += lost
-                lost = through
-            else:
-                lost += through
-        raise AssertionError("a tower has blocks")
+            elif not last:  # behind the first block the class tokens are the same for all: only the root goes on
+                through += lost[:, : through.shape[1]]
+            lost = through
+        return lost[:, 1:prefix]
 
     def _attend(self, room: Room, number: int, block: Block, hidden: Tensor) -> Tensor:
         """What each row takes from its ancestors and itself (B,R,W); in the last block each class's leaf (B,K,W)."""
@@ -414,9 +421,7 @@ class PromptTree(nn.Module):
         query, *seen = _mix_back(room, "own", number, query, *seen, _split(own, groups, heads))
         parts = [part[..., :prefix, :].sum(1, keepdim=True) for part in seen]  # the root is seen by every group
         if not last:
-            root = [
-                room.kept(f"root {name}", number, batch, 1, heads, prefix, size) for name in ("query", "key", "value")
-            ]
+            root = [self._root(room, number, block, batch, name) for name in PARTS]
             root = _mix_back(room, "root", number, *root, _split(lost[:, :prefix], 1, heads))
             parts = [root[0], root[1] + parts[0], root[2] + parts[1]]
         qkv = room.scratch("qkv", batch, prefix if first else self.tokens_per_video, len(parts) * width)
@@ -527,8 +532,7 @@ def _mix_back(
     lost = room.scratch(f"{name} mixed", *query.shape).copy_(lost)
     flat, (q, k, v, g) = weights.flatten(0, 2), (part.flatten(0, 2) for part in (query, key, value, lost))
     to_query, to_key, to_value = (
-        room.scratch(f"{name} to {what}", *part.shape)
-        for what, part in (("query", query), ("key", key), ("value", value))
+        room.scratch(f"{name} to {what}", *part.shape) for what, part in zip(PARTS, (query, key, value), strict=True)
     )
     torch.bmm(flat.transpose(1, 2), g, out=to_value.flatten(0, 2))
     raw = aten._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), flat, -1, flat.dtype)
