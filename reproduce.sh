@@ -86,6 +86,8 @@ Set-up
 HELP
 }
 
+find_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
+
 say() { printf 'reproduce.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
 
@@ -234,7 +236,9 @@ case $1 in
     cd -- "$here"
     export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
     for option in ${1+"$@"}; do
-      [ "$option" != --browser ] || (add_extra browser) || say "skipped: no browser, for the reason above"
+      [ "$option" = --browser ] || continue
+      [ -n "${CHROMIUM:-}" ] || find_chromium || say "skipped: no browser; install chromium, or name one with CHROMIUM"
+      (add_extra browser) || say "skipped: no browser, for the reason above"
     done
     code=0
     "$python" -P -m pytest ${1+"$@"} || code=$?

@@ -10,8 +10,8 @@ tree. Before that, values and gradients of each way are compared with the first 
 
 Useful GFLOP/s count what the tree needs: its nodes without padding, each attending to its ancestors and itself; only
 leaves behind the last attention; in layer 0 no projection of the class tokens, which do not depend on the video; and
-backward no gradient of weights, which are frozen. The peak is that of torch's matrix product, measured before and after
-the tree in every round, on all cores at once; the share is the rounds' median.
+backward no gradient of weights, which are frozen. The peak is that of torch's matrix product on all cores at once,
+measured before and after each pass of the tree; the share is the median over twice `--rounds` such passes.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from flowclip_core.training import loop
 from flowclip_core.workers import default_jobs
 
 H = 5
+SMALLEST = 51  # classes; longer lists have fewer rounds in proportion, but two
 TEXTS_AT_ONCE = 64  # of the ways that encode every class by itself: more would not be faster, and not fit
 NAIVE, CUT, PREFIX, TREE = "77 tokens", "cut prompts", "shared prefix", "prompt tree"
 Way = Callable[[Tensor], Tensor]  # (B,H,W) prompt vectors -> (B,K,D) texts
@@ -169,7 +170,7 @@ def measure(device: str, lists: list[str], rounds: int, lanes: int) -> str:
     lines = [f"text tower of ViT-B/16, float32, H = {H}, on {hardware}"]
     with loop.lanes_of(lanes) as run:
         for role in lists:
-            lines += ["", *_measure_list(tower, role, max(1, rounds * 51 // len(CLASSES[role])), run, lanes)]
+            lines += ["", *_measure_list(tower, role, rounds, run, lanes)]
     return "\n".join(lines)
 
 
@@ -183,7 +184,15 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
     weights = torch.randn(tree.at_once, len(names), tower.width, generator=draw).to(device)
     videos = {name: tree.at_once if name == TREE else 1 for name in ways}  # one fills a core, but for the tree
     texts, gradients = {}, {}
-    alone, whole, shares = ({name: [] for name in ways} for _ in range(3))
+    alone, whole = ({name: [] for name in ways} for _ in range(2))
+    shares: dict[str, list[tuple[float, float]]] = {"forward": [], "both": []}
+
+    def calls(name: str) -> dict[str, Callable[[int], Tensor]]:
+        parts = ways[name]
+        return {
+            "forward": lambda count: forward(parts, vectors[:count]),
+            "both": lambda count: both(parts, vectors[:count].clone().requires_grad_(), weights[:count]),
+        }
 
     def timed(call: Callable, name: str) -> tuple[float, Tensor]:
         began = time.perf_counter()
@@ -192,27 +201,21 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
             torch.cuda.synchronize()
         return (time.perf_counter() - began) / videos[name] / lanes, found
 
-    def peak() -> float:
-        return common.matmul_peak(device, torch.float32, 1, run, lanes)
-
     list(run(lambda _: both(ways[TREE], vectors.clone().requires_grad_(), weights), range(lanes)))  # its buffers
-    for _ in range(rounds):
-        for name, parts in ways.items():
-            before = peak() if name == TREE else 0.0
-
-            def ahead(count: int, parts=parts) -> Tensor:
-                return forward(parts, vectors[:count])
-
-            def there_and_back(count: int, parts=parts) -> Tensor:
-                return both(parts, vectors[:count].clone().requires_grad_(), weights[:count])
-
-            seconds, texts[name] = timed(ahead, name)
+    for _ in range(max(min(rounds, 2), rounds * SMALLEST // len(names))):
+        for name in ways:
+            seconds, texts[name] = timed(calls(name)["forward"], name)
             alone[name].append(seconds)
-            between = peak() if name == TREE else 0.0
-            seconds, gradients[name] = timed(there_and_back, name)
+            seconds, gradients[name] = timed(calls(name)["both"], name)
             whole[name].append(seconds)
-            if name == TREE:
-                shares[name].append(((before + between) / 2, (between + peak()) / 2))
+    work = useful_gflop(tree, tower)
+    work = {"forward": work[0], "both": sum(work)}
+    peak = common.matmul_peak(device, torch.float32, 1, run, lanes)
+    for _ in range(2 * rounds):
+        for what, call in calls(TREE).items():
+            before, rate = peak, work[what] / timed(call, TREE)[0]
+            peak = common.matmul_peak(device, torch.float32, 1, run, lanes)
+            shares[what].append((2 * rate / (before + peak), rate))
     apart_by = {
         name: max(apart(texts[name][:1], texts[NAIVE]), apart(gradients[name][:1], gradients[NAIVE])) for name in ways
     }
@@ -226,7 +229,7 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
         TREE: tree.tokens_per_video,
     }
     lines = [
-        f"{role}, {len(names)} classes, {rounds} rounds; tree: {tree.prefix + tree.layout.nodes} nodes"
+        f"{role}, {len(names)} classes, {len(whole[TREE])} rounds; tree: {tree.prefix + tree.layout.nodes} nodes"
         f" in {tree.layout.groups} groups of {tree.layout.slots}, {tree.at_once} videos at once",
         f"{'':14} {'tokens':>7} {'forward s':>10} {'forward + backward s':>21}   ratio to the tree, both     apart",
     ]
@@ -237,13 +240,12 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
             f" {statistics.median(whole[name]):>21.4f}   {middle:>6.2f} ({least:.2f} to {most:.2f})"
             f"   {apart_by[name]:.1e}"
         )
-    work = useful_gflop(tree, tower)
-    for what, useful, spent, at in (("forward", work[0], alone, 0), ("both", sum(work), whole, 1)):
-        rates = [useful / seconds for seconds in spent[TREE]]
-        share = [rate / peaks[at] for rate, peaks in zip(rates, shares[TREE], strict=True)]
+    for what, found in shares.items():
+        share, rate = (statistics.median(values) for values in zip(*found, strict=True))
         lines.append(
-            f"{'':14} tree, {what:8} {useful:7.2f} useful GFLOP a video, {statistics.median(rates):6.1f} GFLOP/s,"
-            f" {100 * statistics.median(share):5.1f} % of the peak ({100 * min(share):.1f} to {100 * max(share):.1f})"
+            f"{'':14} tree, {what:8} {work[what]:7.2f} useful GFLOP a video, {rate:6.1f} GFLOP/s,"
+            f" {100 * share:5.1f} % of the peak ({100 * min(found)[0]:.1f} to {100 * max(found)[0]:.1f},"
+            f" {len(found)} times)"
         )
     return lines
 
