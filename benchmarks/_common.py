@@ -29,25 +29,30 @@ def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
-def matmul_peak(device: str, dtype, rounds: int = 5, run: Callable = map, lanes: int = 1) -> float:
-    """GFLOP/s of the best square product that torch gives here, the largest of `rounds` and three sizes.
+def matmul_peak(device: str, dtype, run: Callable = map, lanes: int = 1) -> Callable[[float], float]:
+    """GFLOP/s of torch's matrix product, kept up for so many seconds, of the square size that is fastest here.
 
-    run, lanes: see `loop.lanes_of`; every lane then multiplies its own matrices, all at once.
+    run, lanes: see `loop.lanes_of`; every lane multiplies, all at once. A share of the peak is a
+    ratio of two rates over equal times: a machine whose speed wavers has better moments than either keeps up.
     """
     import torch
 
-    best = 0.0
-    for size in (1024, 1536, 2048) if device == "cpu" else (4096, 8192):
+    def rate(size: int, times: int) -> float:
         a = torch.randn(size, size, device=device, dtype=dtype)
 
-        def product(_: int, a=a) -> None:
-            (a @ a).sum().item() if device != "cpu" else a @ a
+        def products(_: int) -> None:
+            for _ in range(times):
+                result = a @ a
+            result.sum().item()  # a GPU has to be done
 
-        for _ in range(rounds + 1):  # the first warms up
-            began = time.perf_counter()
-            list(run(product, range(lanes)))
-            best = max(best, lanes * 2 * size**3 / (time.perf_counter() - began) / 1e9)
-    return best
+        began = time.perf_counter()
+        list(run(products, range(lanes)))
+        return lanes * times * 2 * size**3 / (time.perf_counter() - began) / 1e9
+
+    sizes = (1024, 1536, 2048) if device == "cpu" else (4096, 8192)
+    rates = {size: max(rate(size, 3) for _ in range(3)) for size in sizes}
+    size = max(rates, key=rates.get)
+    return lambda seconds: rate(size, max(1, round(seconds * rates[size] * 1e9 / (lanes * 2 * size**3))))
 
 
 def record(part: str, command: str, said: str) -> None:

@@ -10,8 +10,8 @@ tree. Before that, values and gradients of each way are compared with the first 
 
 Useful GFLOP/s count what the tree needs: its nodes without padding, each attending to its ancestors and itself; only
 leaves behind the last attention; in layer 0 no projection of the class tokens, which do not depend on the video; and
-backward no gradient of weights, which are frozen. The peak is that of torch's matrix product on all cores at once,
-measured before and after each pass of the tree; the share is the median over twice `--rounds` such passes.
+backward no gradient of weights, which are frozen. The peak is what torch's matrix product keeps up on all cores, right
+after a pass of the tree and for as long; the share is the median over twice `--rounds` such pairs.
 """
 
 from __future__ import annotations
@@ -210,12 +210,12 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
             whole[name].append(seconds)
     work = useful_gflop(tree, tower)
     work = {"forward": work[0], "both": sum(work)}
-    peak = common.matmul_peak(device, torch.float32, 1, run, lanes)
+    peak = common.matmul_peak(device, torch.float32, run, lanes)
     for _ in range(2 * rounds):
         for what, call in calls(TREE).items():
-            before, rate = peak, work[what] / timed(call, TREE)[0]
-            peak = common.matmul_peak(device, torch.float32, 1, run, lanes)
-            shares[what].append((2 * rate / (before + peak), rate))
+            seconds, _ = timed(call, TREE)
+            rate = work[what] / seconds
+            shares[what].append((rate / peak(seconds * videos[TREE] * lanes), rate))
     apart_by = {
         name: max(apart(texts[name][:1], texts[NAIVE]), apart(gradients[name][:1], gradients[NAIVE])) for name in ways
     }

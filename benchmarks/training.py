@@ -106,8 +106,9 @@ def measure(device: str, rounds: int, lanes: int) -> str:
         for way in ways.values():
             way()  # buffers, pages
         spent = common.in_turn(ways, rounds)
-        peaks = [common.matmul_peak(device, torch.float32, 1, run, lanes) for _ in range(rounds)]
-    each = {"step, all parts": BATCH, "step, baseline": BATCH, "features, drawn": BATCH}
+        peak = common.matmul_peak(device, torch.float32, run, lanes)
+        peaks = [peak(spent["step, all parts"][0]) for _ in range(rounds)]
+    each = {name: BATCH for name in ways if not name.startswith(("one video", "features, encoded"))}
     spent = {name: [seconds / each.get(name, 1) for seconds in found] for name, found in spent.items()}
     lines += [f"{name:26} {statistics.median(found):10.6f} s a video" for name, found in spent.items()]
     step, peak = statistics.median(spent["step, all parts"]), statistics.median(peaks)

@@ -35,6 +35,8 @@ def execute(notebook: Path, parameters: dict[str, Any], html: Path, cwd: Path, t
     notebook, html = Path(notebook), Path(html)
     failed = html.with_name(f"{html.stem}.failed.ipynb")
     with _quiet(), tempfile.TemporaryDirectory(prefix="flowclip-") as folder, _own_kernel(Path(folder)):
+        # jsonschema would load it for a check that notebooks do not need, and it compiles a grammar for seconds.
+        sys.modules.setdefault("rfc3987_syntax", None)
         import nbformat
         import papermill
 

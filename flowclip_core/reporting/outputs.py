@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,8 +50,10 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
         if stale:
             shown = view.load(target, profile, str(results))
             write_atomically(summary, _summary_csv(shown.summary))
-            _write_figures(shown.figures(), folder)
-            _execute(profile, results, html)
+            with ThreadPoolExecutor(1) as meanwhile:  # the notebook has a process of its own
+                drawn = meanwhile.submit(lambda: _write_figures(shown.figures(), folder))
+                _execute(profile, results, html)
+            drawn.result()
     kept = []
     for name, path in result.checkpoints.items():
         about, record = hub.read_settings(path), read_record(path.with_suffix(".json"))
