@@ -233,18 +233,30 @@ export HF_HUB_DISABLE_TELEMETRY="${HF_HUB_DISABLE_TELEMETRY:-1}"
 case $1 in
   test)
     shift
+    units=() browser=()
+    while [ $# -gt 0 ]; do
+      case $1 in
+        --browser) browser=(--browser ${browser[@]+"${browser[@]}"}) ;;
+        --screenshots)
+          [ $# -gt 1 ] || die "test: --screenshots needs a folder"
+          case $2 in /*) browser+=("$1" "$2") ;; *) browser+=("$1" "$PWD/$2") ;; esac
+          shift ;;
+        *) units+=("$1") ;;
+      esac
+      shift
+    done
     cd -- "$here"
     export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
-    for option in ${1+"$@"}; do
-      [ "$option" = --browser ] || continue
+    jobs=$("$python" -P -c 'from flowclip_core.workers import default_jobs; print(min(8, default_jobs()))')
+    apart=(-n "$jobs" --dist loadfile --no-loadscope-reorder) # a process a core, a file at a time, slow files first
+    code=0
+    "$python" -P -m pytest "${apart[@]}" ${units[@]+"${units[@]}"} || code=$?
+    "$python" -P -m pytest "${apart[@]}" --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks ||
+      code=$((code ? code : $?))
+    if [ "${browser[0]:-}" = --browser ]; then # last and alone: it measures
       [ -n "${CHROMIUM:-}" ] || find_chromium || say "skipped: no browser; install chromium, or name one with CHROMIUM"
       (add_extra browser) || say "skipped: no browser, for the reason above"
-    done
-    code=0
-    "$python" -P -m pytest ${1+"$@"} || code=$?
-    if compgen -G 'notebooks/*.ipynb' >/dev/null; then
-      "$python" -P -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks ||
-        code=$((code ? code : $?))
+      "$python" -P -m pytest "${browser[@]}" tests/e2e/test_browser.py || code=$((code ? code : $?))
     fi
     exit "$code" ;;
   bench)

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from flowclip_core.model.backbone import Backbone
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which have a core each
+    torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = Path(os.environ.get("FLOWCLIP_TEST_VIDEOS") or ROOT.parent / "shared" / "videos")
 
