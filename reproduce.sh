@@ -271,9 +271,10 @@ case $1 in
     add_extra "$2" ;;
   lab)
     shift
-    # -y: one Ctrl-C ends it, kernels and all. Jupyter makes the token that the address needs.
+    # -y: one Ctrl-C ends it, kernels and all. Jupyter makes the token that the address needs. A video of 200 MB may be
+    # uploaded; beyond tornado's own 10 MiB the connection would drop without a word.
     exec "$python" -P -m jupyterlab -y --ip=127.0.0.1 --LabApp.default_url=/lab/tree/index.ipynb "$here/notebooks" \
-      ${1+"$@"} ;;
+      --ServerApp.tornado_settings="{'websocket_max_message_size': 268435456}" ${1+"$@"} ;;
   *)
     exec "$python" -P -m flowclip_core "$@" ;;
 esac

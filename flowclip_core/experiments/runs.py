@@ -149,15 +149,18 @@ def need_data(name: str, options: Options) -> None:
 
 def open_dataset(name: str, options: Options, jobs: int) -> Dataset:
     """A demo world (drawn if need be) or a data set under --data-root."""
+    missing = "skip" if name not in world.NAMES and options.skips(name) else "error"
+    return datasets.load(name, data_folder(name, options, jobs), missing=missing, class_names=options.class_names)
+
+
+def data_folder(name: str, options: Options, jobs: int) -> Path:
+    """Where a data set lies: the demo's are drawn if need be; others in --data-root or below it, by name."""
     if name in world.NAMES:
         with closing(Bar(f"drawing {name}", "videos")) as bar:
-            folder = world.ensure(name, world.default_root(), jobs, progress=bar.update)
-        return datasets.load(name, folder, class_names=options.class_names)
+            return world.ensure(name, world.default_root(), jobs, progress=bar.update)
     need_data(name, options)
     inside = options.data_root / name
-    folder = inside if inside.is_dir() else options.data_root
-    missing = "skip" if options.skips(name) else "error"
-    return datasets.load(name, folder, missing=missing, class_names=options.class_names)
+    return inside if inside.is_dir() else options.data_root
 
 
 def ensure(target: str, profile: str = "demo", options: Options | None = None) -> Result:

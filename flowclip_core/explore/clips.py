@@ -6,7 +6,6 @@ Letters: F stored frames, T chosen frames, D width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -36,6 +35,7 @@ class Footage:
 
     title: what to call it. pictures: (F,S,S,3) uint8, the centre square of each stored frame, upright. features: (F,D)
     float32. numbers: (F,) which frame of the video each is. count: frames in the video. own: no clip of a data set.
+    demo: drawn.
     """
 
     title: str
@@ -44,6 +44,7 @@ class Footage:
     numbers: np.ndarray
     count: int
     own: bool = False
+    demo: bool = False
 
 
 def demo_classes(name: str = "figures-h") -> list[str]:
@@ -61,15 +62,12 @@ def demo_clip(label: str, number: int = 0, name: str = "figures-h", root: Path |
     return world.ensure_video(name, label, tests[number], root or world.default_root())
 
 
-def clips_of(dataset: Dataset, split: int = 1, each: int = 3) -> dict[str, Path]:
-    """Some test videos of a data set, by a name to choose them by: the first `each` of every class."""
-    chosen: dict[str, Path] = {}
-    seen = dict.fromkeys(range(len(dataset.classes)), 0)
+def clips_of(dataset: Dataset, split: int = 1) -> dict[str, list[Path]]:
+    """The test videos of each class that has any, by the class's name as words."""
+    found: dict[str, list[Path]] = {}
     for video in sorted(dataset.splits[split].test, key=lambda video: (video.label, video.name)):
-        if seen[video.label] < each:
-            seen[video.label] += 1
-            chosen[f"{dataset.texts[video.label]}, {PurePath(video.name).name}"] = dataset.folder / video.name
-    return chosen
+        found.setdefault(dataset.texts[video.label], []).append(dataset.folder / video.name)
+    return found
 
 
 def save_upload(name: str, content: bytes, folder: Path | None = None) -> Path:
@@ -83,10 +81,12 @@ def save_upload(name: str, content: bytes, folder: Path | None = None) -> Path:
     return path if path.exists() else write_atomically(path, content)
 
 
-def read(path: str | Path, backbone: Backbone, stored: int = STORED, title: str | None = None) -> Footage:
+def read(
+    path: str | Path, backbone: Backbone, stored: int = STORED, title: str | None = None, demo: bool = False
+) -> Footage:
     """Decode a video, upright, and encode the centre squares of `stored` frames. Raises VideoError (one line).
 
-    title: what to call a clip of a data set; a file of one's own goes by its name.
+    title: what to call a clip of a data set; a file of one's own goes by its name. demo: it is a drawn one.
     """
     import torch
 
@@ -103,9 +103,8 @@ def read(path: str | Path, backbone: Backbone, stored: int = STORED, title: str 
     clip = read_frames(path, pick, shrink=shrink)
     with torch.inference_mode():
         features = backbone.encode_frames(torch.from_numpy(clip.frames)).float().cpu().numpy()
-    return Footage(
-        title or path.name, clip.frames.transpose(0, 2, 3, 1), features, np.array(numbers), clip.count, title is None
-    )
+    pictures = clip.frames.transpose(0, 2, 3, 1)
+    return Footage(title or path.name, pictures, features, np.array(numbers), clip.count, title is None, demo)
 
 
 def choose(stored: int, frames: int, start: int = 0, end: int | None = None, order: str = "in order") -> np.ndarray:
@@ -122,8 +121,3 @@ def choose(stored: int, frames: int, start: int = 0, end: int | None = None, ord
         raise InputError(f"order {order!r}: expected one of {', '.join(ORDERS)}")
     picked = start + np.array(segment_centres(end - start, frames))
     return loop.arrange(picked[None], ORDERS[order], np.random.default_rng(SHUFFLE_SEED))[0]
-
-
-def titles(labels: Sequence[str]) -> dict[str, str]:
-    """Class names as words, for menus."""
-    return {world.spaced(label): label for label in labels}

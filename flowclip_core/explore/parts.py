@@ -18,6 +18,7 @@ from flowclip_core.config import PROFILES, TINY, ModelConfig
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.model import hub
+from flowclip_core.reporting.tables import DEMO_NOTE
 
 if TYPE_CHECKING:
     from flowclip_core.model.backbone import Backbone
@@ -28,11 +29,14 @@ SHIPPED = {name: world.WEIGHTS.parent / f"figures-h-{name}" for name in (FULL, S
 TRAINED_ON = "figures-h"
 
 
-def backbone(name: str = TINY, pretrained: str | None = None) -> Backbone:
-    """The frozen model of that name, on a GPU where there is one."""
+def backbone(name: str = TINY, pretrained: str | None = None, checkpoint: str | Path | None = None) -> Backbone:
+    """The frozen model of that name, or the one that `checkpoint` was trained on, on a GPU where there is one."""
     from flowclip_core.experiments.towers import pick_device
     from flowclip_core.model.backbone import load_backbone
 
+    if checkpoint is not None and name == TINY and pretrained is None:
+        made_with = hub.read_settings(hub.find(checkpoint))["backbone"]
+        name, pretrained = made_with["name"], made_with["pretrained"]
     return load_backbone(name, pretrained, device=pick_device("auto"))
 
 
@@ -51,16 +55,29 @@ def load(backbone: Backbone, labels: Sequence[str] | None = None, checkpoint: st
         return FlowCLIP.load(hub.find(checkpoint), backbone, names)
     if names is None:
         raise InputError(f"backbone {backbone.name} has no trained parts here: give class names, or a checkpoint")
-    return FlowCLIP(ModelConfig(), backbone, names).eval()
+    model = FlowCLIP(ModelConfig(), backbone, names).eval()
+    model.untrained = True
+    return model
 
 
-def load_static(backbone: Backbone, labels: Sequence[str] | None = None) -> FlowCLIP | None:
-    """The shipped model whose prompts ignore motion, or None for another backbone than the embedded one."""
+def load_static(
+    backbone: Backbone,
+    labels: Sequence[str] | None = None,
+    beside: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+) -> FlowCLIP | None:
+    """A model whose prompts ignore motion, to compare with the full one: of `checkpoint`, else the shipped one.
+
+    beside: the full model's checkpoint. None where the shipped one does not belong beside it: it was trained as the
+    shipped full model was, with the embedded backbone.
+    """
     from flowclip_core.model.flowclip import FlowCLIP
 
-    if backbone.name != TINY:
-        return None
-    return FlowCLIP.load(SHIPPED[STATIC], backbone, None if labels is None else class_names(labels))
+    if checkpoint is None:
+        if beside is not None or backbone.name != TINY:
+            return None
+        checkpoint = SHIPPED[STATIC]
+    return FlowCLIP.load(hub.find(checkpoint), backbone, None if labels is None else class_names(labels))
 
 
 def class_names(labels: Sequence[str] | str) -> list[str]:
@@ -88,11 +105,14 @@ def resized(model: FlowCLIP, frames: int, step: int) -> FlowCLIP:
     return other
 
 
-def about(model: FlowCLIP, own: bool = False) -> str:
-    """One line on what the scores of a model may mean. own: for a video that is none of the demo's."""
-    if model.backbone.name == TINY and not own:
-        return "demo world, not evidence about the paper's data"
-    return model.backbone.about
+def about(model: FlowCLIP, demo: bool = True) -> str:
+    """One line on what the scores of a model may mean. demo: for a drawn clip."""
+    said = DEMO_NOTE if demo else model.backbone.about
+    return f"its parts are untrained and their scores mean nothing; {said}" if _untrained(model) else said
+
+
+def _untrained(model: FlowCLIP) -> bool:
+    return getattr(model, "untrained", False)
 
 
 def train(results: Path | None = None) -> dict[str, Path]:

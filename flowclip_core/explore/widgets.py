@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import html
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import ipywidgets as ipw
 from IPython.display import display
 
 from flowclip_core.demo import world
+from flowclip_core.errors import InputError
 from flowclip_core.explore import clips, drawings, panels, parts
 from flowclip_core.explore.clips import Footage
 from flowclip_core.model.motion import pairs
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 WIDE = ipw.Layout(width="430px")
 STYLE = {"description_width": "120px"}
-MOST_FRAMES = 16
+ITSELF = "(its own)"
+KEPT = 64  # clips whose features are kept: 5 MB each at ViT-B/16's size
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -47,38 +49,63 @@ class Live:
         self.draw = draw
         self.picture = ipw.Image(format="png", layout=ipw.Layout(width="100%", max_width="1080px"))
         self.line = ipw.HTML()
-        self.error = ""
-        self.seconds = 0.0
+        self.errors: dict[str, str] = {}  # what failed, each until it succeeds
 
     def refresh(self, *_: object) -> None:
         """Draw again. An error is told and changes nothing else."""
-        began = time.perf_counter()
-        try:
-            self.picture.value = drawings.png(self.draw())
-            self.tell("")
-        except Exception as error:  # a callback's error would vanish into the log
-            self.tell(one_line(error))
-        self.seconds = time.perf_counter() - began
+        self.attempt("drawing", self._draw)
 
-    def tell(self, error: str) -> None:
-        """Show one line, or none."""
-        self.error = error
-        self.line.value = f'<div role="alert"><b>Not shown:</b> {html.escape(error)}</div>' if error else ""
+    def attempt(self, what: str, act: Callable[[], object]) -> bool:
+        """Do it; its error is told beside those of other parts, until doing it again succeeds."""
+        self.errors.pop(what, None)
+        try:
+            act()
+        except Exception as error:  # a callback's error would vanish into the log
+            self.errors[what] = one_line(error)
+        self._tell(f'<div role="alert"><b>Not shown:</b> {html.escape(self.error)}</div>' if self.errors else "")
+        return what not in self.errors
+
+    @property
+    def error(self) -> str:
+        """All errors that stand, in one line."""
+        return "; ".join(self.errors.values())
+
+    @contextmanager
+    def busy(self, doing: str) -> Iterator[None]:
+        """Say what takes a moment, while it does."""
+        before = self.line.value
+        self._tell(f'<div role="status">{html.escape(doing)} ...</div>')
+        try:
+            yield
+        finally:
+            self._tell(before)
+
+    def _draw(self) -> None:
+        self.picture.value = drawings.png(self.draw())
+
+    def _tell(self, line: str) -> None:
+        self.line.value = line
 
 
 class Source:
-    """Which clip: a class and a number, or a file by path or upload. `footage` is the last one that could be read."""
+    """Which clip: a class and a number, or a file by path or upload. `footage` is the last one that could be read.
 
-    def __init__(self, backbone: Backbone, dataset: Dataset | None, changed: Callable[[str], None]) -> None:
-        self.backbone, self.changed, self.read = backbone, changed, {}
+    chosen: called with each footage that a control brought, before it is drawn.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        dataset: Dataset | None,
+        live: Live,
+        chosen: Callable[[Footage], None] = lambda footage: None,
+    ) -> None:
+        self.backbone, self.live, self.chosen = backbone, live, chosen
         self.listed = clips.clips_of(dataset) if dataset else None
-        names = list(self.listed) if self.listed else [world.spaced(label) for label in clips.demo_classes()]
-        self.labels = dict(zip(names, names if self.listed else clips.demo_classes(), strict=True))
-        self.menu = ipw.Dropdown(
-            options=names, description="clip of" if not self.listed else "clip", style=STYLE, layout=WIDE
-        )
+        self.labels = list(self.listed or map(world.spaced, clips.demo_classes()))
+        self.menu = ipw.Dropdown(options=self.labels, description="clip of", style=STYLE, layout=WIDE)
         self.number = ipw.IntSlider(
-            0, 0, world.TEST - 1, description="clip number", style=STYLE, layout=WIDE, continuous_update=False
+            0, 0, self._last(), description="clip number", style=STYLE, layout=WIDE, continuous_update=False
         )
         self.path = ipw.Text(
             description="own file, path",
@@ -91,63 +118,125 @@ class Source:
             accept="video/*,.avi,.mkv,.mov,.mp4,.webm", description="upload a video", layout=ipw.Layout(width="200px")
         )
         self.footage: Footage | None = None
+        self._kept: dict[tuple[Path, int], Footage] = {}  # newest last
+        self._quiet = False
         for control in (self.menu, self.number, self.path):
-            control.observe(self._move, "value")
+            control.observe(self._moved, "value")
         self.upload.observe(self._uploaded, "value")
 
     @property
     def controls(self) -> list[ipw.Widget]:
-        return [self.menu, *([] if self.listed else [self.number]), self.path, self.upload]
+        return [self.menu, self.number, self.path, self.upload]
 
     def clip(self, name: str, number: int = 0) -> Footage:
-        """The clip of that name in the menu, read once."""
+        """A clip of that class. Raises VideoError where it cannot be read."""
         if self.listed:
-            return self._read(self.listed[name], name)
-        return self._read(clips.demo_clip(self.labels[name], number), f"{name}, clip {number}")
+            path = self.listed[name][number]
+            return self._read(path, f"{name}, {path.name}")
+        label = clips.demo_classes()[self.labels.index(name)]
+        return self._read(clips.demo_clip(label, number), f"{name}, clip {number}", demo=True)
 
-    def load(self) -> None:
-        """Read what the controls say. Raises VideoError, and then keeps the footage there was."""
+    def load(self) -> bool:
+        """Read what the controls say, and draw; where that fails the line says so, and all else stays as it was."""
+        return self._show(self._asked)
+
+    def _show(self, find: Callable[[], Footage]) -> bool:
+        def take() -> None:
+            self.footage = find()
+            self.chosen(self.footage)
+
+        if done := self.live.attempt("clip", take):
+            self.live.refresh()
+        return done
+
+    def _asked(self) -> Footage:
         path = self.path.value.strip()
-        self.footage = self._read(Path(path), None) if path else self.clip(self.menu.value, self.number.value)
+        return self._read(Path(path).expanduser()) if path else self.clip(self.menu.value, self.number.value)
 
-    def _read(self, path: Path, title: str | None) -> Footage:
-        if path not in self.read:
-            self.read[path] = clips.read(path, self.backbone, title=title)
-        return self.read[path]
+    def _read(self, path: Path, title: str | None = None, demo: bool = False) -> Footage:
+        """Decode and encode a video, unless that was done lately and the file is as it was."""
+        key = path, path.stat().st_mtime_ns if path.exists() else 0
+        footage = self._kept.pop(key, None)
+        if footage is None:
+            with self.live.busy(f"reading {path.name}"):
+                footage = clips.read(path, self.backbone, title=title, demo=demo)
+        self._kept[key] = footage
+        if len(self._kept) > KEPT:
+            self._kept.pop(next(iter(self._kept)))
+        return footage
 
-    def _move(self, change: dict) -> None:
-        if change["owner"] is not self.path and self.path.value:
-            with self.path.hold_trait_notifications():
-                self.path.unobserve(self._move, "value")
-                self.path.value = ""
-                self.path.observe(self._move, "value")
-        self._try(self.load)
+    def _last(self) -> int:
+        """The highest number of the chosen class's clips."""
+        return (len(self.listed[self.menu.value]) if self.listed else world.TEST) - 1
+
+    def _moved(self, change: dict) -> None:
+        if self._quiet:
+            return
+        if change["owner"] is not self.path:
+            self._set(self.number, "max", self._last())
+            self._set(self.path, "value", "")
+        self.load()
 
     def _uploaded(self, change: dict) -> None:
+        def keep() -> Footage:
+            (file, *_) = change["new"]
+            self._set(self.path, "value", str(clips.save_upload(file["name"], bytes(file["content"]))))
+            return self._asked()
+
         if change["new"]:
-            self._try(lambda: self._take(change["new"][0]))
+            self._show(keep)
 
-    def _take(self, file: dict) -> None:
-        self.path.value = str(clips.save_upload(file["name"], bytes(file["content"])))
-
-    def _try(self, act: Callable[[], None]) -> None:
-        error = ""
+    def _set(self, control: ipw.Widget, name: str, value: object) -> None:
+        """Change a control without the reaction to a user's change."""
+        self._quiet = True
         try:
-            act()
-        except Exception as problem:
-            error = one_line(problem)
-        self.changed(error)
+            setattr(control, name, value)
+        finally:
+            self._quiet = False
 
 
-class MotionExplorer:
+class Explorer:
+    """What both explorers have: a source of clips, a picture with its line, and controls that draw it again."""
+
+    def __init__(self, backbone: Backbone, dataset: Dataset | None) -> None:
+        self.live = Live(self._draw)
+        self.source = Source(backbone, dataset, self.live, self._chosen)
+        self._quiet = False
+
+    def _draw(self) -> Figure:
+        raise NotImplementedError
+
+    def _chosen(self, footage: Footage) -> None:
+        """Another clip is there."""
+
+    @property
+    def footage(self) -> Footage:
+        if self.source.footage is None:
+            raise InputError("choose a clip that can be read")
+        return self.source.footage
+
+    def _moved(self, _: dict) -> None:
+        if not self._quiet:
+            self.live.refresh()
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Several controls change, and the drawing follows once, later."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
+
+class MotionExplorer(Explorer):
     """Sliders for the clip, T, s, range, order and pair over `panels.motion_board`."""
 
     def __init__(self, model: FlowCLIP, dataset: Dataset | None = None) -> None:
+        super().__init__(model.backbone, dataset)
         self.model = model
-        self.source = Source(model.backbone, dataset, self._changed)
-        self.frames = ipw.IntSlider(
-            model.config.frames, 2, MOST_FRAMES, description="T, frames", style=STYLE, layout=WIDE
-        )
+        most = clips.STORED if model.config.positions == "none" else model.config.frames
+        self.frames = ipw.IntSlider(model.config.frames, 2, most, description="T, frames", style=STYLE, layout=WIDE)
         self.step = ipw.IntSlider(
             model.config.step, 1, model.config.frames - 1, description="s, largest step", style=STYLE, layout=WIDE
         )
@@ -161,19 +250,16 @@ class MotionExplorer:
             options=[("0 and 1", (0, 1))], description="pair i and j", style=STYLE, layout=WIDE
         )
         self.board: Figure | None = None
-        self.live = Live(self._draw)
         self._offer_pairs()
         for control in (self.frames, self.step):
             control.observe(self._resized, "value")
         for control in (self.range, self.order, self.pair):
             control.observe(self._moved, "value")
-        self._quiet = False
         left, right = self.source.controls, [self.frames, self.step, self.range, self.pair]
         self.box = ipw.VBox(
             [ipw.HBox([ipw.VBox(left), ipw.VBox(right)]), self.order, self.live.line, self.live.picture]
         )
         self.source.load()
-        self.live.refresh()
 
     @property
     def view(self) -> panels.View:
@@ -182,42 +268,41 @@ class MotionExplorer:
         return panels.View(self.frames.value, self.step.value, start, end, self.order.value, self.pair.value)
 
     def _draw(self) -> Figure:
-        self.board = panels.motion_board(self.model, self.source.footage, self.view, self.board)
+        self.board = panels.motion_board(self.model, self.footage, self.view, self.board)
         return self.board
 
-    def _changed(self, error: str) -> None:
-        self.live.tell(error) if error else self.live.refresh()
-
-    def _moved(self, _: dict) -> None:
+    def _resized(self, _: dict) -> None:
         if not self._quiet:
+            with self._quietly():
+                self.step.max = self.frames.value - 1
+                self._offer_pairs()
             self.live.refresh()
 
-    def _resized(self, _: dict) -> None:
-        if self._quiet:
-            return
-        self._quiet = True  # one drawing, although other controls follow
-        self.step.max = self.frames.value - 1
-        self._offer_pairs()
-        self._quiet = False
-        self.live.refresh()
-
     def _offer_pairs(self) -> None:
-        found = sorted(pairs(self.frames.value, min(self.step.value, self.frames.value - 1)))
+        found = sorted(pairs(self.frames.value, self.step.value))
         kept = self.pair.value if self.pair.value in found else found[0]
         self.pair.options = [(f"{i} and {j}", (i, j)) for i, j in found]
         self.pair.value = kept
 
 
-class PromptExplorer:
-    """Class names, template, clip and another video's motion over `panels.prompt_board`."""
+class PromptExplorer(Explorer):
+    """Class names, template, clip and another video's motion over `panels.prompt_board`.
+
+    checkpoint, static_checkpoint: see `parts.load` and `parts.load_static`.
+    """
 
     def __init__(
-        self, backbone: Backbone, names: str = "", template: str = "a common human action of {}.",
-        checkpoint: str | None = None, dataset: Dataset | None = None,
-    ) -> None:  # fmt: skip
-        self.backbone, self.checkpoint = backbone, checkpoint
-        self.source = Source(backbone, dataset, self._changed)
-        own = ", ".join(self.source.labels) if not dataset else ", ".join(dataset.texts)
+        self,
+        backbone: Backbone,
+        names: str = "",
+        template: str = "a common human action of {}.",
+        checkpoint: str | None = None,
+        dataset: Dataset | None = None,
+        static_checkpoint: str | None = None,
+    ) -> None:
+        super().__init__(backbone, dataset)
+        self.backbone, self.checkpoints = backbone, (checkpoint, static_checkpoint)
+        own = ", ".join(dataset.texts if dataset else self.source.labels)
         wide = ipw.Layout(width="870px")
         self.names = ipw.Text(
             names or own, description="class names", style=STYLE, layout=wide, continuous_update=False
@@ -225,13 +310,13 @@ class PromptExplorer:
         self.template = ipw.Text(template, description="template", style=STYLE, layout=WIDE, continuous_update=False)
         self.shown = ipw.Dropdown(description="tokens of", style=STYLE, layout=WIDE)
         self.other = ipw.Dropdown(
-            options=["(its own)", *self.source.labels], description="motion of", style=STYLE, layout=WIDE
+            options=[ITSELF, *self.source.labels], description="motion of", style=STYLE, layout=WIDE
         )
         self.tiles = drawings.Tiles()
-        self.live = Live(self._draw)
-        self.seen = panels.reference_clips(backbone)
-        self._quiet = False
-        self._load_model()
+        self.model = self.static = None
+        self.own: dict[str, Footage] = {}  # files of one's own, whose motion may be swapped in
+        self.seen = {} if dataset else panels.reference_clips(backbone)
+        self.live.attempt("class names", self._load_model)
         self.names.observe(self._renamed, "value")
         for control in (self.template, self.shown, self.other):
             control.observe(self._moved, "value")
@@ -240,43 +325,45 @@ class PromptExplorer:
             [self.names, ipw.HBox([ipw.VBox(left), ipw.VBox(right)]), self.live.line, self.live.picture]
         )
         self.source.load()
-        self.live.refresh()
 
     def _load_model(self) -> None:
-        names = parts.class_names(self.names.value)
-        model, static = parts.load(self.backbone, names, self.checkpoint), parts.load_static(self.backbone, names)
-        self.model, self.static = model, static
-        self._quiet = True
-        self.shown.options = names
-        self._quiet = False
+        names, (checkpoint, static) = parts.class_names(self.names.value), self.checkpoints
+        model = parts.load(self.backbone, names, checkpoint)
+        self.model, self.static = model, parts.load_static(self.backbone, names, checkpoint, static)
+        with self._quietly():
+            self.shown.options = names
+
+    def _chosen(self, footage: Footage) -> None:
+        self.seen.pop(footage.title, None)
+        self.seen[footage.title] = footage
+        if footage.own:
+            self.own[footage.title] = footage
+            with self._quietly():
+                kept = self.other.value
+                self.other.options = [ITSELF, *self.source.labels, *self.own]
+                self.other.value = kept
 
     def _draw(self) -> Figure:
-        other = None if self.other.value == self.other.options[0] else self.source.clip(self.other.value)
-        footage = self.source.footage
+        if self.model is None:
+            raise InputError("the drawing waits for class names")
+        name, other = self.other.value, None
+        if name != ITSELF:
+            other = self.own[name] if name in self.own else self.source.clip(name)
         return panels.prompt_board(
-            self.model, self.static, footage, self.template.value, self.seen, other, self.shown.value, self.tiles
+            self.model, self.static, self.footage, self.template.value, self.seen, other, self.shown.value, self.tiles
         )
 
-    def _changed(self, error: str) -> None:
-        self.live.tell(error) if error else self.live.refresh()
-
-    def _moved(self, _: dict) -> None:
-        if not self._quiet:
-            self.live.refresh()
-
     def _renamed(self, _: dict) -> None:
-        try:
-            self._load_model()
-        except Exception as error:
-            self.live.tell(one_line(error))
-        else:
+        if self.live.attempt("class names", self._load_model):
             self.live.refresh()
 
 
-def show(explorer: MotionExplorer | PromptExplorer) -> None:
+def show(explorer: Explorer) -> None:
     """Display an explorer; where no kernel runs, its picture as it stands is shown in its place."""
     said = {
         VIEW: {"version_major": 2, "version_minor": 0, "model_id": explorer.box.model_id},
         "text/plain": "an explorer",
     }
-    display(said | {"image/png": base64.b64encode(explorer.live.picture.value).decode()}, raw=True)
+    if explorer.live.picture.value:
+        said["image/png"] = base64.b64encode(explorer.live.picture.value).decode()
+    display(said, raw=True)
