@@ -215,9 +215,11 @@ def test_every_distance_has_a_colour_of_its_own_or_is_grey(model, footage):
     key = dict(zip([text.get_text() for text in told.get_texts()], told.legend_handles, strict=True))
     assert list(key) == ["distance j - i (places):", "1", "2", "3", "4", "5", "6 to 9"]
     for distance, line in enumerate(time.lines, 1):
-        same = key[str(distance) if distance <= 5 else "6 to 9"]
+        same = key[str(distance)]
         assert (line.get_color(), line.get_marker()) == (same.get_color(), same.get_marker())
-    assert len({(line.get_color(), line.get_linestyle()) for line in time.lines}) == 6
+    (grey,) = time.collections
+    assert len({(line.get_color(), line.get_linestyle()) for line in time.lines}) == 5 and len(grey.get_segments()) == 4
+    assert mpl.colors.to_rgba(key["6 to 9"].get_color()) == tuple(grey.get_colors()[0])
 
 
 # --- the prompt board -----------------------------------------------------------------------------------------

@@ -246,11 +246,14 @@ def size_map(ax: Axes, sizes: np.ndarray, inside: np.ndarray, marked: tuple[int,
 
 def over_time(ax: Axes, table: pd.DataFrame, frames: int) -> Axes:
     """Size of the differences per place of distance over time, a line each; `distance_key` says which is which."""
+    faint = []
     for distance, rows in table.groupby("distance"):
         color, marker, line = style(distance)
-        faint = not marker
-        ax.plot(rows["time"], rows["size"], color=color, marker=marker, ls=line, ms=4, lw=0.8 if faint else 1.3,
-                zorder=1 if faint else 2)  # fmt: skip
+        if marker:
+            ax.plot(rows["time"], rows["size"], color=color, marker=marker, ls=line, ms=4, lw=1.3)
+        else:
+            faint.append(rows[["time", "size"]].to_numpy())
+    ax.add_collection(LineCollection(faint, colors=color, lw=0.8, zorder=1), autolim=False)
     ax.set_xlim(-0.3, frames - 0.7)
     ax.set_ylim(0, 1.08 * above_noise(table["size"].max()))
     ax.locator_params(nbins=5)
@@ -330,7 +333,7 @@ def bars(
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel("score" + (" (diamond: in order)" if before is not None else ""))
     ax.set_title(title + _key_of(true, rows.index), loc="left")
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=7)  # room for marks at zero
     return ax
 
 
@@ -341,19 +344,21 @@ def grouped(ax: Axes, table: pd.DataFrame, title: str = "", top: int = 5, true: 
     """
     chosen = _highest(table.max(), top, true)
     room = 0.78 / max(len(table), 1)
+    between = np.arange(len(chosen) - 1) + 0.5
+    stems, colors = [[(0, y), (1, y)] for y in between], ["0.9"] * len(between)
     for number, (name, row) in enumerate(table[chosen].iterrows()):
         color, marker = KINDS[number % len(KINDS)]
         y = np.arange(len(chosen)) - 0.39 + room * (number + 0.5)
-        ax.hlines(y, 0, row, color=color, lw=1.2)
+        stems += [[(0, one), (value, one)] for one, value in zip(y, row, strict=True)]
+        colors += [color] * len(chosen)
         ax.plot(row, y, marker, color=color, ms=5, label=str(name), clip_on=False)
+    ax.add_collection(LineCollection(stems, colors=colors, lw=1.2, zorder=1), autolim=False)
     ax.set_yticks(range(len(chosen)), _named(chosen, true))
     ax.set_ylim(len(chosen) - 0.5, -0.5)
     ax.set_xlim(0, 1)
-    for number in range(1, len(chosen)):
-        ax.axhline(number - 0.5, color="0.9", lw=0.8)
     ax.set_xlabel("score")
     ax.set_title(title + _key_of(true, chosen), loc="left")
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=7)  # room for marks at zero
     high = ax.get_position().height * ax.figure.get_figheight()
     ax.legend(frameon=False, fontsize=SMALL, loc="upper left", bbox_to_anchor=(0, -0.48 / high), borderpad=0,
               borderaxespad=0)  # fmt: skip
@@ -384,7 +389,7 @@ def moves(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.locator_params(axis="x", nbins=4)
     ax.set_xlabel("|V - V in order|")
     ax.set_title("how far the video token V moves", loc="left")
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=7)  # room for marks at zero
     return ax
 
 
@@ -425,7 +430,7 @@ def by_distance(ax: Axes, frames: int, step: int) -> Axes:
 
 
 def before_after(
-    ax: Axes, before: pd.Series, after: pd.Series, title: str, top: int = 10, true: str | None = None
+    ax: Axes, before: pd.Series, after: pd.Series, title: str, value: str, top: int = 10, true: str | None = None
 ) -> Axes:
     """A value of a few classes (those that are highest after) before, hollow, and after, filled."""
     chosen = _highest(after, top, true)
@@ -435,10 +440,11 @@ def before_after(
     ax.plot(after[chosen], y, "o", color=BLUE, ms=6, label="after")
     ax.set_yticks(y, _named(chosen, true))
     ax.set_ylim(len(chosen) - 0.5, -0.5)
+    ax.set_xlabel(value)
     ax.set_title(title + _key_of(true, chosen), loc="left")
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=7)  # room for marks at zero
     high = ax.get_position().height * ax.figure.get_figheight()
-    ax.legend(frameon=False, fontsize=SMALL, loc="upper left", bbox_to_anchor=(0, -0.45 / high), ncol=2, borderpad=0,
+    ax.legend(frameon=False, fontsize=SMALL, loc="upper left", bbox_to_anchor=(0, -0.5 / high), ncol=2, borderpad=0,
               borderaxespad=0)  # fmt: skip
     return ax
 
@@ -481,26 +487,32 @@ def tree(ax: Axes, nodes: Sequence[Node], title: str = "") -> Axes:
     for node in nodes:
         said = 0 if node.text == "[EOS]" else len(cut(node.text, most))
         wide[round(node.x)] = max(wide.get(round(node.x), 0), said + (1.8 if node.shared else 2.6))
+    wide[sum(node.shared for node in nodes)] += 4  # where the lines fan out
     name = max(len(cut(node.leaf, 24)) for node in nodes) + 3
     room = ax.get_position().width * ax.figure.get_figwidth() / LETTER
     ends = np.cumsum([wide[depth] for depth in sorted(wide)])
     last = max(int((ends <= room - name).sum()) - 1, 0)
     x = ends - [wide[depth] / 2 for depth in sorted(wide)]
+    x[sum(node.shared for node in nodes)] += 2
+    lines, dots = [], []
     for node in nodes:
         depth = round(node.x)
-        if node.parent >= 0 and depth <= last:
-            parent = nodes[node.parent]
-            ax.plot([x[round(parent.x)], x[depth]], [parent.y, node.y], color="0.7", lw=1, zorder=0)
-        if node.text != "[EOS]" and depth <= last:
+        if depth > last:
+            if node.leaf:
+                sign = "… " if depth > last + 1 else ""  # more than [EOS] is left out
+                ax.text(ends[last], node.y, sign + cut(node.leaf, 24), va="center", fontsize=SMALL)
+            continue
+        if node.parent >= 0:
+            lines.append([(x[round(nodes[node.parent].x)], nodes[node.parent].y), (x[depth], node.y)])
+        if node.text != "[EOS]":
             box = {"boxstyle": "square,pad=0.25" if node.shared else "round,pad=0.2", "fc": "white", "lw": 1.1,
                    "ec": BLUE if node.shared else "0.4"}  # fmt: skip
             ax.text(x[depth], node.y, cut(node.text, most), ha="center", va="center", fontsize=SMALL, bbox=box)
-        if node.leaf and depth <= last:
-            ax.plot(x[depth], node.y, "o", color=BLACK, ms=3.5)
+        if node.leaf:
+            dots.append((x[depth], node.y))
             ax.text(x[depth] + 0.9, node.y, cut(node.leaf, 24), va="center", fontsize=SMALL)
-        elif node.leaf:
-            sign = "… " if depth > last + 1 else ""  # more than [EOS] is left out
-            ax.text(ends[last], node.y, sign + cut(node.leaf, 24), va="center", fontsize=SMALL)
+    ax.add_collection(LineCollection(lines, colors="0.7", lw=1, zorder=0), autolim=False)
+    ax.plot(*np.reshape(dots, (-1, 2)).T, "o", color=BLACK, ms=3.5)
     ax.set_xlim(0, room)
     ax.set_ylim(max(node.y for node in nodes) + 0.8, -0.8)
     ax.set_title(title, loc="left")

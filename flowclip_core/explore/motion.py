@@ -53,7 +53,9 @@ def plane(features: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
     About zero, not about the mean: the mean difference is what the motion stream is after, and a clip run backwards
     keeps its plane. The sign is fixed by the largest entry, so that the same clip gives the same picture.
     """
-    _, strength, axes = np.linalg.svd(differences(features, step), full_matrices=False)
+    span, _ = np.linalg.qr(features.T)  # (D,T): all differences lie in it, and a matrix L x T is soon decomposed
+    _, strength, axes = np.linalg.svd(differences(features, step) @ span, full_matrices=False)
+    axes = axes @ span.T
     if len(axes) < 2:  # T = 2 has one difference
         axes, strength = np.vstack([axes, np.zeros_like(axes)]), np.append(strength, 0.0)
     axes = axes[:2] * np.sign(axes[[0, 1], np.abs(axes[:2]).argmax(1)])[:, None]

@@ -249,9 +249,8 @@ def prompt_shift(model: FlowCLIP, out: Mapping[str, np.ndarray]) -> Figure | Mar
     names = [f"P_{h + 1}" for h in range(len(vectors))]
 
     def draw(fig: Figure) -> None:
-        for top, values, title in (
-            (0.35, vectors, "prompt vectors as learnt"), (2.25, out["prompts"] - vectors, "shift by this motion")
-        ):  # fmt: skip
+        shift = out["prompts"] - vectors, "their shift by this video's motion"
+        for top, (values, title) in ((0.35, (vectors, "prompt vectors as learnt")), (2.25, shift)):
             drawings.matrix(drawings.place(fig, 0.65, top, 4.1, 1.1), values, title, "vector", names=names)
         words = drawings.place(fig, 5.4, 0.35, 5.3, 2.9)
         drawings.nearest(words, before, after, note=prompts.about_shift(vectors, out["prompts"]))
@@ -288,7 +287,7 @@ def communication(model: FlowCLIP, footage: Footage, out: Mapping[str, np.ndarra
             drawings.matrix(drawings.place(fig, left, 0.35, 2.75, 2.0), values, title_, "class")
         video = drawings.place(fig, 0.65, 3.25, 6.55, 0.8)
         drawings.matrix(video, seen, "video token", "", names=["V", "added", "V'"])
-        drawings.before_after(drawings.place(fig, 8.95, 0.5, 1.9, 3.2), *cosines, "cosine of V and text",
+        drawings.before_after(drawings.place(fig, 8.95, 0.5, 1.9, 3.2), *cosines, "V beside each text", "cosine",
                               true=own_class(model, footage))  # fmt: skip
 
     return drawings.figure(11, 4.6, draw)
