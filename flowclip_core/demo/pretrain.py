@@ -92,7 +92,8 @@ def load_tiny_clip(folder: Path = WEIGHTS) -> torch.nn.Module:
 
 
 @cache
-def _known_tokens(folder: Path = WEIGHTS) -> frozenset[int]:
+def known_tokens(folder: Path = WEIGHTS) -> frozenset[int]:
+    """Ids of the tokens that the tiny CLIP met in training; all others are random vectors to it."""
     return frozenset(json.loads((folder / "tiny_clip.log.json").read_text())["token_ids"])
 
 
@@ -111,7 +112,7 @@ def _word_tokens(word: str) -> tuple[int, ...]:
 def unknown_words(text: str) -> list[str]:
     """The words of `text` that the tiny CLIP has never met: a token of theirs was in no caption."""
     words = dict.fromkeys(text.replace(".", " . ").split())
-    return [word for word in words if not set(_word_tokens(word)) <= _known_tokens()]
+    return [word for word in words if not set(_word_tokens(word)) <= known_tokens()]
 
 
 # --- data ---------------------------------------------------------------------------------------------------
