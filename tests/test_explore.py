@@ -12,7 +12,7 @@ from flowclip_core.data.video import resize_and_crop
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError, VideoError
 from flowclip_core.explore import clips as explore_clips
-from flowclip_core.explore import drawings, motion, panels, parts, prompts, sets, widgets
+from flowclip_core.explore import drawings, motion, panels, parts, prompts, widgets
 from flowclip_core.model.backbone import load_backbone
 from flowclip_core.model.motion import pairs
 
@@ -32,7 +32,7 @@ def model(tower):
 @pytest.fixture(scope="module")
 def footage(tower, tmp_path_factory):
     return explore_clips.read(
-        explore_clips.demo_clip("get_up", root=tmp_path_factory.mktemp("world")), tower, title="get up"
+        explore_clips.demo_clip("get_up", root=tmp_path_factory.mktemp("world")), tower, title="get up", demo=True
     )
 
 
@@ -274,25 +274,6 @@ def test_models_for_other_names_and_other_towers(tower, small):
         parts.load(small)
 
 
-# --- sets -----------------------------------------------------------------------------------------------------
-
-
-def test_counts_balance_and_overlap(tmp_path):
-    from flowclip_core.data import datasets
-
-    size = world.Size(("sit_down", "stand_up"), 3, 2)
-    data = datasets.load("figures-h", world.ensure("figures-h", tmp_path, size=size))
-    assert sets.counts(data).loc[1, ["training", "test"]].tolist() == [6, 4]
-    assert sets.balance(data).loc["sit down"].tolist() == [3, 2]
-    assert not sets.overlap(data).any(axis=None)
-    train, test = data.splits[1]
-    from dataclasses import replace
-
-    leaky = replace(data, splits={1: datasets.Split(train, (*test, train[0]))})
-    assert sets.overlap(leaky).loc[1].tolist() == [1, 1]
-    assert len(sets.sample_sheet(data).axes) == 2 and sets.balance_picture(data).axes
-
-
 # --- panels and widgets ---------------------------------------------------------------------------------------
 
 
@@ -318,8 +299,10 @@ def test_controls_redraw_and_errors_are_one_line(model, footage, monkeypatch, tm
     explorer.source.path.value = str(tmp_path / "no.mp4")
     assert "no such file" in explorer.live.error and "\n" not in explorer.live.error
     assert explorer.live.picture.value == before
-    explorer.frames.value = 5
-    assert not explorer.live.error and explorer.live.picture.value != before
+    explorer.frames.value = 5  # draws, but the path is as wrong as before
+    assert "no such file" in explorer.live.error and explorer.live.picture.value != before
+    explorer.source.path.value = ""
+    assert not explorer.live.error
 
 
 def test_prompt_controls_redraw_and_errors_are_one_line(tower, monkeypatch, tmp_path):
@@ -338,7 +321,9 @@ def test_prompt_controls_redraw_and_errors_are_one_line(tower, monkeypatch, tmp_
     explorer.template.value = "nothing"
     assert "{}" in explorer.live.error
     explorer.names.value = "run"
-    assert "two or more" in explorer.live.error
+    assert "two or more" in explorer.live.error and "{}" in explorer.live.error
+    explorer.template.value = "a photo of {}."
+    assert "two or more" in explorer.live.error and "{}" not in explorer.live.error
 
 
 def test_only_tiles_that_changed_are_drawn_and_all_look_new(tower, model, footage):

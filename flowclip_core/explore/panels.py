@@ -84,7 +84,7 @@ def _head(fig: Figure, *lines: str) -> None:
 
 def said_of(model: FlowCLIP, footage: Footage) -> str:
     """Which clip, and what its scores may mean."""
-    return f"{drawings.cut(footage.title, 40)}: {parts.about(model, footage.own)}"
+    return f"{drawings.cut(footage.title, 40)}: {parts.about(model, footage.demo)}"
 
 
 def own_class(model: FlowCLIP, footage: Footage) -> str | None:
@@ -325,5 +325,5 @@ def reference_clips(backbone: Backbone) -> dict[str, Footage]:
     found = {}
     for label in clips.demo_classes():
         title = clips.world.spaced(label)
-        found[title] = clips.read(clips.demo_clip(label, 1), backbone, title=title)
+        found[title] = clips.read(clips.demo_clip(label, 1), backbone, title=title, demo=True)
     return found
