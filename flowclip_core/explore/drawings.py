@@ -103,6 +103,9 @@ class _Renderer(RendererAgg):
     pictures: ClassVar[OrderedDict[tuple, tuple[np.ndarray, int, int]]] = OrderedDict()  # shared by all figures
 
     def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None) -> None:
+        if ismath or gc.get_clip_rectangle() is not None:  # a picture would keep the clip of one place
+            super().draw_text(gc, x, y, s, prop, angle, ismath, mtext)
+            return
         key = s, hash(prop), angle, gc.get_rgb(), self.dpi
         if key not in self.pictures:
             self.pictures[key] = self._picture(gc, s, prop, angle, ismath, mtext)
