@@ -28,6 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, help="folder for the browser's screenshots (default: a temporary one)")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist a file's tests keep together, and those that start many processes come one after another."""
+    for item in items:
+        many = item.path.parent.name == "e2e" or item.path.stem in ("test_engines", "test_ranks")
+        item.add_marker(pytest.mark.xdist_group("many processes" if many else item.path.stem))
+
+
 # Two towers of a test's size; 77 tokens, CLIP's vocabulary.
 SMALL = {
     "embed_dim": 32,
