@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowclip_core.demo import world
 from flowclip_core.model.backbone import Backbone
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which have a core each
@@ -72,3 +73,11 @@ def clips() -> Path:
     if not CLIPS.is_dir():
         pytest.skip(f"no real clips at {CLIPS}; name a folder with FLOWCLIP_TEST_VIDEOS")
     return CLIPS
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """For whole commands: the user's cache if it holds both worlds, which take long to draw; nothing is removed."""
+    if all((world.default_root() / name / "complete.txt").exists() for name in ("figures-h", "figures-u")):
+        return world.default_root().parent.parent
+    return tmp_path_factory.mktemp("cache")

@@ -145,7 +145,10 @@ def test_bad_class_names_are_a_line_too(tower, root):
     explorer = widgets.PromptExplorer(tower, names="run", dataset=datasets.load("figures-h", root))
     assert "two or more" in explorer.live.error
     explorer.names.value = "run, wave"
-    assert not explorer.live.error and explorer.live.picture.value
+    assert not explorer.live.error and explorer.live.picture.value and explorer.shown.value == "run"
+    explorer.shown.value = "wave"
+    explorer.names.value = "jog, wave"
+    assert explorer.shown.value == "wave"
 
 
 def test_clips_that_were_seen_and_files_of_ones_own_can_lend_their_motion(tower, root, tmp_path):

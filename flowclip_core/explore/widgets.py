@@ -244,7 +244,7 @@ class MotionExplorer(Explorer):
             value=(0, clips.STORED), min=0, max=clips.STORED, description="start and end", style=STYLE, layout=WIDE
         )
         self.order = ipw.ToggleButtons(
-            options=list(clips.ORDERS), description="frames are", style={"button_width": "135px"}
+            options=list(clips.ORDERS), description="frames are", style={"button_width": "155px"}
         )
         self.pair = ipw.SelectionSlider(
             options=[("0 and 1", (0, 1))], description="pair i and j", style=STYLE, layout=WIDE
@@ -331,7 +331,9 @@ class PromptExplorer(Explorer):
         model = parts.load(self.backbone, names, checkpoint)
         self.model, self.static = model, parts.load_static(self.backbone, names, checkpoint, static)
         with self._quietly():
+            kept = self.shown.value
             self.shown.options = names
+            self.shown.value = kept if kept in names else names[0]
 
     def _chosen(self, footage: Footage) -> None:
         self.seen.pop(footage.title, None)

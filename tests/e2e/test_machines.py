@@ -18,13 +18,10 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_engines import MAY_DIFFER
 from test_table5 import LONGEST, ONE_SET, Call, assert_whole
-from test_table5 import cache as _cache
 
 from flowclip_core.experiments import runs
 from flowclip_core.experiments.runs import Options
 from flowclip_core.experiments.tidy import tidy_csv
-
-cache = _cache  # the fixture
 
 
 @pytest.fixture

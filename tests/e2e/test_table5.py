@@ -36,7 +36,6 @@ from test_outputs import counts_text, tree
 
 from flowclip_core.__main__ import main
 from flowclip_core.config import PROFILES
-from flowclip_core.demo import world
 from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS, VARIANTS
 from flowclip_core.experiments.tidy import TIDY, read_hits
 from flowclip_core.paths import write_atomically
@@ -143,14 +142,6 @@ def rows_of(csv: bytes, dataset: str) -> bytes:
     """The table's lines of one data set, under its header."""
     head, *lines = csv.splitlines(keepends=True)
     return head + b"".join(line for line in lines if f",{dataset},".encode() in line)
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """The user's cache where it holds both worlds, since they take a while to draw; nothing in it is removed."""
-    if all((world.default_root() / name / "complete.txt").exists() for name in ("figures-h", "figures-u")):
-        return world.default_root().parent.parent
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
