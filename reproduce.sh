@@ -248,10 +248,10 @@ case $1 in
     cd -- "$here"
     export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
     jobs=$("$python" -P -c 'from flowclip_core.workers import default_jobs; print(min(8, default_jobs()))')
-    apart=(-n "$jobs" --no-loadscope-reorder) # a process a core; the slow ones, which come first, first
+    apart=(-n "$jobs" --dist loadfile --no-loadscope-reorder) # a process a core; slow files, which come first, first
     code=0
-    "$python" -P -m pytest "${apart[@]}" --dist loadgroup ${units[@]+"${units[@]}"} || code=$?
-    "$python" -P -m pytest "${apart[@]}" --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks ||
+    "$python" -P -m pytest "${apart[@]}" ${units[@]+"${units[@]}"} || code=$?
+    "$python" -P -m pytest "${apart[@]}" --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks ||
       code=$((code ? code : $?))
     if [ "${browser[0]:-}" = --browser ]; then # last and alone: it measures
       [ -n "${CHROMIUM:-}" ] || find_chromium || say "skipped: no browser; install chromium, or name one with CHROMIUM"

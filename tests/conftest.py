@@ -29,12 +29,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, help="folder for the browser's screenshots (default: a temporary one)")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest-xdist a file's tests keep together, and those that start many processes come one after another."""
-    for item in items:
-        many = item.path.parent.name == "e2e" or item.path.stem in ("test_engines", "test_ranks")
-        item.add_marker(pytest.mark.xdist_group("many processes" if many else item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """A file's tests keep together; those that start many processes come one after another, and first."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            many = "e2e/" in file or Path(file).stem in ("test_engines", "test_ranks")
+            return "many processes" if many else file
+
+    return Scheduling(config, log)
 
 
 # Two towers of a test's size; 77 tokens, CLIP's vocabulary.
