@@ -489,6 +489,14 @@ def test_the_notebook_is_run_once_and_again_only_when_something_changed(executed
     assert len(executed) == 8
 
 
+def test_figures_are_drawn_once_the_notebook_s_libraries_are_there(executed, tmp_path, monkeypatch):
+    order, draw = [], outputs._write_figures
+    monkeypatch.setattr(notebooks, "load", lambda: order.append("load"))
+    monkeypatch.setattr(outputs, "_write_figures", lambda *drawn: order.append("draw") or draw(*drawn))
+    outputs.write("table5", "demo", small(), tmp_path)
+    assert order == ["load", "draw"]
+
+
 def test_a_notebook_that_fails_is_run_again(executed, tmp_path, monkeypatch):
     results = tmp_path / "results"
     outputs.write("table5", "demo", small(), results)

@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -691,6 +692,24 @@ def test_notebook_runs_with_this_interpreter_and_leaves_one_file(tmp_path, monke
     assert [path.name for path in html.parent.iterdir()] == ["one.html"]
     assert [path.name for path in folder.iterdir() if path.is_file()] == ["one.ipynb"]
     assert dict(os.environ) == before
+
+
+def test_what_runs_notebooks_is_whole_before_another_thread_draws(tmp_path):
+    """matplotlib asks a half-loaded IPython for its version, and a table's figures fail at random."""
+    source = write_notebook(tmp_path / "one.ipynb", "1")
+    run = f"""
+import sys
+from pathlib import Path
+from flowclip_core.reporting import notebooks
+assert "IPython" not in sys.modules
+notebooks.load()
+before = set(sys.modules)
+notebooks.execute(Path({str(source)!r}), {{}}, Path({str(tmp_path / "one.html")!r}), Path({str(tmp_path)!r}), 60)
+print((set(sys.modules) - before) & {{"IPython", "ipykernel", "nbconvert", "papermill"}})
+"""
+    done = subprocess.run([sys.executable, "-c", run], cwd=paths.root(), capture_output=True, text=True, timeout=300)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
+    assert (tmp_path / "one.html").exists()
 
 
 @pytest.mark.parametrize(

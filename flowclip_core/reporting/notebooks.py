@@ -35,8 +35,7 @@ def execute(notebook: Path, parameters: dict[str, Any], html: Path, cwd: Path, t
     notebook, html = Path(notebook), Path(html)
     failed = html.with_name(f"{html.stem}.failed.ipynb")
     with _quiet(), tempfile.TemporaryDirectory(prefix="flowclip-") as folder, _own_kernel(Path(folder)):
-        # jsonschema would load it for a check that notebooks do not need, and it compiles a grammar for seconds.
-        sys.modules.setdefault("rfc3987_syntax", None)
+        load()
         import nbformat
         import papermill
 
@@ -65,6 +64,21 @@ def execute(notebook: Path, parameters: dict[str, Any], html: Path, cwd: Path, t
         paths.write_atomically(html, _html(done, notebook.stem))
     failed.unlink(missing_ok=True)
     return html
+
+
+def load() -> None:
+    """Import all that `execute` needs; for callers that go on in another thread meanwhile.
+
+    matplotlib looks whether IPython is loaded, and fails where another thread is in the middle of loading it.
+    """
+    # jsonschema would load it for a check that notebooks do not need, and it compiles a grammar for seconds.
+    sys.modules.setdefault("rfc3987_syntax", None)
+    with _quiet():
+        import IPython  # noqa: F401
+        import ipykernel.kernelspec  # noqa: F401
+        import nbconvert  # noqa: F401
+        import nbformat  # noqa: F401
+        import papermill  # noqa: F401
 
 
 def _read(notebook: Path, nbformat: Any) -> Any:

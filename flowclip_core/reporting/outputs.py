@@ -48,8 +48,11 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
     )
     with _Seal(folder / f".{target}.made", _fingerprint(target, *data[:2]), html, figure, summary) as stale:
         if stale:
+            from flowclip_core.reporting import notebooks
+
             shown = view.load(target, profile, str(results))
             write_atomically(summary, _summary_csv(shown.summary))
+            notebooks.load()
             with ThreadPoolExecutor(1) as meanwhile:  # the notebook has a process of its own
                 drawn = meanwhile.submit(lambda: _write_figures(shown.figures(), folder))
                 _execute(profile, results, html)
