@@ -74,8 +74,8 @@ def load() -> None:
     # jsonschema would load it for a check that notebooks do not need, and it compiles a grammar for seconds.
     sys.modules.setdefault("rfc3987_syntax", None)
     with _quiet():
-        import IPython  # noqa: F401
         import ipykernel.kernelspec  # noqa: F401
+        import IPython  # noqa: F401
         import nbconvert  # noqa: F401
         import nbformat  # noqa: F401
         import papermill  # noqa: F401
