@@ -1,0 +1,46 @@
+"""What the tests of faults share: a fault is an input, the exit code that it must give, and the line that says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from flowclip_core.__main__ import main
+
+
+class Fault(NamedTuple):
+    """One way in which a user's input, or a file on the disk, is wrong.
+
+    number: the kind of fault, a letter and a number («B6»). given: makes the input in an empty folder and returns the
+    words of the command line. line: a regular expression that one line of what the command says must match; with code 2
+    that is the only line on stderr.
+    """
+
+    number: str
+    name: str
+    given: Callable[[Path], Sequence[object]]
+    code: int
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.name}"
+
+
+def answer(capsys, *words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command, run in this process."""
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    return code, *capsys.readouterr()
+
+
+def check(fault: Fault, folder: Path, capsys) -> None:
+    """The command ends with the code, says the line, and never with a traceback."""
+    code, out, err = answer(capsys, *fault.given(folder))
+    assert code == fault.code, err or out
+    assert "Traceback" not in err
+    said = [line for line in err.splitlines() if line.strip()] if fault.code == 2 else (out + err).splitlines()
+    assert any(re.search(fault.line, line) for line in said), said
+    if fault.code == 2:
+        assert len(said) == 1, said
