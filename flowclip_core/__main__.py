@@ -19,9 +19,9 @@ from flowclip_core.config import PRECISIONS, PROFILES, TINY
 from flowclip_core.data.datasets import STYLES
 from flowclip_core.data.extraction import rank
 from flowclip_core.engines import ENGINES
-from flowclip_core.errors import InputError
+from flowclip_core.errors import InputError, shown
 from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
-from flowclip_core.paths import root
+from flowclip_core.paths import root, to_json
 
 if TYPE_CHECKING:
     from flowclip_core.experiments import Options
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except InputError as error:
         number = rank(None, os.environ).number
-        print(f"reproduce.sh: {f'rank {number}: ' * bool(number)}{' '.join(str(error).split())}", file=sys.stderr)
+        said = shown(" ".join(str(error).split()))
+        print(f"reproduce.sh: {f'rank {number}: ' * bool(number)}{said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if not rank(None, os.environ).number:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
-        print(f"reproduce.sh: cannot write: {error}", file=sys.stderr)
+        print(f"reproduce.sh: cannot write: {shown(error)}", file=sys.stderr)
         return 2
 
 
@@ -179,7 +180,7 @@ def _target(asked: argparse.Namespace) -> int:
             written += outputs.write_verdicts(asked.profile, folder)
             written += outputs.write_report(asked.profile, folder)
     except RuntimeError as error:  # a cell of the notebook failed; the message is one line that says which
-        print(f"reproduce.sh: {error}", file=sys.stderr)
+        print(f"reproduce.sh: {shown(error)}", file=sys.stderr)
         return 1
     if everything:
         print(outputs.verdict_counts(asked.profile, folder))
@@ -189,7 +190,7 @@ def _target(asked: argparse.Namespace) -> int:
         written += outputs.record(asked.profile, {target: results.get(target) for target in targets})
     print("\nwritten:")
     for path in dict.fromkeys(written):
-        print(f"  {_short(path)}")
+        print(f"  {shown(_short(path))}")
     return 0
 
 
@@ -228,11 +229,11 @@ def _extract(asked: argparse.Namespace) -> int:
         print(f"not whole     {missing:,} videos are other shares'; the last to finish puts the store together")
         return 0
     size = store.features.size * store.features.itemsize
-    print(f"features      {store.folder} ({size / 1e9:,.3f} GB, {wanted.config.precision})")
+    print(f"features      {shown(store.folder)} ({size / 1e9:,.3f} GB, {wanted.config.precision})")
     if lost := store.failed:
-        print(f"unreadable    {len(lost):,} videos are left out: {store.folder / 'failed.csv'}")
+        print(f"unreadable    {len(lost):,} videos are left out: {shown(store.folder / 'failed.csv')}")
         for line in lost[:3]:
-            print(f"    {line}")
+            print(f"    {shown(line)}")
     return 0
 
 
@@ -252,7 +253,7 @@ def _data(asked: argparse.Namespace) -> int:
     finally:
         for bar in bars.values():
             bar.close()
-    print(found.text(names=None if asked.names else 2))
+    print(*map(shown, found.text(names=None if asked.names else 2).split("\n")), sep="\n")
     return 0 if found.complete else 1
 
 
@@ -267,7 +268,7 @@ def _report(asked: argparse.Namespace) -> int:
     if asked.results and not any(results_folder(asked.profile, str(folder)).glob("*.csv")):
         raise InputError(f"--results {asked.results}: no tables of profile {asked.profile} in it; make them first")
     for path in outputs.write_report(asked.profile, folder):
-        print(_short(path))
+        print(shown(_short(path)))
     return 0
 
 
@@ -287,9 +288,9 @@ def _notebook(asked: argparse.Namespace) -> int:
     try:
         html = notebooks.execute(root() / "notebooks" / f"{name}.ipynb", given, folder / f"{name}.html", cwd=root())
     except RuntimeError as error:
-        print(f"reproduce.sh: {error}", file=sys.stderr)
+        print(f"reproduce.sh: {shown(error)}", file=sys.stderr)
         return 1
-    print(_short(html))
+    print(shown(_short(html)))
     return 0
 
 
@@ -308,13 +309,15 @@ def _predict(asked: argparse.Namespace) -> int:
         device=pick_device(asked.device),
     )
     if asked.json:
-        print(json.dumps(found.as_dict(), ensure_ascii=False, indent=1))
+        said = to_json("the answer", found.as_dict(), ensure_ascii=False, indent=1)
+        # What does not print is escaped here too, as JSON does it.
+        print("".join(letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1] for letter in said))
         return 0
-    print(f"{found.video}: {found.frames} frames, {found.model}")
+    print(shown(f"{found.video}: {found.frames} frames, {found.model}"))
     for label, score in found.top[:5]:
-        print(f"  {score:6.1%}  {label}")
+        print(f"  {score:6.1%}  {shown(label)}")
     for note in found.notes:
-        print(note)
+        print(shown(note))
     return 0
 
 
@@ -330,7 +333,7 @@ def _verify(asked: argparse.Namespace) -> int:
 
     checked, wrong = outputs.verify()
     for line in wrong:
-        print(f"DIFFERENT  {line}", file=sys.stderr)
+        print(f"DIFFERENT  {shown(line)}", file=sys.stderr)
     print(f"{len(checked) - len(wrong)} of {len(checked)} recorded files follow from their runs")
     return 1 if wrong else 0
 
@@ -343,10 +346,10 @@ def _doctor(asked: argparse.Namespace) -> int:
 
         with closing(Bar("reading with each decoder", "videos")) as bar:
             said = doctor.decoders(asked.decoders_of, asked.sample, bar.update)
-        print(said)
+        print(*map(shown, said.split("\n")), sep="\n")
         return 0
     found = doctor.look(_options(asked))
-    print("\n".join(map(str, found)))
+    print(*(shown(line) for finding in found for line in str(finding).split("\n")), sep="\n")
     return 1 if any(finding.fault for finding in found) else 0
 
 

@@ -5,9 +5,15 @@ A variant changes one field (`dataclasses.replace`); a run is named by a hash of
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+import math
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from flowclip_core.errors import InputError
 
@@ -20,8 +26,68 @@ TINY = "tiny-clip"
 # What the image tower may compute in.
 PRECISIONS = ("float32", "bfloat16", "float16")
 
+# Views of a frame that can be stored: the ends and the middle of its long side, and the middle mirrored.
+CROPS = ("left", "centre", "right", "mirrored")
+
+# Beyond these a setting is a slip or an attack, not a choice: a model of that size could not even be built.
+MOST_FRAMES, MOST_DIFFERENCES, MOST_HEADS, WIDEST_ADAPTER, LONGEST_PROMPT = 1024, 2**13, 1024, 2**16, 1000
+
 # Raised whenever the same settings would give another number; part of every run key.
 SCHEMA = 1
+
+
+def _choice(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+
+
+def _within(name: str, value: float | None, least: float, most: float | None = None) -> None:
+    if value is not None and not least <= value <= (math.inf if most is None else most):
+        raise InputError(f"{name}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}"))
+
+
+def need_crops(name: str, crops: Sequence[str]) -> None:
+    """Raises InputError unless `crops` names at least one crop that can be stored, and none twice."""
+    if not crops or len(set(crops)) < len(crops) or not set(crops) <= set(CROPS):
+        raise InputError(f"{name}={tuple(crops)} must be some of {', '.join(CROPS)}, each once")
+
+
+def need_types(settings: object) -> None:
+    """Raises InputError for a field of a settings class that is of another type than declared, or not finite.
+
+    A list, as JSON has them, becomes the tuple that it stands for.
+    """
+    for name, hint in _hints(type(settings)).items():
+        value = getattr(settings, name)
+        if isinstance(value, list) and typing.get_origin(hint) is tuple:
+            object.__setattr__(settings, name, value := tuple(value))
+        if not _fits(value, hint):
+            declared = next(one.type for one in fields(settings) if one.name == name)
+            finite = " and finite" if isinstance(value, float) and _fits(0.0, hint) else ""
+            raise InputError(f"{name}={value!r:.60} must be {declared}{finite} (in {type(settings).__name__})")
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, object]:
+    return typing.get_type_hints(kind)
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value is of an annotated type; True is no number, a whole number is also a float, which is finite."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return any(_fits(value, one) for one in inside)
+    if origin is tuple and inside[-1] is ...:
+        return isinstance(value, tuple) and all(_fits(one, inside[0]) for one in value)
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) == len(inside) and all(map(_fits, value, inside))
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(pair, tuple[inside]) for pair in value.items())
+    if hint is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if hint in (int, bool):
+        return type(value) is hint
+    return isinstance(value, hint)
 
 
 @dataclass(frozen=True)
@@ -49,25 +115,34 @@ class ModelConfig:
     head: str = "text"  # or "linear": learnt class vectors in the place of texts, a control the paper lacks
 
     def __post_init__(self) -> None:
+        need_types(self)
         _choice("norm_order", self.norm_order, "pre", "post")
         _choice("positions", self.positions, "none", "learned")
         _choice("video_tokens", self.video_tokens, "pooled", "sequence")
         _choice("head", self.head, "text", "linear")
+        _within("frames", self.frames, 2, MOST_FRAMES)
+        _within("heads", self.heads, 1, MOST_HEADS)
+        _within("adapter_width", self.adapter_width, 0, WIDEST_ADAPTER)  # 0: no adapter
         if not 1 <= self.step < self.frames:
             raise InputError(f"step s={self.step} needs 1 <= s <= T-1 with T={self.frames} frames (section 3.2)")
+        if self.differences > MOST_DIFFERENCES:
+            raise InputError(
+                f"step={self.step} and frames={self.frames} make {self.differences} frame differences, expected at most"
+                f" {MOST_DIFFERENCES}; take a smaller step"
+            )
         if self.tau <= 0:
             raise InputError(f"tau={self.tau} must be above 0")
+        if not self.prompt.split() or len(self.prompt) > LONGEST_PROMPT:
+            raise InputError(f"prompt={self.prompt!r:.60} must have words, in at most {LONGEST_PROMPT} characters")
         if self.mmb and not self.spatial:
             raise InputError("mmb=True needs spatial=True: Eq. 6 adds both streams")
         if self.head == "linear" and (self.map or self.mcb):
             raise InputError("head='linear' has no texts, so map and mcb must be off")
-        if self.adapter_width < 0:
-            raise InputError(f"adapter_width={self.adapter_width} must be 0 (no adapter) or more")
 
     @property
     def differences(self) -> int:
         """L, the number of frame differences: sum of T-d over the distances d = 1..s (Eq. 5)."""
-        return sum(self.frames - d for d in range(1, self.step + 1))
+        return self.step * self.frames - self.step * (self.step + 1) // 2
 
     @property
     def prompt_length(self) -> int:
@@ -88,8 +163,16 @@ class TrainConfig:
     crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")  # stored views that training draws from
 
     def __post_init__(self) -> None:
+        need_types(self)
         if (self.steps is None) == (self.epochs is None):
             raise InputError(f"give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
+        for name in ("lr", "weight_decay"):
+            _within(name, getattr(self, name), 0)
+        for name in ("batch", "epochs", "steps"):
+            _within(name, getattr(self, name), 1)
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum={self.momentum} must be at least 0 and below 1")
+        need_crops("crops", self.crops)
 
     def total_steps(self, videos: int) -> int:
         """Number of optimiser steps when one epoch sees `videos` videos."""
@@ -109,6 +192,12 @@ class EvalConfig:
     seed: int = 0
     controls: bool = False  # also score with the test frames shuffled, reversed, and one frame repeated
 
+    def __post_init__(self) -> None:
+        need_types(self)
+        _within("clips", self.clips, 1)
+        _within("seed", self.seed, 0)
+        need_crops("crops", self.crops)
+
     @property
     def views(self) -> str:
         return f"{self.clips}x{len(self.crops)}"
@@ -120,6 +209,11 @@ class BackboneConfig:
 
     name: str = "ViT-B-16"
     pretrained: str | None = "openai"
+
+    def __post_init__(self) -> None:
+        need_types(self)
+        if not self.name:
+            raise InputError(f"name='' must be {TINY} or an open_clip name")
 
 
 @dataclass(frozen=True)
@@ -133,6 +227,11 @@ class Transfer:
     dataset: str
     split: int = 1
     draws: int = 10
+
+    def __post_init__(self) -> None:
+        need_types(self)
+        _within("split", self.split, 1)
+        _within("draws", self.draws, 2)  # their spread is told
 
 
 @dataclass(frozen=True)
@@ -153,6 +252,12 @@ class RunConfig:
     transfer: Transfer | None = None
     held_out: bool = False  # tested on training videos set aside, to choose a learning rate
     listed: str | None = None  # hash of a published few-shot list, whose videos stand in for a seeded draw
+
+    def __post_init__(self) -> None:
+        need_types(self)
+        _within("k", self.k, 1)
+        _within("seed", self.seed, 0)
+        _within("split", self.split, 1)
 
 
 @dataclass(frozen=True)
@@ -176,6 +281,17 @@ class Profile:
     frames_stored: int = 32
     store_crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")
     lists: tuple[tuple[str, int], ...] = ()  # (hash, k) of published few-shot lists in the place of `shots`
+
+    def __post_init__(self) -> None:
+        need_types(self)
+        for name in ("seeds", "closed_seeds", "frames_stored"):
+            _within(name, getattr(self, name), 1)
+        for name in ("shots", "kinetics_shots", "splits"):
+            for value in getattr(self, name):
+                _within(name, value, 1)
+        for rate in self.rates:
+            _within("rates", rate, 0)
+        need_crops("store_crops", self.store_crops)
 
 
 PAPER_ROLES = {"HMDB-51": "hmdb51", "UCF-101": "ucf101", "Kinetics-400": "kinetics400"}
@@ -241,9 +357,4 @@ def run_key(config: RunConfig, data: str, weights: str) -> str:
     if config.listed is None:  # came later: runs without a list keep their names
         del settings["listed"]
     said = {"config": settings, "data": data, "weights": weights, "schema": SCHEMA}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _choice(name: str, value: str, *allowed: str) -> None:
-    if value not in allowed:
-        raise InputError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+    return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import tempfile
 from pathlib import Path
 
 import platformdirs
+
+from flowclip_core.errors import NotFinite
 
 
 def root() -> Path:
@@ -37,6 +41,31 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
         Path(part).unlink(missing_ok=True)
         raise
     return path
+
+
+def to_json(what: object, content: object, **layout: object) -> str:
+    """The content as JSON, which has no word for a number that is not finite. layout: what `json.dumps` takes.
+
+    Raises NotFinite naming `what` is to be written and where in it such a number stands.
+    """
+    try:
+        return json.dumps(content, allow_nan=False, **layout)
+    except ValueError:
+        if (found := _not_finite(content)) is None:
+            raise
+        raise NotFinite(f"{what}: {found} is not finite, so it is not written") from None
+
+
+def _not_finite(content: object, place: str = "") -> str | None:
+    if isinstance(content, float) and not math.isfinite(content):
+        return f"{place.lstrip('.') or 'the value'} = {content}"
+    if isinstance(content, dict):
+        inside = ((f"{place}.{name}", value) for name, value in content.items())
+    elif isinstance(content, list | tuple):
+        inside = ((f"{place}[{number}]", value) for number, value in enumerate(content))
+    else:
+        return None
+    return next((found for where, value in inside if (found := _not_finite(value, where))), None)
 
 
 def sha256(path: Path) -> str:

@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowclip_core.config import TINY
-from flowclip_core.errors import InputError
+from flowclip_core.errors import InputError, NotFinite
+
+
+# exp of more is no scale of cosines; CLIP ends at log 100.
+LARGEST_SCALE = 50.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def classify(
     `FlowCLIP.save`), or a repository of the hub, «user/name». `labels` may then be left out, to use its own classes, or
     be other names, which is the paper's zero-shot transfer. backbone: by default the checkpoint's, or the embedded tiny
     CLIP.
-    Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints.
+    Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints, and NotFinite
+    where a number on the way to the scores is not finite.
     """
     texts = [label.strip() for label in labels] if labels is not None else None
     if texts is None and checkpoint is None:
@@ -76,7 +81,10 @@ def classify(
     backbone = backbone or TINY
     frozen = load_backbone(backbone, pretrained, device=device)
     if checkpoint is None:
-        tau = 1 / math.exp(float(frozen.clip.logit_scale))
+        scale = float(frozen.clip.logit_scale)
+        if abs(scale) > LARGEST_SCALE:
+            raise NotFinite(f"backbone {backbone}: its logit_scale is {scale:g}, expected the logarithm of some 100")
+        tau = 1 / math.exp(scale)
         model = FlowCLIP(replace(CLIP, tau=tau), frozen, texts).eval()
     else:
         model = FlowCLIP.load(parts, frozen, texts)
@@ -84,9 +92,18 @@ def classify(
         clip = read_frames(video, lambda n: segment_centres(n, model.config.frames), decoder)
     with torch.inference_mode():
         features = frozen.encode_frames(resize_and_crop(clip.frames, frozen.image_size, ("centre",))[0])
-        scores = model(features[None])["logits"][0].softmax(-1)
+        if not features.isfinite().all():
+            raise NotFinite(f"{video}: a feature that {backbone} makes of it is no finite number, so nothing is answered")
+        logits = model(features[None])["logits"][0]
+        if not logits.isfinite().all():
+            raise NotFinite(f"{video}: the model's logits are not all finite numbers, so nothing is answered")
+        scores = logits.softmax(-1)
     order = scores.argsort(descending=True).tolist()
     notes = [frozen.about]
+    if (clip.frames == clip.frames[:1]).all():
+        notes.append("All frames that it looks at are equal: nothing moves, the answer rests on one picture.")
+    if (alike := int((scores == scores.max()).sum())) > 1:
+        notes.append(f"The first {alike} names have the same score: their order says nothing.")
     if backbone == TINY:
         from flowclip_core.demo.pretrain import unknown_words
 

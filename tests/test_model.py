@@ -235,10 +235,10 @@ def test_training_lowers_the_loss_and_repeats_bit_by_bit(small, store):
     assert fit(small, store, seed=1, config=config)[1].losses != log.losses
 
 
-def test_zero_steps_change_nothing_and_two_change_every_part(small, store):
+def test_a_rate_of_zero_changes_nothing_and_another_every_part(small, store):
     before = {name: value.clone() for name, value in FlowCLIP(ModelConfig(), small, NAMES).trained().items()}
-    for steps, moved in ((0, False), (2, True)):
-        config = TrainConfig(lr=0.01, batch=8, epochs=None, steps=steps, crops=("centre",))
+    for lr, moved in ((0.0, False), (0.01, True)):
+        config = TrainConfig(lr=lr, batch=8, epochs=None, steps=2, crops=("centre",))
         after = fit(small, store, config=config)[0].trained()
         assert all(torch.equal(before[name], after[name]) is not moved for name in before)
 

@@ -32,8 +32,8 @@ from flowclip_core import workers
 from flowclip_core.data.datasets import Dataset
 from flowclip_core.data.features import FAILED, INDEX, TABLES, FeatureStore, StoreConfig, read_table
 from flowclip_core.data.video import crop, read_frames, resize, segment_centres
-from flowclip_core.errors import InputError, VideoError
-from flowclip_core.paths import cache_dir, sha256, write_atomically
+from flowclip_core.errors import InputError, NotFinite, VideoError
+from flowclip_core.paths import cache_dir, sha256, to_json, write_atomically
 from flowclip_core.workers import Pool
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def fill(
             nonlocal done
             while len(encoding) > ahead:
                 shard, row, answer = encoding.popleft()
-                shard.add(row, None if answer is None else answer.features())
+                shard.add(row, None if answer is None else _finite(answer.features(), wanted.videos / row["name"]))
                 done += 1
                 workers.tell(1)
 
@@ -371,6 +371,18 @@ def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> _An
         return _Answer(kept, torch.cuda.current_stream(encoder.device).record_event())
 
 
+def _finite(features: torch.Tensor, video: Path) -> torch.Tensor:
+    """The features (C,F,D) float16 of a video. Raises NotFinite where one is no finite number, so that none is stored."""
+    if not (good := features.isfinite()).all():
+        bad = float(features[~good][0])
+        why = "no number" if bad != bad else "too large to be stored (float16 ends at 65504)"
+        raise NotFinite(
+            f"{video}: the image tower makes a feature of it that is {why}; nothing is stored of it: look at its frames,"
+            " the weights and --precision"
+        )
+    return features
+
+
 def _need_space(wanted: Plan, video_bytes: int) -> None:
     """Raises InputError before hours of work where the disk cannot hold the shards and the array made of them."""
     need = 2 * wanted.total * video_bytes - sum(path.stat().st_size for path, _ in wanted.parts if path.exists())
@@ -483,7 +495,7 @@ def _merge(wanted: Plan, allow_unreadable: bool) -> None:
             write_atomically(folder / table, pd.DataFrame(found, columns=columns).to_csv(index=False))
         about = {"schema": SCHEMA, "weights": config.weights, "frames": config.frames, "crops": config.crops}
         about["precision"] = config.precision
-        write_atomically(folder / "about.json", json.dumps(about, indent=1) + "\n")
+        write_atomically(folder / "about.json", to_json(folder, about, indent=1) + "\n")
 
 
 def _lock(folder: Path) -> filelock.FileLock:

@@ -17,10 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flowclip_core.errors import InputError
+from flowclip_core.config import PRECISIONS, need_crops, need_types
+from flowclip_core.errors import InputError, NotFinite
 
 INDEX = ["name", "bytes", "modified", "sha256", "frames", "decoder"]
 FAILED = ["name", "bytes", "modified", "sha256", "error"]
+# Frames that differ by less than the last bit of a float16, relative to the largest feature, are one picture.
+STILL = 2.0**-10
 TABLES = ("index.csv", "failed.csv")
 
 
@@ -33,6 +36,14 @@ class StoreConfig:
     crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")
     decoder: str = "pyav"
     precision: str = "float32"  # of the image tower's arithmetic
+
+    def __post_init__(self) -> None:
+        need_types(self)
+        need_crops("crops", self.crops)
+        if self.frames < 1:
+            raise InputError(f"frames={self.frames} must be 1 or more")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -84,9 +95,33 @@ class FeatureStore:
         return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
     def take(self, rows: np.ndarray, frames: np.ndarray, crops: np.ndarray | None = None) -> np.ndarray:
-        """Frame features (B,T,D) float32. rows (B,); frames (B,T) stored frame numbers; crops (B,), default centre."""
+        """Frame features (B,T,D) float32. rows (B,); frames (B,T) stored frame numbers; crops (B,), default centre.
+
+        Raises NotFinite naming the first video with a feature that is not a finite number.
+        """
         crops = np.full(len(rows), self.crops.index("centre")) if crops is None else crops
-        return self.features[rows[:, None], crops[:, None], frames].astype(np.float32)
+        taken = self.features[rows[:, None], crops[:, None], frames].astype(np.float32)
+        if not np.isfinite(taken.sum()):  # of float16 the sum cannot overflow, and it is faster than a look at each
+            bad = int(np.argmin(np.isfinite(taken).all((1, 2))))
+            name, crop = self.index["name"].iloc[rows[bad]], self.crops[crops[bad]]
+            raise NotFinite(
+                f"{self.folder}: the stored features of video {name} (crop {crop}) are not all finite numbers; remove"
+                " the folder and run again"
+            )
+        return taken
+
+    def still(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the videos (n,) do not move: all stored frames of the first crop are equal, to what float16 keeps.
+
+        A video of one frame, or of one picture held, is such a one: its frame differences (Eq. 4) say nothing.
+        """
+        moves = np.zeros(len(rows), bool)
+        for frame in range(1, self.features.shape[2]):  # almost all videos move in the first: the others are not read
+            left = np.flatnonzero(~moves)
+            first = self.features[rows[left], 0, 0].astype(np.float32)
+            change = np.abs(self.features[rows[left], 0, frame] - first)
+            moves[left] = change.max(1, initial=0) > STILL * np.abs(first).max(1, initial=0)
+        return ~moves
 
 
 def central_frames(stored: int, frames: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from flowclip_core.demo.actions import ACTIONS
 from flowclip_core.demo.captions import Still, caption, describe, vocabulary
 from flowclip_core.demo.figures import HEIGHT, PLACES, Look, Nuisance
 from flowclip_core.errors import InputError
-from flowclip_core.paths import cache_dir, sha256, write_atomically
+from flowclip_core.paths import cache_dir, sha256, to_json, write_atomically
 from flowclip_core.workers import end_with_parent
 
 if TYPE_CHECKING:
@@ -341,10 +341,10 @@ def run(steps: int, seed: int, out: Path, attempts: list[str], threads: int = 2)
         "token_ids": trainer.ids,
     }
     log_path = out / "tiny_clip.log.json"
-    write_atomically(log_path, json.dumps(log, indent=1) + "\n")
+    write_atomically(log_path, to_json(log_path, log, indent=1) + "\n")
     model = load_tiny_clip(out)
     log["zero_shot"] = {name: zero_shot(model, name, *fresh_clips(name, world.TEST)) for name in world.LOOKS}
-    write_atomically(log_path, json.dumps(log, indent=1) + "\n")
+    write_atomically(log_path, to_json(log_path, log, indent=1) + "\n")
     return log
 
 

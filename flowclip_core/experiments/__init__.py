@@ -59,6 +59,8 @@ def model_note(about: dict) -> str:
     said += [f"trained on published lists: {', '.join(lists)}"] if lists else []
     said += [f"class names in prompts: {about['class_names']}"] if "class_names" in about else []
     said += [f"videos that cannot be read, left out: {', '.join(lost)}"] if lost else []
+    still = [f"{count} of {name}" for name, count in about.get("still", {}).items()]
+    said += [f"test videos that do not move: {', '.join(still)}"] if still else []
     return "; ".join(filter(None, said))
 
 

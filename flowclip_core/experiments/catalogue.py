@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from flowclip_core.config import PROMPTS, ModelConfig, Profile, RunConfig, Transfer
+from flowclip_core.errors import InputError
 
 HMDB, UCF, KINETICS = "HMDB-51", "UCF-101", "Kinetics-400"
 BOTH = (HMDB, UCF)
@@ -193,17 +194,24 @@ def readings(profile: Profile) -> list[Cell]:
 
 
 def readings_at_their_best(profile: Profile, tried: pd.DataFrame) -> list[Cell]:
-    """Every reading at the rate with its highest mean over the data sets, tested on the test videos."""
-    return _readings(profile, best_rates(tried), profile.seeds)
+    """Every reading at the rate with its highest mean over the data sets, tested on the test videos.
+
+    Raises InputError for a reading that diverged at every rate.
+    """
+    rates = best_rates(tried)
+    if lost := [variant for variant in READINGS if variant not in rates]:
+        raise InputError(f"readings, {lost[0]}: every learning rate that was tried failed on a data set; try lower ones")
+    return _readings(profile, rates, profile.seeds)
 
 
 def best_rates(tried: pd.DataFrame) -> dict[str, float]:
     """Variant -> learning rate with the highest mean top-1 over data sets on the videos set aside (split 0).
 
-    tried: tidy table. Of equal means the smaller rate is taken.
+    tried: tidy table. Of equal means the smaller rate is taken. A rate without a score on one of the data sets, where
+    training diverged, is not taken.
     """
     scores = tried[(tried["split"] == 0) & (tried["metric"] == "top1")]
-    means = scores.groupby(["variant", "lr"])["value"].mean().round(6)
+    means = scores.pivot_table("value", ["variant", "lr"], "dataset").dropna().mean(axis=1).round(6)
     return {variant: float(found.droplevel(0).idxmax()) for variant, found in means.groupby("variant")}
 
 

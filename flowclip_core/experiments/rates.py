@@ -43,9 +43,14 @@ def sweep(profile: str, options: runs.Options) -> pd.DataFrame:
         workshop.open(chosen.roles.values())
         cells = trials(chosen)
         workshop.make(cells, "learning rates")
-        found = workshop.tidy("rates", cells)
+        found = workshop.tidy("rates", workshop.sound(cells))
     found = found.loc[found["metric"] == "top1", ["dataset", "variant", "k", "lr", "value"]]
     return found.rename(columns={"lr": "rate", "value": "top1"}).sort_values(["dataset", "variant", "k", "rate"])
+
+
+def mean_by_rate(part: pd.DataFrame) -> pd.Series:
+    """Mean top-1 by rate, of the rates at which all runs have a score: none that failed can be the best."""
+    return part.pivot_table("top1", ["dataset", "variant", "k"], "rate").dropna(axis=1).mean()
 
 
 def main() -> int:
@@ -62,7 +67,8 @@ def main() -> int:
     ):
         print(f"{name}, top-1 on videos set aside, by rate")
         print(part.pivot_table("top1", "variant", "rate").reindex(list(VARIANTS)).round(1).to_string())
-        means = part.groupby("rate")["top1"].mean()
+        if (means := mean_by_rate(part)).empty:
+            raise SystemExit(f"{name}: training diverged at every rate; try lower ones")
         print(f"mean: {means.round(1).to_dict()}; highest at {means.idxmax()}; profile {asked.profile} uses {used}\n")
     if asked.record:
         text = found.to_csv(index=False, float_format="%.4f", lineterminator="\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flowclip_core import environment
 from flowclip_core.errors import InputError
-from flowclip_core.paths import root, write_atomically
+from flowclip_core.paths import root, to_json, write_atomically
 
 
 def read_record(path: Path) -> dict | None:
@@ -29,7 +29,8 @@ def read_record(path: Path) -> dict | None:
 
 
 def write_record(path: Path, record: dict) -> Path:
-    return write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    """Raises NotFinite, and writes nothing, where a number of the record is not finite."""
+    return write_atomically(path, to_json(path, record, indent=1, sort_keys=True) + "\n")
 
 
 def software() -> dict[str, str]:

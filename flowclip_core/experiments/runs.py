@@ -39,7 +39,7 @@ from flowclip_core.data.features import FeatureStore, StoreConfig
 from flowclip_core.data.lists import read_list, shots_of
 from flowclip_core.demo import world
 from flowclip_core.engines import RayEngine, need_engine
-from flowclip_core.errors import InputError
+from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.experiments.catalogue import KINETICS, RATE_SEED, TARGETS, Cell
 from flowclip_core.experiments.records import read_record, software, write_record
 from flowclip_core.experiments.tidy import hit_row, tidy_rows
@@ -188,6 +188,7 @@ def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options |
         cells = {target: TARGETS[target].cells(one) for target, one in chosen.items()}
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
         made = workshop.make([cell for found in cells.values() for cell in found], about)
+        cells = {target: workshop.sound(found) for target, found in cells.items()}
         for target, one in chosen.items():
             if then := TARGETS[target].then:
                 more = then(one, workshop.decide(workshop.tidy, target, cells[target]))
@@ -195,6 +196,7 @@ def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options |
                 cells[target] = cells[target] + more
         if not workshop.main:
             return {}
+        workshop.remark({cell.config for found in cells.values() for cell in found})
         return {
             target: Result(
                 workshop.tidy(target, cells[target]),
@@ -239,6 +241,7 @@ class Workshop:
         self._parts: dict[tuple[str, int, bool], str] = {}
         self._keys: dict[RunConfig, str] = {}
         self._records: dict[str, dict] = {}
+        self._failed: set[RunConfig] = set()  # trials of learning rates that diverged
         # GiB of prompt trees a worker; on a GPU the training looks for itself
         self.memory = options.memory and options.memory / self.jobs
         if self.memory is None and self.device == "cpu":
@@ -394,9 +397,17 @@ class Workshop:
                 for _ in self._jointly([self._task(*run, self._lanes(1)) for run in jointly]):
                     bar.add(1)
                 apart = [run for run in needed if run not in jointly]
-                for _ in self.engine.map(_run, [(self._task(*run, self._lanes(len(apart))),) for run in apart]):
+                tasks = [(self._task(*run, self._lanes(len(apart))),) for run in apart]
+                for (task,), failure in self.engine.map(_run, tasks):
+                    if isinstance(failure, str):
+                        self._failed.add(task.config)
+                        notice(f"{failure}; this rate is not chosen")
                     bar.add(1)
         return missing
+
+    def sound(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells without the trials of learning rates that diverged, which have no score."""
+        return [cell for cell in cells if cell.config not in self._failed]
 
     def _lanes(self, runs: int) -> int:
         """Cores for each of so many runs: where there are fewer of them than cores, none lies idle."""
@@ -461,6 +472,18 @@ class Workshop:
         records = {cell.config: self.record(cell.config) for cell in cells}
         return pd.DataFrame([hit_row(record) for record in records.values()])
 
+    def remark(self, configs: Iterable[RunConfig]) -> None:
+        """Say what in finished runs gives an answer that means less than it seems."""
+        still, tied = _remarkable([self.record(config) for config in configs])
+        for name, count in still.items():
+            notice(
+                f"{name}: {count} test videos do not move, all their frames are equal: what is said of them rests on the"
+                " picture alone"
+            )
+        if tied:
+            said = ", ".join(f"{count} of {name}" for name, count in tied.items())
+            notice(f"equal scores in {said}, over all runs: they count as wrong, for order as half")
+
     def kept(self, target: str, cells: Sequence[Cell]) -> dict[str, Path]:
         """Name -> file of the weights that a target hands over: the first seed's on split 1."""
         return {
@@ -509,6 +532,7 @@ class Workshop:
             "testing_seconds": round(sum(part["test"] for part in spent), 1),
             "peak_memory_gib": max(record["peak_memory_gib"] for record in records),
             **self._unusual(),
+            **{name: told for name, told in zip(("still", "ties"), _remarkable(records), strict=True) if told},
             "last_call": {"runs_made": made, "seconds": round(time.monotonic() - started, 1)},
         }
 
@@ -533,6 +557,18 @@ def possible_shots(
     if not (rarest := min(readable[label] for label in range(len(dataset.classes)))):
         raise InputError(f"{dataset.name}: no training video of a class can be read; see failed.csv of its features")
     return tuple(k for k in shots if k <= rarest) or (rarest,)
+
+
+def _remarkable(records: Sequence[dict]) -> tuple[dict[str, int], dict[str, int]]:
+    """Test videos that do not move, by data set, and ties by metric over all runs; where there are any."""
+    still: dict[str, int] = {}
+    ties: Counter[str] = Counter()
+    for record in records:
+        name = (record["config"]["transfer"] or record["config"])["dataset"]
+        if count := record.get("still"):
+            still[name] = max(count, still.get(name, 0))
+        ties.update(record.get("ties", {}))
+    return still, dict(sorted(ties.items()))
 
 
 class Bar:
@@ -622,11 +658,37 @@ def _claimed(task: Task) -> Iterator[bool | None]:
         lock.release()
 
 
-def _run(task: Task) -> bool | None:
-    """Make one run in a worker process and write its record; None when another command is at it."""
+@contextmanager
+def _named(task: Task) -> Iterator[None]:
+    """A number that is not finite is said with the run that it is of, which leaves no weights behind."""
+    config = task.config
+    try:
+        yield
+    except NotFinite as error:
+        if not (task.folder / f"{task.key}.json").exists():
+            (task.folder / f"{task.key}.safetensors").unlink(missing_ok=True)
+        said = [f"{config.dataset} split {config.split}", "all videos" if config.k is None else f"k={config.k}"]
+        said += [f"seed {config.seed}", f"T={config.model.frames}"]
+        said += [f"{name} off" for name in ("mmb", "map", "mcb") if not getattr(config.model, name)]
+        said += [f"learning rate {config.train.lr:g}"] if config.train else ["not trained"]
+        said += [f"tested on {config.transfer.dataset}"] if config.transfer else []
+        raise type(error)(f"run {task.key} ({', '.join(said)}): {error}") from error
+
+
+def _run(task: Task) -> bool | str | None:
+    """Make one run in a worker process and write its record; None when another command is at it.
+
+    A trial of a learning rate may diverge: what is said of it is returned, for it ends nothing but its own rate.
+    """
     with _claimed(task) as ours:
         if ours:
-            _write(task, transfer(task) if task.config.transfer else train_and_test(task))
+            try:
+                with _named(task):
+                    _write(task, transfer(task) if task.config.transfer else train_and_test(task))
+            except Diverged as error:
+                if not task.config.held_out:
+                    raise
+                return str(error)
         return None if ours is None else True
 
 
@@ -637,9 +699,10 @@ def _run_jointly(task: Task) -> bool | None:
     with _claimed(task) if ranks.main() else nullcontext() as ours:
         ours = ranks.from_main(ours)
         if ours:
-            record = train_and_test(task)
-            if ranks.main():
-                _write(task, record)
+            with _named(task):
+                record = train_and_test(task)
+                if ranks.main():
+                    _write(task, record)
             ranks.from_main(None)  # the others wait until it is written
         return None if ours is None else True
 
@@ -681,8 +744,8 @@ def train_and_test(task: Task) -> dict:
         if task.keep and ranks.main():
             model.save(task.folder / f"{task.key}.safetensors")
     trained = time.monotonic()
-    found, predictions = _test(model, task.dataset, config.split, store, config.evaluation)
-    return _record(task, model, found, predictions, trained - started, time.monotonic() - trained) | {
+    tested = _test(model, task.dataset, config.split, store, config.evaluation)
+    return _record(task, model, tested, trained - started, time.monotonic() - trained) | {
         "trained_on": [video.name for video in picked] if config.k else len(picked),
         "losses": [round(loss, 5) for loss in losses],
         **({"ranks": ranks.count()} if ranks.count() > 1 else {}),
@@ -704,7 +767,7 @@ def transfer(task: Task) -> dict:
         return FlowCLIP.load(task.folder / f"{task.source}.safetensors", backbone, texts, tree)
 
     model = model_for(other.texts)
-    found, predictions = _test(model, other, config.transfer.split, store, config.evaluation)
+    tested = _test(model, other, config.transfer.split, store, config.evaluation)
     halves = []
     for draw in range(config.transfer.draws):
         labels = datasets.half_of_classes(other, draw)
@@ -714,12 +777,16 @@ def transfer(task: Task) -> dict:
         rows = store.rows([video.name for video in test])
         scores = loop.score(model_for(tuple(other.texts[label] for label in labels)), store, rows, config.evaluation)
         halves.append(metrics.accuracy(scores, np.array([place[video.label] for video in test])))
-    found |= {"top1_half": float(np.mean(halves)), "half_sd": float(np.std(halves, ddof=1))}
-    return _record(task, model, found, predictions, 0.0, time.monotonic() - started) | {"halves": halves}
+    tested["scores"] |= {"top1_half": float(np.mean(halves)), "half_sd": float(np.std(halves, ddof=1))}
+    return _record(task, model, tested, 0.0, time.monotonic() - started) | {"halves": halves}
 
 
-def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: EvalConfig) -> tuple[dict, dict]:
-    """Scores in percent, and {video: [label, predicted label, score of the true one]} of a split's test videos."""
+def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: EvalConfig) -> dict:
+    """What a record says of a split's test videos.
+
+    scores in percent; predictions {video: [label, predicted label, score of the true one]}; ties, how many videos a tie
+    decided, by metric; still, how many videos do not move, which have no motion to go by.
+    """
     from flowclip_core.training import loop, metrics
 
     test = [video for video in dataset.splits[split].test if store.has(video.name)]
@@ -736,16 +803,20 @@ def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: 
         video.name: [int(label), int(guess), round(float(row[label]), 6)]
         for video, label, guess, row in zip(test, labels, named, scores, strict=True)
     }
-    return found, predictions
+    return {
+        "scores": found,
+        "predictions": predictions,
+        "ties": metrics.ties(scores, labels, dataset.pairs),
+        "still": int(store.still(rows).sum()),
+    }
 
 
-def _record(task: Task, model, scores: dict, predictions: dict, training: float, testing: float) -> dict:
+def _record(task: Task, model, tested: dict, training: float, testing: float) -> dict:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
     return {
         "key": task.key,
         "config": asdict(task.config),
-        "scores": scores,
-        "predictions": predictions,
+        **tested,
         "parameters": sum(value.numel() for value in model.trained().values()),
         "tokens_per_video": model.tree.tokens_per_video,
         "differences": task.config.model.differences if task.config.model.mmb else 0,

@@ -31,7 +31,7 @@ from flowclip_core.data.features import FeatureStore
 from flowclip_core.errors import notice
 from flowclip_core.experiments.catalogue import BASELINE, FULL, VARIANTS
 from flowclip_core.experiments.towers import gpu_name, lanes, pick_device, pick_precision
-from flowclip_core.paths import cache_dir, root, write_atomically
+from flowclip_core.paths import cache_dir, root, to_json, write_atomically
 from flowclip_core.workers import Pool, default_jobs
 
 SAMPLE = 8  # pictures that a lane encodes to be timed
@@ -99,7 +99,8 @@ class Speed:
         if len(prices) != 24 or not all(0 <= price < float("inf") for price in prices):
             raise ValueError("no prices")
         rates = [found.pictures, found.jobs, found.base_bytes, found.rows, sum(found.train), sum(found.view)]
-        if not all(rate > 0 for rate in rates) or not all(found.tokens[name] > 0 for name in PAPER_ROLES.values()):
+        rates += [found.tokens[name] for name in PAPER_ROLES.values()]
+        if not all(0 < rate < float("inf") for rate in rates):
             raise ValueError("no speed")
         return found
 
@@ -132,7 +133,7 @@ def speed(backbone: BackboneConfig) -> tuple[Speed, str]:
     found = measure(BackboneConfig(backbone.name, None), device, precision, official())
     known[key] = {"code": code, "speed": asdict(found)}
     with suppress(OSError):  # then it is measured again next time
-        write_atomically(path, json.dumps(known, indent=1) + "\n")
+        write_atomically(path, to_json(path, known, indent=1) + "\n")
     return found, where
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from flowclip_core.config import PRECISIONS, TINY
-from flowclip_core.errors import InputError
+from flowclip_core.errors import InputError, NotFinite
 from flowclip_core.model.hub import HUB_SECONDS
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
@@ -75,7 +75,8 @@ class Backbone(nn.Module):
         """Cast the image tower alone to `float32`, `bfloat16` or `float16`; returns this backbone.
 
         The text tower and `weights_hash` stay those of float32, so a cast is to be named beside the hash. Raises
-        InputError for another name, or for a second cast: what the first one rounded off is gone.
+        InputError for another name, or for a second cast: what the first one rounded off is gone; NotFinite for weights
+        that are too large for it.
         """
         if dtype not in PRECISIONS:
             raise InputError(f"precision {dtype!r} is unknown; use {', '.join(PRECISIONS)}")
@@ -84,6 +85,7 @@ class Backbone(nn.Module):
                 raise InputError(f"the image tower is {self.tower_dtype} already; load the backbone again for {dtype}")
             _ = self.weights_hash  # kept from here on
             self.clip.visual.to(getattr(torch, dtype))
+            _need_finite(self.clip.visual, f"--precision {dtype}: backbone {self.name}", "; take float32")
         return self
 
     @property
@@ -154,7 +156,8 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
     name: `tiny-clip` (embedded, knows drawn figures) or an open_clip name. OpenAI's models use QuickGELU, so `ViT-B-16`
     means open_clip's `ViT-B-16-quickgelu`, for a weights file too, unless the tag of other weights is given.
     pretrained: an open_clip tag (`openai`), a weights file, or None (also "none") for random weights drawn from `seed`.
-    Raises InputError for an unknown name or tag, an unreadable file, or weights that are neither cached nor reachable.
+    Raises InputError for an unknown name or tag, an unreadable file, or weights that are neither cached nor reachable;
+    NotFinite for weights that are not all finite numbers.
     """
     pretrained = None if pretrained in (None, "", "none") else str(pretrained)
     if name == TINY:
@@ -184,7 +187,15 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
             raise InputError(f"backbone {name}: weights {pretrained!r} do not fit: {why}") from error
         finally:
             logging.getLogger().setLevel(level)
+    _need_finite(clip, f"--pretrained {pretrained}: backbone {name}", "; the file is damaged, take another copy")
     return Backbone(clip, name, pretrained, open_clip.get_tokenizer(model)).to(device)
+
+
+def _need_finite(tower: nn.Module, what: str, so: str) -> None:
+    """Raises NotFinite naming the first weight that is not all finite numbers."""
+    for name, value in tower.state_dict().items():
+        if not value.isfinite().all():
+            raise NotFinite(f"{what}: its weights {name} are not all finite numbers{so}")
 
 
 def check_weights(name: str, pretrained: str | None) -> None:

@@ -5,7 +5,6 @@ Letters: B videos, T frames, L differences, K classes, H prompt vectors, D share
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +20,11 @@ from flowclip_core.errors import InputError
 from flowclip_core.model import hub
 from flowclip_core.model.backbone import Backbone, load_backbone
 from flowclip_core.model.communication import CommunicationBlock
-from flowclip_core.model.hub import read_checkpoint
+from flowclip_core.model.hub import need_sound, read_parts
 from flowclip_core.model.motion import Stream, differences
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.model.prompts import MotionAwarePrompts, prompt_vectors
-from flowclip_core.paths import write_atomically
+from flowclip_core.paths import to_json, write_atomically
 
 
 class FlowCLIP(nn.Module, ModelHubMixin):
@@ -47,25 +46,15 @@ class FlowCLIP(nn.Module, ModelHubMixin):
     ) -> None:
         super().__init__()
         self.config, self.backbone, self.class_texts = config, backbone, tuple(class_texts)
-        width, motion = backbone.width, config.mmb and config.adapter_width > 0
         initial = prompt_vectors(backbone, config.prompt)
+        parts = _parts(config, backbone.width, initial, len(self.class_texts), seed)
         self.tree = tree or PromptTree(backbone, class_texts, len(initial))
         self.spatial_stream = self.motion_stream = self.prompts = self.communication = self.head = None
-        if config.spatial:
-            self.spatial_stream = _seeded(seed, 1, lambda: Stream(width, config.frames, config))
-        if config.mmb:
-            self.motion_stream = _seeded(seed, 2, lambda: Stream(width, config.differences, config))
-        if config.map:
-            self.prompts = _seeded(seed, 3, lambda: MotionAwarePrompts(initial, width, config.adapter_width, motion))
-        else:
+        for name, part in parts.items():
+            setattr(self, name, part)
+        if not config.map:
             with torch.no_grad():  # static texts do not depend on the video: encoded once
                 self.register_buffer("static_texts", self.tree(initial[None]), persistent=False)
-        if config.head == "linear":
-            self.head = nn.Linear(width, len(self.class_texts))
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
-        if config.mcb:
-            self.communication = _seeded(seed, 4, lambda: CommunicationBlock(width, config.heads))
         self.to(backbone.mean.device)
 
     def forward(self, frames: Tensor, prompt_motion: Tensor | None = None) -> dict[str, Tensor]:
@@ -123,7 +112,10 @@ class FlowCLIP(nn.Module, ModelHubMixin):
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
     def save(self, path: Path) -> Path:
-        """Write the trained parts, the settings and the class texts into one safetensors file, atomically."""
+        """Write the trained parts, the settings and the class texts into one safetensors file, atomically.
+
+        Raises NotFinite for a part that is no sound number, as `load` would.
+        """
         return write_atomically(path, self._checkpoint()[0])
 
     @classmethod
@@ -133,28 +125,26 @@ class FlowCLIP(nn.Module, ModelHubMixin):
         """The model saved at `path`, for its own classes or for others (zero-shot transfer, section 4.4).
 
         path: a file that `save` wrote, or a folder that `save_pretrained` wrote.
-        Raises InputError for another kind of file, another backbone, parts that do not fit, or a linear head that is to
-        name other classes.
+        Raises InputError for another kind of file, another backbone, parts that do not fit or are no sound numbers, or a
+        linear head that is to name other classes.
         """
-        about, parts = read_checkpoint(path)
-        made_with = about["backbone"]
+        about = hub.read_settings(path)
+        made_with, own = about["backbone"], about["class_texts"]
         if made_with["weights"] != backbone.weights_hash:
             raise InputError(
                 f"{path}: made with backbone {made_with['name']} (weights {made_with['weights'][:12]}), not with"
                 f" {backbone.name} ({backbone.weights_hash[:12]}); choose it with --backbone and --pretrained"
             )
-        texts = class_texts or about["class_texts"]
-        try:
-            config = ModelConfig(**about["model"])
-        except TypeError as error:
-            raise InputError(f"{path}: saved by another version of flowclip ({error})") from error
-        if config.head == "linear" and list(texts) != list(about["class_texts"]):
-            raise InputError(f"{path}: its linear head knows its own {len(about['class_texts'])} classes alone")
+        texts, config = class_texts or own, ModelConfig(**about["model"])
+        if config.head == "linear" and list(texts) != own:
+            raise InputError(f"{path}: its linear head knows its own {len(own)} classes alone")
+        # Compared before anything of the sizes that a file claims is built.
+        initial = prompt_vectors(backbone, config.prompt)
+        with torch.device("meta"):
+            new = nn.ModuleDict(_parts(config, backbone.width, initial.to("meta"), len(own)))
+        parts = read_parts(path, dict(new.named_parameters()))
         model = cls(config, backbone, texts, tree=tree)
         trained = model.trained()
-        shapes = ({(name, tuple(value.shape)) for name, value in found.items()} for found in (parts, trained))
-        if wrong := set.symmetric_difference(*shapes):
-            raise InputError(f"{path}: its parts do not fit: {sorted({name for name, _ in wrong})[:3]}")
         with torch.no_grad():
             for name, value in trained.items():
                 value.copy_(parts[name])
@@ -239,9 +229,30 @@ class FlowCLIP(nn.Module, ModelHubMixin):
                 "weights": self.backbone.weights_hash,
             },
         }
+        need_sound("nothing is saved: the part", self.trained())
         # One entry: the format keeps no order among several, and equal models are to be equal files.
-        metadata = {"flowclip": json.dumps(about, sort_keys=True)}
+        metadata = {"flowclip": to_json("the settings", about, sort_keys=True)}
         return save({name: value.detach().cpu() for name, value in self.trained().items()}, metadata), about
+
+
+def _parts(config: ModelConfig, width: int, initial: Tensor, classes: int, seed: int = 0) -> dict[str, nn.Module]:
+    """The parts that are trained, by name. initial: prompt vectors (H,W). Raises InputError for heads that do not fit."""
+    if width % config.heads:
+        raise InputError(f"heads={config.heads} must divide the width {width} of the backbone's features")
+    found, motion = {}, config.mmb and config.adapter_width > 0
+    if config.spatial:
+        found["spatial_stream"] = _seeded(seed, 1, lambda: Stream(width, config.frames, config))
+    if config.mmb:
+        found["motion_stream"] = _seeded(seed, 2, lambda: Stream(width, config.differences, config))
+    if config.map:
+        found["prompts"] = _seeded(seed, 3, lambda: MotionAwarePrompts(initial, width, config.adapter_width, motion))
+    if config.head == "linear":
+        found["head"] = nn.Linear(width, classes)
+        nn.init.zeros_(found["head"].weight)
+        nn.init.zeros_(found["head"].bias)
+    if config.mcb:
+        found["communication"] = _seeded(seed, 4, lambda: CommunicationBlock(width, config.heads))
+    return found
 
 
 def _seeded(seed: int, part: int, build: Callable[[], nn.Module]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 A checkpoint is a safetensors file of the trained parts; its metadata holds the settings, the class texts and which
 backbone they belong to. A folder holds the same as `model.safetensors`, the settings again as a readable `config.json`,
-and a model card `README.md`. No function here needs the towers, and all but `read_checkpoint` do without torch.
+and a model card `README.md`. No function here needs the towers, and all but `read_parts` do without torch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from flowclip_core.config import TINY
+from flowclip_core.config import LONGEST_PROMPT, TINY, ModelConfig
 from flowclip_core.demo import world
-from flowclip_core.errors import InputError
-from flowclip_core.paths import write_atomically
+from flowclip_core.errors import InputError, NotFinite
+from flowclip_core.paths import to_json, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 HUB_SECONDS = 5.0  # to find out whether the hub can be reached
+
+# What trained parts may hold: beyond it they are damaged or hostile. What SGD makes of them is near 1.
+LARGEST = 1e6
+# Classes of a checkpoint, and letters of a name: the tree of all names grows with the square of their tokens.
+MOST_CLASSES, LONGEST_NAME = 4096, LONGEST_PROMPT
 
 PAPER = "«Seeing in Flowing: Adapting CLIP for Action Recognition with Motion Prompts Learning»"
 DOI = "https://doi.org/10.1145/3581783.3612490"
@@ -91,24 +96,41 @@ def find(name: str | Path, **download) -> Path:
     return folder
 
 
-def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """Settings and tensors of a file written by `FlowCLIP.save`, or of a folder written by `save_pretrained`.
+def read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a file written by `FlowCLIP.save`, or of a folder written by `save_pretrained`.
 
-    Raises InputError for anything else, and for a folder whose two files disagree.
+    wanted: tensors of the names, shapes and types that are to be in it; their values, and memory for them, do not matter.
+    Raises InputError for anything else, before a tensor of another shape is read; NotFinite as `need_sound` does.
     """
-    about = read_settings(path)
     file = path / WEIGHTS if path.is_dir() else path
     try:
         with safe_open(file, "pt") as opened:
-            return about, {name: opened.get_tensor(name) for name in opened.keys()}
+            there = {(name, tuple(opened.get_slice(name).get_shape())) for name in opened.keys()}
+            if wrong := there ^ {(name, tuple(value.shape)) for name, value in wanted.items()}:
+                raise InputError(f"{path}: its parts do not fit: {sorted({name for name, _ in wrong})[:3]}")
+            parts = {name: opened.get_tensor(name) for name in opened.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+    for name, value in parts.items():
+        if value.dtype != wanted[name].dtype:
+            raise InputError(f"{path}: its part {name} is {value.dtype}, expected {wanted[name].dtype}; save it as that")
+    need_sound(f"{path}: its part", parts)
+    return parts
+
+
+def need_sound(what: str, parts: Mapping[str, Tensor], limit: float = LARGEST) -> None:
+    """Raises NotFinite naming the first of trained parts that is not finite or not below `limit`: what it is, and its
+    name."""
+    for name, value in parts.items():
+        if not (largest := float(value.detach().abs().max())) < limit:
+            raise NotFinite(f"{what} {name} holds {largest:g}; below {limit:g} is expected")
 
 
 def read_settings(path: Path) -> dict:
     """What a checkpoint, or a folder with one, says of itself: `model`, `class_texts`, `backbone`.
 
-    Raises InputError as `read_checkpoint` does, but for tensors that cannot be read.
+    Raises InputError for a file or a folder that is none of ours, for a folder whose two files disagree, for settings
+    that no model can have, and for more classes or longer names than one is built for.
     """
     if path.is_dir():
         return _folder_settings(path)
@@ -123,7 +145,24 @@ def read_settings(path: Path) -> dict:
         about = None
     if not _well_formed(about):
         raise InputError(f"{path}: a safetensors file, but not one that flowclip saved")
+    try:
+        ModelConfig(**about["model"])
+        _need_names(about["class_texts"])
+    except TypeError as error:
+        raise InputError(f"{path}: saved by another version of flowclip ({error})") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return about
+
+
+def _need_names(names: Sequence[str]) -> None:
+    if len(names) > MOST_CLASSES:
+        raise InputError(f"class_texts has {len(names):,} names, expected {MOST_CLASSES:,} at most")
+    if odd := [name for name in names if not name.strip() or len(name) > LONGEST_NAME]:
+        raise InputError(f"class_texts has the name {odd[0]!r:.60}, expected 1 to {LONGEST_NAME} letters")
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise InputError(f"class_texts has {twice!r} twice; every class needs a name of its own")
 
 
 def _well_formed(about: object) -> bool:
@@ -209,7 +248,7 @@ def write_folder(folder: Path, checkpoint: bytes, about: Mapping, record: Mappin
         raise InputError(f"{folder}: is a file; give the name of a folder")
     contents = {
         WEIGHTS: checkpoint,
-        SETTINGS: (json.dumps({"flowclip": about}, indent=2, sort_keys=True) + "\n").encode(),
+        SETTINGS: (to_json(folder / SETTINGS, {"flowclip": about}, indent=2, sort_keys=True) + "\n").encode(),
         CARD: card(about, record).encode(),
     }
     for name, content in contents.items():

@@ -21,7 +21,7 @@ from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARG
 from flowclip_core.experiments.records import read_record
 from flowclip_core.experiments.tidy import by_key, hits_csv, save_tidy, tidy_csv
 from flowclip_core.model import hub
-from flowclip_core.paths import root, sha256, write_atomically
+from flowclip_core.paths import root, sha256, to_json, write_atomically
 from flowclip_core.reporting import tables, view
 from flowclip_core.reporting.view import View
 
@@ -418,7 +418,7 @@ def _summary_csv(summary: pd.DataFrame) -> str:
 
 
 def _json(content: dict) -> str:
-    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+    return to_json("provenance", content, indent=1, sort_keys=True) + "\n"
 
 
 def _read_json(path: Path) -> dict:

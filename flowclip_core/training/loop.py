@@ -29,9 +29,10 @@ from torch import Tensor
 
 from flowclip_core.config import EvalConfig, TrainConfig
 from flowclip_core.data.features import FeatureStore, central_frames, drawn_frames
-from flowclip_core.errors import InputError
+from flowclip_core.errors import Diverged, InputError, NotFinite
 from flowclip_core.model.flowclip import FlowCLIP
-from flowclip_core.paths import write_atomically
+from flowclip_core.model.hub import LARGEST, need_sound
+from flowclip_core.paths import to_json, write_atomically
 from flowclip_core.training import ranks
 
 # Random streams of one run, kept apart so that changing one leaves the others as they are.
@@ -92,6 +93,8 @@ def train(
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed at the end.
     Ranks (see `ranks`) take part in every step; the main one alone reads and writes the checkpoint.
     stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
+    Raises Diverged, saying the step and the learning rate, where the loss or a trained part is no finite number any
+    more; the checkpoint is then removed, since it leads there again.
     """
     parameters = model.trained()
     missing = set(config.crops) - set(store.crops)
@@ -118,7 +121,20 @@ def train(
             losses.append(ranks.sum_gradients(parameters.values(), loss, len(picked) / len(batch[0])))
             optimiser.step()
             stop = stop_after is not None and step + 1 >= stop_after
-            if checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds):
+            save_now = checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds)
+            try:
+                if not math.isfinite(losses[-1]):
+                    raise NotFinite(f"the loss is {losses[-1]}")
+                if save_now or step + 1 == total:  # else the next loss shows it
+                    need_sound("the trained part", parameters, LARGEST if step + 1 == total else math.inf)
+            except NotFinite as error:
+                if checkpoint:
+                    checkpoint.unlink(missing_ok=True)
+                raise Diverged(
+                    f"step {step + 1} of {total}, learning rate {config.lr:g}: {error}; nothing is kept of this run: train"
+                    " at a lower rate"
+                ) from None
+            if save_now:
                 _checkpoint(checkpoint, parameters, optimiser, losses)
                 saved = time.monotonic()
             if stop:
@@ -237,7 +253,7 @@ def _checkpoint(path: Path, parameters: dict, optimiser: torch.optim.Optimizer, 
     tensors = {f"value.{name}": value.detach().cpu() for name, value in parameters.items()}
     for name, value in parameters.items():
         tensors[f"momentum.{name}"] = optimiser.state[value]["momentum_buffer"].cpu()
-    write_atomically(path, save(tensors, {"losses": json.dumps(losses)}))
+    write_atomically(path, save(tensors, {"losses": to_json(path, losses)}))
 
 
 def _resume(path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer) -> tuple[int, list[float]]:
@@ -274,6 +290,7 @@ def score(
     """Class scores (N,K): the mean over all views of softmax (Eq. 3), as peers fuse their 4 x 3 views.
 
     Draws depend on `config.seed` and a video's name alone, not on the batch or the model: every variant sees the same.
+    Raises NotFinite naming the first video whose logits are not all finite numbers.
     """
     model.eval()
     frames, stored, device = model.config.frames, store.features.shape[2], model.backbone.mean.device
@@ -286,7 +303,11 @@ def score(
             for crop in config.crops:
                 views = np.full(len(part), store.crops.index(crop))
                 features = torch.from_numpy(store.take(part, picked, views)).to(device)
-                fused[start : start + batch] += model(features)["logits"].softmax(-1).cpu().numpy()
+                logits = model(features)["logits"]
+                if not (good := logits.isfinite().all(1)).all():  # softmax would make a score of an infinite one
+                    video = names.iloc[int(good.int().argmin())]
+                    raise NotFinite(f"test video {video}, crop {crop}: its logits are not all finite numbers")
+                fused[start : start + batch] += logits.softmax(-1).cpu().numpy()
     return ranks.add(torch.from_numpy(fused)).numpy() / (config.clips * len(config.crops))
 
 
