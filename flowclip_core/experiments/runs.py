@@ -34,7 +34,7 @@ from flowclip_core.config import (
 )
 from flowclip_core.data import datasets
 from flowclip_core.data.datasets import Dataset, Video
-from flowclip_core.data.extraction import Filled, Plan, Rank, ensure_features, extract, is_whole, plan, rank
+from flowclip_core.data.extraction import Filled, Plan, Rank, ensure_features, extract, find, plan, rank
 from flowclip_core.data.features import FeatureStore, StoreConfig
 from flowclip_core.data.lists import read_list, shots_of
 from flowclip_core.demo import world
@@ -301,16 +301,16 @@ class Workshop:
     def extract(self, name: str, rank: Rank) -> tuple[Plan, Filled, FeatureStore | None]:
         """Encode one data set, or a rank's share of it; the store is None as long as other shares are missing."""
         dataset = open_dataset(name, self.options, self.jobs)
-        wanted = plan(dataset, self._store_config)
-        filled, skips, whole = Filled(), self.options.skips(name), is_whole(wanted)
-        if not whole:
+        wanted, store = find(plan(dataset, self._store_config))
+        filled, skips = Filled(), self.options.skips(name)
+        if store is None:
             with closing(Bar(f"encoding {name}", "videos")) as bar, self._towers(rank) as (towers, pool, decoders):
                 share = rank.number, rank.of
                 filled = extract(
                     wanted, towers, pool, share, decoders=decoders, allow_unreadable=skips, progress=bar.update
                 )
-            whole = is_whole(wanted)
-        return wanted, filled, FeatureStore.open(wanted.folder) if whole else None
+            wanted, store = find(wanted)
+        return wanted, filled, store
 
     @property
     def _store_config(self) -> StoreConfig:
