@@ -7,18 +7,20 @@ and a model card `README.md`. No function here needs the towers, and all but `re
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flowclip_core.config import TINY
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
-from flowclip_core.paths import write_atomically
+from flowclip_core.paths import sha256, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,15 +96,47 @@ def find(name: str | Path, **download) -> Path:
 def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """Settings and tensors of a file written by `FlowCLIP.save`, or of a folder written by `save_pretrained`.
 
-    Raises InputError for anything else, and for a folder whose two files disagree.
+    Raises InputError for anything else, for tensors that are not those that were saved, and for a folder whose two files
+    disagree.
     """
     about = read_settings(path)
     file = path / WEIGHTS if path.is_dir() else path
+    tensors = _tensors(file, "pt")
+    narrow = "torch.bfloat16"  # numpy has no such type
+    plain = {name: (value.float() if str(value.dtype) == narrow else value).numpy() for name, value in tensors.items()}
+    _need_saved(file, about, plain)
+    return about, tensors
+
+
+def need_whole(path: Path, sha: str | None) -> None:
+    """Raises InputError unless the file is the checkpoint of this SHA-256, or without one, looks as one does."""
+    if sha is None:
+        _need_saved(path, read_settings(path), _tensors(path, "np"))
+    elif sha256(path) != sha:
+        raise InputError(f"{path}: these are not the weights that the run saved")
+
+
+def _tensors(file: Path, framework: str) -> dict:
     try:
-        with safe_open(file, "pt") as opened:
-            return about, {name: opened.get_tensor(name) for name in opened.keys()}
+        with safe_open(file, framework) as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def _need_saved(file: Path, about: Mapping, tensors: Mapping[str, np.ndarray]) -> None:
+    if "tensors" in about and about["tensors"] != tensors_sum(tensors):
+        raise InputError(f"{file}: damaged, its tensors are not those that were saved; save or fetch it again")
+    if wrong := [name for name, value in tensors.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]:
+        raise InputError(f"{file}: {wrong[0]} holds values that are not finite; save or fetch it again")
+
+
+def tensors_sum(tensors: Mapping[str, np.ndarray]) -> str:
+    """Checksum of named tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape} ".encode() + tensors[name].tobytes())
+    return digest.hexdigest()[:32]
 
 
 def read_settings(path: Path) -> dict:
