@@ -329,12 +329,20 @@ def _list(asked: argparse.Namespace) -> int:
 
 
 def _verify(asked: argparse.Namespace) -> int:
+    from flowclip_core import doctor
     from flowclip_core.reporting import outputs
 
     checked, wrong = outputs.verify()
     for line in wrong:
         print(f"DIFFERENT  {shown(line)}", file=sys.stderr)
     print(f"{len(checked) - len(wrong)} of {len(checked)} recorded files follow from their runs")
+    # What is here beside the recorded files is only read: the next call that needs it makes it again.
+    for what, (count, damaged) in (("feature stores", doctor.stores()), ("run records", doctor.records(root() / "results"))):
+        for line in damaged:
+            print(f"DAMAGED    {line}", file=sys.stderr)
+        if count:
+            print(f"{count - len(damaged)} of {count} {what} here are as they were written")
+        wrong += damaged
     return 1 if wrong else 0
 
 

@@ -11,10 +11,12 @@ import psutil
 from flowclip_core import environment
 from flowclip_core.config import TINY
 from flowclip_core.data import prepare
+from flowclip_core.data.contents import LARGE
+from flowclip_core.data.features import ABOUT, ARRAY, FeatureStore
 from flowclip_core.demo import world
-from flowclip_core.errors import InputError
+from flowclip_core.errors import InputError, notice
 from flowclip_core.experiments import runs
-from flowclip_core.experiments.records import software
+from flowclip_core.experiments.records import read_record, software
 from flowclip_core.experiments.runs import Options
 from flowclip_core.experiments.towers import pick_device
 from flowclip_core.paths import cache_dir, sha256
@@ -54,11 +56,38 @@ def look(options: Options, profile: str = "paper") -> list[Finding]:
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free / 2**30
     findings.append(Finding("cache", f"{cache} ({free:.0f} GiB free); another with FLOWCLIP_CACHE"))
+    count, wrong = stores()
+    said = "; ".join(wrong) or f"{count} stores, whole" if count else "none stored yet"
+    findings.append(Finding("features", said, bool(wrong)))
     findings.append(Finding("rar files", _rar()))
     drawn = [name for name in world.NAMES if (world.default_root() / name / "complete.txt").exists()]
     findings.append(Finding("demo world", ", ".join(drawn) or "not drawn yet (table5 does it)"))
     findings.append(_weights(backbone.name, backbone.pretrained))
     return findings + [_data(name, options) for name in prepare.FACTS]
+
+
+def stores() -> tuple[int, list[str]]:
+    """How many feature stores the cache holds, and what is wrong with those that are not as written: all are read."""
+    folders, wrong = [path.parent for path in sorted((cache_dir() / "features").glob(f"*/{ABOUT}"))], []
+    if (size := sum((folder / ARRAY).stat().st_size for folder in folders if (folder / ARRAY).exists())) > LARGE:
+        notice(f"reading {size / 1e9:,.0f} GB of stored features")
+    for folder in folders:
+        try:
+            FeatureStore.open(folder, whole=True)
+        except InputError as error:
+            wrong.append(str(error))
+    return len(folders), wrong
+
+
+def records(results: Path) -> tuple[int, list[str]]:
+    """How many run records lie in a results folder, and what is wrong with those that are not sound."""
+    paths, wrong = sorted((results / "runs").glob("*.json")), []
+    for path in paths:
+        try:
+            read_record(path)
+        except InputError as error:
+            wrong.append(str(error))
+    return len(paths), wrong
 
 
 def _device() -> str:

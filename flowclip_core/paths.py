@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import platformdirs
@@ -72,3 +73,18 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp(path: Path) -> list[int]:
+    """What changes when a file does: inode, bytes, time of its content, time of its inode, which nobody can set."""
+    said = os.stat(path)
+    return [said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns]
+
+
+def settled(stamp: list[int]) -> bool:
+    """Whether a file of this stamp cannot have been changed since without another stamp.
+
+    Within one tick of a file system's clock it can: a second where it keeps whole ones, else some milliseconds.
+    """
+    changed = stamp[3]
+    return time.time_ns() - changed > (50_000_000 if changed % 10**9 else 2_000_000_000)

@@ -501,11 +501,13 @@ def stored(dataset: Dataset, folder: Path) -> FeatureStore:
 
 
 def made_up(key: str, **scores: float) -> dict:
-    """The record of a run that never was; its predictions are for three videos."""
+    """The record of a run that never was; its predictions are for a hundred videos."""
+    right = round(scores["top1"])
     return {
         "key": key,
+        "config": {},
         "scores": scores,
-        "predictions": {"0/a.avi": [0, 0, 0.9], "1/b.avi": [1, 0, 0.1], "1/c.avi": [1, 1, 0.5]},
+        "predictions": {f"{i:03}.avi": [1, int(i < right), 0.5] for i in range(100)},
         "seconds": {"train": 2.0, "test": 1.0},
         "software": {"python": "3"},
         "device": "cpu",
@@ -979,8 +981,9 @@ def test_hits_that_are_not_n_packed_bits_are_refused(n, correct, tmp_path):
 
 
 def test_records_read_back_and_absent_ones_are_none(tmp_path):
-    record = {"key": "12", "scores": {"top1": 1 / 3}, "name": "«wave»"}
-    assert records.read_record(records.write_record(tmp_path / "runs" / "12.json", record)) == record
+    record = made_up("12", top1=33.0, top5=100 / 3 * 2.97) | {"name": "«wave»"}
+    back = records.read_record(records.write_record(tmp_path / "runs" / "12.json", record))
+    assert back == record | {"seal": back["seal"]}
     assert records.read_record(tmp_path / "13.json") is None
 
 
@@ -992,15 +995,17 @@ def test_a_broken_record_is_one_line_that_names_it(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_broken_record_stops_the_table_and_removing_it_mends_it(lab, tmp_path):
+def test_a_broken_record_is_named_and_its_run_made_again(lab, tmp_path, capfd):
     options = Options(results=tmp_path / "results", dataset="figures-h", seeds=1)
-    runs.ensure("table5", "demo", options)
+    first = runs.ensure("table5", "demo", options).tidy
     path = lab.folder / f"{lab.trained[3]}.json"
     path.write_text("{")
-    with pytest.raises(InputError, match=path.name):
-        runs.ensure("table5", "demo", options)
-    path.unlink()
-    assert runs.ensure("table5", "demo", options).provenance["last_call"]["runs_made"] == 1
+    capfd.readouterr()
+    again = runs.ensure("table5", "demo", options)
+    assert again.provenance["last_call"]["runs_made"] == 1 and lab.trained[-1] == path.stem
+    pd.testing.assert_frame_equal(again.tidy, first)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "made again" in line]
+    assert path.name in line
 
 
 # --- real runs ------------------------------------------------------------------------------------------------
@@ -1041,7 +1046,7 @@ def made(workshop: runs.Workshop, config: RunConfig = REAL, keep: bool = False) 
 
 
 def lasting(record: dict) -> dict:
-    return {name: value for name, value in record.items() if name not in ("seconds", "peak_memory_gib")}
+    return {name: value for name, value in record.items() if name not in ("seconds", "peak_memory_gib", "seal")}
 
 
 def test_a_run_interrupted_between_weights_and_record_is_done_again(home, tmp_path, monkeypatch):

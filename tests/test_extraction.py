@@ -19,7 +19,7 @@ from test_features import CONFIG, NAMES, Inline, Projection, cache, content, dat
 from flowclip_core import workers
 from flowclip_core.data import extraction
 from flowclip_core.data.datasets import Dataset, load
-from flowclip_core.data.extraction import Rank, extract, is_whole, plan, rank
+from flowclip_core.data.extraction import Rank, extract, find, plan, rank
 from flowclip_core.data.features import FeatureStore
 from flowclip_core.errors import InputError
 from flowclip_core.workers import Pool
@@ -67,13 +67,13 @@ def test_shares_fill_one_store_and_the_last_puts_it_together(of, dataset, tmp_pa
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "shared"))
     wanted = plan(dataset, CONFIG, shard_videos=1)
     for number in reversed(range(of)):
-        assert not is_whole(wanted)
+        assert find(wanted)[1] is None
         told = []
         filled = extract(
             wanted, [Projection], Inline(), (number, of), progress=lambda done, total, told=told: told.append(total)
         )
         assert filled.videos == len(range(number, 8, of)) and {*told} <= {filled.videos}
-    assert is_whole(wanted) and content(FeatureStore.open(wanted.folder)) == expected
+    assert find(wanted)[1] and content(FeatureStore.open(wanted.folder)) == expected
 
 
 def test_progress_counts_every_video_once_and_starts_where_the_last_call_stopped(dataset, monkeypatch):
@@ -107,7 +107,7 @@ def test_a_shard_that_another_is_at_is_waited_for(dataset, monkeypatch):
 
     monkeypatch.setattr(extraction.time, "sleep", nap)
     filled = extract(wanted, [Projection], Inline())
-    assert naps == [workers.PATIENCE] * 2 and filled.videos == 8 and is_whole(wanted)
+    assert naps == [workers.PATIENCE] * 2 and filled.videos == 8 and find(wanted)[1]
 
 
 def test_a_failure_leaves_its_shards_to_others(dataset):

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from safetensors import safe_open
 
 from flowclip_core.data import extraction
 from flowclip_core.data.datasets import Dataset, Split, Video
@@ -30,7 +31,7 @@ from flowclip_core.workers import Pool
 
 NAMES = [f"{label}/{number}.avi" for label in ("wave", "clap") for number in range(4)]
 CONFIG = StoreConfig("weights", frames=4, crops=("left", "centre", "mirrored"))
-FILES = ("features.npy", "index.csv", "failed.csv", "about.json")
+FILES = ("features.npy", "index.csv", "failed.csv", "sums.json", "about.json")
 
 
 class Projection:
@@ -103,7 +104,7 @@ def ensure(dataset, config=CONFIG, load=Projection, pool=None, **options) -> Fea
 
 
 def content(store: FeatureStore) -> dict[str, bytes]:
-    assert {path.name for path in store.folder.iterdir()} == set(FILES)
+    assert {path.name for path in store.folder.iterdir()} - {"looked.json"} == set(FILES)
     return {name: (store.folder / name).read_bytes() for name in FILES}
 
 
@@ -401,14 +402,17 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_store_is_one_line(name, dataset):
+def test_a_broken_store_is_one_line_and_is_made_again(name, dataset, capfd):
     store = ensure(dataset)
+    whole = content(store)
     file, damage = BROKEN[name]
     damage(store.folder / file)
-    for look in (lambda: FeatureStore.open(store.folder), lambda: ensure(dataset)):
-        with pytest.raises(InputError, match="remove the folder") as error:
-            look()
-        assert "\n" not in str(error.value) and str(store.folder) in str(error.value)
+    with pytest.raises(InputError, match="remove the folder") as error:
+        FeatureStore.open(store.folder)
+    assert "\n" not in str(error.value) and str(store.folder) in str(error.value)
+    assert content(ensure(dataset)) == whole
+    (line,) = capfd.readouterr().err.splitlines()
+    assert str(store.folder) in line and "made again" in line
 
 
 class Payload:
@@ -423,7 +427,7 @@ def test_a_pickle_in_the_place_of_the_array_is_refused_and_not_run(dataset, tmp_
     store = ensure(dataset)
     np.save(store.folder / "features.npy", np.array([Payload(tmp_path / "run")]), allow_pickle=True)
     with pytest.raises(InputError, match="remove the folder"):
-        ensure(dataset)
+        FeatureStore.open(store.folder)
     assert not (tmp_path / "run").exists()
     np.load(store.folder / "features.npy", allow_pickle=True)
     assert (tmp_path / "run").exists()  # the payload would have worked
@@ -506,6 +510,6 @@ def second_time(mark: Path) -> str | None:
 def test_the_shard_index_is_plain_json(dataset, cache):
     start(dataset, cache, fatal_sync=4).join(60)
     shards = sorted((cache / "features").glob("*.shards/*.safetensors"))
-    rows = [row for shard in shards for row in extraction._read_shard(shard)[0]]
+    rows = [row for shard in shards for row in json.loads(safe_open(shard, "np").metadata()["index"])]
     assert sorted(row["name"] for row in rows) == sorted(NAMES)
     assert all(json.loads(json.dumps(row)) == row for row in rows)

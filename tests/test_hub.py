@@ -232,8 +232,9 @@ class Payload:
 
 
 def changed(folder: Path, change) -> None:
-    """Save the folder's tensors and settings again after `change(tensors, settings)`."""
+    """Save the folder's tensors and settings again after `change(tensors, settings)`, without a sum of the tensors."""
     about, parts = hub.read_settings(folder), load_file(folder / "model.safetensors")
+    del about["tensors"]
     change(parts, about)
     save_file(parts, folder / "model.safetensors", {"flowclip": json.dumps(about)})
     (folder / "config.json").write_text(json.dumps({"flowclip": about}))

@@ -29,11 +29,26 @@ import numpy as np
 import pandas as pd
 
 from flowclip_core import workers
+from flowclip_core.data import contents
 from flowclip_core.data.datasets import Dataset
-from flowclip_core.data.features import FAILED, INDEX, TABLES, FeatureStore, StoreConfig, read_table
+from flowclip_core.data.features import (
+    ABOUT,
+    ARRAY,
+    FAILED,
+    INDEX,
+    SUMS,
+    TABLES,
+    Damaged,
+    FeatureStore,
+    StoreConfig,
+    plausible,
+    read_table,
+    sums_of,
+    video_sum,
+)
 from flowclip_core.data.video import crop, read_frames, resize, segment_centres
-from flowclip_core.errors import InputError, NotFinite, VideoError
-from flowclip_core.paths import cache_dir, sha256, to_json, write_atomically
+from flowclip_core.errors import InputError, NotFinite, VideoError, notice
+from flowclip_core.paths import cache_dir, settled, sha256, to_json, write_atomically
 from flowclip_core.workers import Pool
 
 if TYPE_CHECKING:
@@ -41,6 +56,7 @@ if TYPE_CHECKING:
 
 SHARD_VIDEOS = 32
 SCHEMA = 3
+ATTEMPTS = 20  # to put a store together; each finds more of it there
 
 Item = TypeVar("Item")
 Part = tuple[Path, tuple[str, ...]]  # a shard's file and the names of its videos
@@ -59,7 +75,8 @@ class Encoder(Protocol):
 class Plan:
     """What is to be stored where; equal on all machines that share the cache folder and have the same videos.
 
-    parts: the shards, in the order of the videos' names.
+    parts: the shards, in the order of the videos' names. base: folder of the first store of videos of these names and
+    sizes; others with another content lie beside it. folder: see `find`.
     """
 
     name: str
@@ -67,6 +84,7 @@ class Plan:
     folder: Path
     config: StoreConfig
     parts: tuple[Part, ...]
+    base: Path
 
     @property
     def total(self) -> int:
@@ -101,16 +119,18 @@ def plan(dataset: Dataset, config: StoreConfig, shard_videos: int = SHARD_VIDEOS
     said = [SCHEMA, config.weights, config.frames, list(config.crops), config.decoder]
     if config.precision != "float32":
         said.append(config.precision)
-    sizes = [[name, _stat(dataset.folder / name).st_size] for name in names]
+    sizes = [[name, contents.stamp_of(dataset.folder / name)[1]] for name in names]
     base = cache_dir() / "features"
     shards = base / f"{dataset.name}-{_hash(said)}.shards"
     parts = (sizes[i : i + shard_videos] for i in range(0, len(sizes), shard_videos))
+    folder = base / f"{dataset.name}-{_hash(said + sizes)}"
     return Plan(
         dataset.name,
         dataset.folder,
-        base / f"{dataset.name}-{_hash(said + sizes)}",
+        folder,
         config,
         tuple((shards / f"{_hash(part)}.safetensors", tuple(name for name, _ in part)) for part in parts),
+        folder,
     )
 
 
@@ -134,10 +154,14 @@ def ensure_features(
     listed in its `failed.csv`.
     """
     wanted = plan(dataset, config, shard_videos)
-    # Another process may finish the store, or find a replaced video and drop it, at any moment: look until it is whole.
-    while not is_whole(wanted):
+    # Another process may finish the store, or find damage and drop it, at any moment: look until it is whole.
+    for _ in range(ATTEMPTS):
+        wanted, store = find(wanted)
+        if store is not None:
+            break
         extract(wanted, lanes, pool, decoders=decoders, allow_unreadable=allow_unreadable, progress=progress)
-    store = FeatureStore.open(wanted.folder)
+    else:
+        raise InputError(f"{wanted.folder}: features do not stay as they are written; look after the disk")
     if store.failed and not allow_unreadable:
         raise _unreadable(wanted, store.failed, wanted.folder / "failed.csv")
     return store
@@ -184,7 +208,7 @@ class _Shard:
 
     path: Path
     names: tuple[str, ...]
-    lock: filelock.FileLock
+    lock: filelock.FileLock | None = None
     index: list[dict] = field(default_factory=list)
     failed: list[dict] = field(default_factory=list)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -195,14 +219,15 @@ class _Shard:
             self.failed.append(row)
         else:
             self.tensors[f"{len(self.index):06d}"] = features
-            self.index.append(row)
+            self.index.append(row | {"sum": video_sum(row, features.numpy().tobytes())})
         if len(self.index) + len(self.failed) == len(self.names):
             from safetensors.torch import save
 
             about = {"index": json.dumps(self.index), "failed": json.dumps(self.failed)}
             write_atomically(self.path, save(self.tensors, about))
             self.tensors.clear()
-            self.lock.release()
+            if self.lock:
+                self.lock.release()
 
 
 def fill(
@@ -278,7 +303,7 @@ class _Claims:
                 self.held = True
                 continue
             self._taken.append(lock)
-            kept = _read_shard(path)
+            kept = _read_shard(path, names)
             if (kept and _unchanged(*kept, self.wanted.videos)) or (self.wanted.folder / "about.json").exists():
                 lock.release()
                 continue
@@ -320,8 +345,8 @@ def _ahead(items: Iterable[Item], submit: Callable[[Item], Future], window: int)
 
 def _decode(videos: Path, name: str, config: StoreConfig, size: int) -> tuple[dict, np.ndarray | None]:
     """A video's row of the index and its frames (F,3,h,w) uint8, short side `size`; or its row of `failed.csv`."""
-    path, file = videos / name, _stat(videos / name)
-    row = {"name": name, "bytes": file.st_size, "modified": file.st_mtime_ns}
+    path, file = videos / name, contents.stamp_of(videos / name)
+    row = {"name": name, "bytes": file[1], "modified": file[2]} | ({"stamp": file} if settled(file) else {})
     try:
         # Before decoding: if the file is replaced meanwhile, the next call must see that it is another.
         row["sha256"] = sha256(path)
@@ -396,75 +421,126 @@ def _need_space(wanted: Plan, video_bytes: int) -> None:
 # --- putting the store together -------------------------------------------------------------------------------
 
 
-def is_whole(wanted: Plan) -> bool:
-    """Whether the store is there and its videos are still those that were encoded; if they are not, it is removed.
+def find(wanted: Plan) -> tuple[Plan, FeatureStore | None]:
+    """The plan with the folder where features of its very videos lie or belong, and the store there if it is whole.
 
-    Raises InputError where that cannot be done, in a store that is not ours to write.
+    What videos hold decides, not their names, sizes and times. A damaged store is named and dropped, but for the features
+    that are as they were written. Raises InputError where that cannot be done, in a cache that is not ours to write.
     """
-    there = wanted.folder / "about.json"
     try:
-        with _lock(wanted.folder):
-            if not there.exists():
-                return False
-            if _as_encoded(wanted):
-                if wanted.parts and wanted.parts[0][0].parent.is_dir():
-                    for shard, _ in wanted.parts:
-                        shard.unlink(missing_ok=True)
-                        shard.with_suffix(".lock").unlink(missing_ok=True)
-                    with suppress(OSError):  # shards of another store may lie there
-                        wanted.parts[0][0].parent.rmdir()
-                return True
-            there.unlink()  # first, or a kill would leave half a folder that counts as whole
-            shutil.rmtree(wanted.folder)
-            return False
+        with _lock(wanted.base):
+            found, store = _find(wanted, mend=True)
+            if store is not None and wanted.parts and wanted.parts[0][0].parent.is_dir():
+                for shard, _ in wanted.parts:
+                    shard.unlink(missing_ok=True)
+                    shard.with_suffix(".lock").unlink(missing_ok=True)
+                with suppress(OSError):  # shards of another store may lie there
+                    wanted.parts[0][0].parent.rmdir()
+            return found, store
     except OSError as error:
-        if there.exists() and _as_encoded(wanted):
-            return True  # a store that others made can be read all the same
-        where = f"{wanted.folder.parent}: cannot be written ({error.strerror})"
+        found, store = _find(wanted, mend=False)
+        if store is not None:
+            return found, store  # a store that others made can be read all the same
+        where = f"{wanted.base.parent}: cannot be written ({error.strerror})"
         raise InputError(f"{where}; name another folder for features with FLOWCLIP_CACHE") from error
 
 
-def _as_encoded(wanted: Plan) -> bool:
-    tables = (read_table(wanted.folder / name, rows) for name, rows in zip(TABLES, (INDEX, FAILED), strict=True))
-    return _unchanged(*(table.to_dict("records") for table in tables), wanted.videos)
+def _find(wanted: Plan, mend: bool) -> tuple[Plan, FeatureStore | None]:
+    names, now = sorted(name for _, part in wanted.parts for name in part), {}
+    for folder in (wanted.base, *sorted(wanted.base.parent.glob(f"{wanted.base.name}-*"))):
+        if not (folder / ABOUT).exists():
+            continue
+        try:
+            store = FeatureStore.open(folder)
+            rows = pd.concat([store.index, read_table(folder / TABLES[1], FAILED)])
+            if sorted(rows["name"]) != names or not _made_with(store, wanted.config):
+                raise Damaged(folder, "it holds other videos or other features than its name says")
+        except Damaged as damage:
+            if not mend:
+                raise
+            _drop(wanted, damage)
+            continue
+        now = now or contents.contents(wanted.videos, names, wanted.base.parent)
+        if all(now[name] == kept for name, kept in zip(rows["name"], rows["sha256"], strict=True)):
+            return replace(wanted, folder=folder), store
+    if not (wanted.base / ABOUT).exists():
+        return replace(wanted, folder=wanted.base), None
+    notice(f"{wanted.videos}: {wanted.base} holds features of other videos of the same names and sizes, and keeps them")
+    return replace(wanted, folder=wanted.base.with_name(f"{wanted.base.name}-{_hash(sorted(now.items()))}")), None
+
+
+def _made_with(store: FeatureStore, config: StoreConfig) -> bool:
+    about = json.loads((store.folder / ABOUT).read_text())
+    made = (about.get("weights"), store.features.shape[2], store.crops, store.precision)
+    return made == (config.weights, config.frames, tuple(config.crops), config.precision)
+
+
+def _drop(wanted: Plan, damage: Damaged) -> None:
+    """Remove a store that is not as it was written; what still is becomes shards again."""
+    folder, kept = damage.folder, 0
+    if damage.good and shutil.disk_usage(folder.parent).free > 1.1 * (folder / ARRAY).stat().st_size:
+        import torch
+
+        features = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
+        for path, names in wanted.parts:
+            if features.shape[1:3] == (len(wanted.config.crops), wanted.config.frames) and {*names} <= {*damage.good}:
+                shard = _Shard(path, names)
+                for name in names:
+                    number, row = damage.good[name]
+                    shard.add(row, torch.from_numpy(features[number].copy()))
+                kept += len(names)
+    notice(f"{folder}: {damage.why}; features are made again" + (f", but for {kept:,} videos" if kept else ""))
+    (folder / ABOUT).unlink()  # first, or a kill would leave half a folder that counts as whole
+    shutil.rmtree(folder)
 
 
 def _unchanged(index: list[dict], failed: list[dict], videos: Path) -> bool:
-    """Whether no video was replaced: only a file with another time stamp is read again."""
+    """Whether no video was replaced: only a file that may be another is read again."""
 
     def replaced(row: dict) -> bool:
         path = videos / row["name"]
-        return _stat(path).st_mtime_ns != row["modified"] and sha256(path) != row["sha256"]
+        return contents.stamp_of(path) != row.get("stamp") and contents.content(path) != row["sha256"]
 
     return not any(map(replaced, (*index, *failed)))
 
 
-def _read_shard(shard: Path) -> tuple[list[dict], list[dict]] | None:
-    """Rows of the videos encoded in a shard and of the unreadable ones; None where there is no such file."""
+def _read_shard(shard: Path, names: Sequence[str]) -> tuple[list[dict], list[dict]] | None:
+    """Rows of the videos encoded in a shard and of the unreadable ones; None where there is no such file of `names`."""
     from safetensors import SafetensorError, safe_open
 
+    if not shard.exists():
+        return None
     try:
         with safe_open(shard, "np") as file:
-            about = file.metadata()
-    except (OSError, SafetensorError):
+            about, tensors = file.metadata(), len(file.keys())
+        index, failed = json.loads(about["index"]), json.loads(about["failed"])
+        whole = len(index) == tensors and sorted(row["name"] for row in (*index, *failed)) == sorted(names)
+        whole = whole and all({*columns} <= {*row} for rows, columns in ((index, INDEX), (failed, FAILED)) for row in rows)
+    except FileNotFoundError:
         return None
-    return json.loads(about["index"]), json.loads(about["failed"])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        notice(f"{shard}: damaged; its {len(names)} videos are encoded again")
+    return (index, failed) if whole else None
 
 
 def _merge(wanted: Plan, allow_unreadable: bool) -> None:
     """Turn the shards, if all are there, into one array and one index; `about.json` appears last.
 
-    Raises InputError for unreadable videos: their shards alone are dropped, so that mended files are tried again.
+    Raises InputError for unreadable videos: their shards alone are dropped, so that mended files are tried again. So are
+    damaged shards, and those of other videos of the same names and sizes.
     """
-    from safetensors import safe_open
-
     folder, config = wanted.folder, wanted.config
     shards = [shard for shard, _ in wanted.parts]
-    with _lock(folder):
-        if (folder / "about.json").exists() or not all(shard.exists() for shard in shards):
+    with _lock(wanted.base):
+        if (folder / ABOUT).exists() or not all(shard.exists() for shard in shards):
             return  # another process was faster, or is not done
-        rows = [_read_shard(shard) for shard in shards]
-        if None in rows:
+        rows = [_read_shard(*part) for part in wanted.parts]
+        stale = [shard for shard, found in zip(shards, rows, strict=True) if not found or not _unchanged(*found, wanted.videos)]
+        for shard in stale:
+            shard.unlink(missing_ok=True)
+        if stale:
             return
         index = [row for found, _ in rows for row in found]
         failed = [row for _, lost in rows for row in lost]
@@ -477,38 +553,55 @@ def _merge(wanted: Plan, allow_unreadable: bool) -> None:
             raise _unreadable(wanted, [row["error"] for row in failed], report)
         shutil.rmtree(folder, ignore_errors=True)  # what a kill left here
         folder.mkdir()
-        part = folder / "features.part"
+        part, sums, shape = folder / "features.part", {}, None
         # Plain writes, not a memory map: a full disk is then an error and not the death of the process.
         with part.open("wb") as out:
-            for shard in shards:
-                with safe_open(shard, "np") as file:
-                    for key in sorted(file.keys()):
-                        tensor = file.get_tensor(key)
-                        if not out.tell():
-                            header = {"descr": "<f2", "fortran_order": False, "shape": (len(index), *tensor.shape)}
-                            np.lib.format.write_array_header_1_0(out, header)
-                        out.write(tensor.tobytes())
+            for shard, (found, _) in zip(shards, rows, strict=True):
+                if (videos := _features(shard, found, shape)) is None:
+                    notice(f"{shard}: damaged; its {len(found)} videos are encoded again")
+                    shard.unlink()
+                    return
+                for row, video in zip(found, videos, strict=True):
+                    if not out.tell():
+                        shape = video.shape
+                        header = {"descr": "<f2", "fortran_order": False, "shape": (len(index), *video.shape)}
+                        np.lib.format.write_array_header_1_0(out, header)
+                    data = video.tobytes()
+                    sums[row["name"]] = video_sum(row, data)
+                    out.write(data)
             out.flush()
             os.fsync(out.fileno())
-        part.replace(folder / "features.npy")
+        part.replace(folder / ARRAY)
         for table, columns, found in zip(TABLES, (INDEX, FAILED), (index, failed), strict=True):
             write_atomically(folder / table, pd.DataFrame(found, columns=columns).to_csv(index=False))
         about = {"schema": SCHEMA, "weights": config.weights, "frames": config.frames, "crops": config.crops}
-        about["precision"] = config.precision
-        write_atomically(folder / "about.json", to_json(folder, about, indent=1) + "\n")
+        about = to_json(folder, about | {"precision": config.precision}, indent=1) + "\n"
+        sums = sums_of(sums, (len(index), *shape), sha256(folder / TABLES[1]), hashlib.sha256(about.encode()).hexdigest())
+        write_atomically(folder / SUMS, json.dumps(sums) + "\n")
+        write_atomically(folder / ABOUT, about)
+        contents.learn(wanted.videos, (*index, *failed), wanted.base.parent)
+
+
+def _features(shard: Path, index: list[dict], shape: tuple[int, ...] | None) -> list[np.ndarray] | None:
+    """The features (C,F,D) of the videos of a shard, each of the shape; None where they are not as they were written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(shard, "np") as file:
+            found = [file.get_tensor(key) for key in sorted(file.keys())]
+    except SafetensorError:
+        return None
+    for row, video in zip(index, found, strict=True):
+        same = video_sum(row, video.tobytes()) == row["sum"] if "sum" in row else plausible(video)
+        if not same or video.dtype != np.float16 or video.shape != (shape or found[0].shape):
+            return None
+    return found
 
 
 def _lock(folder: Path) -> filelock.FileLock:
     """Held while a store is put together, looked at or removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return filelock.FileLock(folder.with_name(folder.name + ".lock"))
-
-
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise InputError(f"{path}: no such video ({error.strerror}); complete the data set") from error
 
 
 def _hash(said: list) -> str:

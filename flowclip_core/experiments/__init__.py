@@ -13,7 +13,7 @@ from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.runs import Options, Result, ensure, ensure_all
 from flowclip_core.experiments.tidy import by_key, read_hits, read_tidy
-from flowclip_core.paths import root
+from flowclip_core.paths import root, sha256
 
 __all__ = ["Options", "Result", "ensure", "ensure_all", "load", "model_note", "pair_share", "results_folder"]
 
@@ -39,6 +39,9 @@ def load(
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no provenance beside the table; make both with ./reproduce.sh {target}") from error
+    for name, file in (("table", f"{target}.csv"), ("videos", f"{target}.videos.csv")):
+        if about.get(name, "") not in ("", sha256(folder / file)):
+            raise InputError(f"{folder / file}: is not the table that {path.name} was made with; make both again")
     hits = read_hits(folder / f"{target}.videos.csv")
     if lacking := set(tidy["key"]) - set(hits):
         files = f"{folder / target}.videos.csv: lacks run {min(lacking)} of {folder / target}.csv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import resource
 import sys
@@ -34,7 +35,7 @@ from flowclip_core.config import (
 )
 from flowclip_core.data import datasets
 from flowclip_core.data.datasets import Dataset, Video
-from flowclip_core.data.extraction import Filled, Plan, Rank, ensure_features, extract, is_whole, plan, rank
+from flowclip_core.data.extraction import Filled, Plan, Rank, ensure_features, extract, find, plan, rank
 from flowclip_core.data.features import FeatureStore, StoreConfig
 from flowclip_core.data.lists import read_list, shots_of
 from flowclip_core.demo import world
@@ -52,7 +53,8 @@ from flowclip_core.experiments.towers import (
     pick_precision,
     weights_hash,
 )
-from flowclip_core.paths import root
+from flowclip_core.model import hub
+from flowclip_core.paths import root, sha256
 from flowclip_core.workers import PATIENCE, Pool, default_jobs
 
 ALONE = Rank()
@@ -242,6 +244,7 @@ class Workshop:
         self._keys: dict[RunConfig, str] = {}
         self._records: dict[str, dict] = {}
         self._failed: set[RunConfig] = set()  # trials of learning rates that diverged
+        self._damage: set[str] = set()  # what was said of it
         # GiB of prompt trees a worker; on a GPU the training looks for itself
         self.memory = options.memory and options.memory / self.jobs
         if self.memory is None and self.device == "cpu":
@@ -304,16 +307,16 @@ class Workshop:
     def extract(self, name: str, rank: Rank) -> tuple[Plan, Filled, FeatureStore | None]:
         """Encode one data set, or a rank's share of it; the store is None as long as other shares are missing."""
         dataset = open_dataset(name, self.options, self.jobs)
-        wanted = plan(dataset, self._store_config)
-        filled, skips, whole = Filled(), self.options.skips(name), is_whole(wanted)
-        if not whole:
+        wanted, store = find(plan(dataset, self._store_config))
+        filled, skips = Filled(), self.options.skips(name)
+        if store is None:
             with closing(Bar(f"encoding {name}", "videos")) as bar, self._towers(rank) as (towers, pool, decoders):
                 share = rank.number, rank.of
                 filled = extract(
                     wanted, towers, pool, share, decoders=decoders, allow_unreadable=skips, progress=bar.update
                 )
-            whole = is_whole(wanted)
-        return wanted, filled, FeatureStore.open(wanted.folder) if whole else None
+            wanted, store = find(wanted)
+        return wanted, filled, store
 
     @property
     def _store_config(self) -> StoreConfig:
@@ -419,7 +422,7 @@ class Workshop:
         return Task(
             config, key, keep, self.folder, self.dataset(config),
             self.sets[config.transfer.dataset] if config.transfer else None,
-            self.stores[(config.transfer or config).dataset].folder,
+            (store := self.stores[(config.transfer or config).dataset]).folder, store.seal,
             self.key(replace(config, transfer=None)), self.weights, self.device, self.memory, lanes,
             self.lists[config.listed].videos if config.listed else None,
         )  # fmt: skip
@@ -445,14 +448,24 @@ class Workshop:
             if not cell.config.transfer:
                 keep[source] = keep.get(source, False) or cell.keep
             elif cell.config.train:  # its weights are needed unless the test is done
-                done = _finished(self.folder, self.key(cell.config), False)
+                done = self._finished(cell.config, self.key(cell.config), False)
                 keep[source] = keep.get(source, False) or not done
         rounds = []
         for configs in (sorted(keep, key=_cost, reverse=True), transfers):
             keys = {config: self.key(config) for config in configs}
             needed = [(config, key, keep.get(config, False)) for config, key in keys.items()]
-            rounds.append([run for run in needed if not _finished(self.folder, *run[1:])])
+            rounds.append([run for run in needed if not self._finished(*run)])
         return rounds, len(keep) + len(transfers)
+
+    def _finished(self, config: RunConfig, key: str, keep: bool) -> bool:
+        """Whether a run is there; one that is damaged is named, and made again."""
+        record, why = _finished(self.folder, config, key, keep)
+        if why and why not in self._damage:
+            self._damage.add(why)
+            notice(f"{why.removesuffix('; remove it and run again')}; the run is made again")
+        elif record is not None:
+            self._records[key] = record
+        return record is not None
 
     def record(self, config: RunConfig) -> dict:
         """The record of a finished run."""
@@ -599,8 +612,23 @@ class Bar:
             self._bar.close()
 
 
-def _finished(folder: Path, key: str, keep: bool) -> bool:
-    return (folder / f"{key}.json").exists() and (not keep or (folder / f"{key}.safetensors").exists())
+def _finished(folder: Path, config: RunConfig, key: str, keep: bool) -> tuple[dict | None, str]:
+    """A run's record if it is finished, weights that are kept included; else None and what is damaged, if anything."""
+    path = folder / f"{key}.json"
+    try:
+        record = read_record(path)
+        if record is None or keep and not path.with_suffix(".safetensors").exists():
+            return None, ""
+        asked, said = (json.loads(json.dumps(part, default=asdict)) for part in (config, record["config"]))
+        for part in (asked, said):
+            part.get("backbone", {}).pop("pretrained", None)  # how weights are named is no setting
+        if {name: value for name, value in asked.items() if name in said} != said:
+            return None, f"{path}: the record of a run with other settings"
+        if keep:
+            hub.need_whole(path.with_suffix(".safetensors"), record.get("checkpoint"))
+    except InputError as damage:
+        return None, str(damage)
+    return record, ""
 
 
 def _cost(config: RunConfig) -> float:
@@ -623,6 +651,14 @@ def open_store(folder: Path) -> FeatureStore:
     return FeatureStore.open(folder)
 
 
+def _store(task: Task) -> FeatureStore:
+    """The store of a task. Raises InputError where its key was taken from other features."""
+    store = open_store(task.store)
+    if store.seal != task.seal:
+        raise InputError(f"{task.store}: these features were made again while runs were at them; run again")
+    return store
+
+
 @dataclass(frozen=True)
 class Task:
     """One run as a worker process gets it."""
@@ -634,6 +670,7 @@ class Task:
     dataset: Dataset
     tested: Dataset | None  # the data set of a transfer
     store: Path  # features of the data set that is tested on
+    seal: str  # of that store
     source: str  # key of the run whose weights a transfer tests
     weights: str
     device: str
@@ -653,7 +690,7 @@ def _claimed(task: Task) -> Iterator[bool | None]:
         yield None
         return
     try:
-        yield not _finished(task.folder, task.key, task.keep)
+        yield _finished(task.folder, task.config, task.key, task.keep)[0] is None
     finally:
         lock.release()
 
@@ -708,7 +745,8 @@ def _run_jointly(task: Task) -> bool | None:
 
 
 def _write(task: Task, record: dict) -> None:
-    write_record(task.folder / f"{task.key}.json", {**record, "weights": task.weights})
+    kept = {"checkpoint": sha256(task.folder / f"{task.key}.safetensors")} if task.keep else {}
+    write_record(task.folder / f"{task.key}.json", {**record, **kept, "weights": task.weights})
 
 
 def _is_large(config: RunConfig) -> bool:
@@ -722,7 +760,7 @@ def train_and_test(task: Task) -> dict:
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop, ranks
 
-    config, split, store = task.config, task.dataset.splits[task.config.split], open_store(task.store)
+    config, split, store = task.config, task.dataset.splits[task.config.split], _store(task)
     backbone = load_once(config.backbone, task.device)
     tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
     model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
@@ -757,7 +795,7 @@ def transfer(task: Task) -> dict:
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop, metrics
 
-    config, other, store = task.config, task.tested, open_store(task.store)
+    config, other, store = task.config, task.tested, _store(task)
     backbone, started = load_once(config.backbone, task.device), time.monotonic()
 
     def model_for(texts: tuple[str, ...]):

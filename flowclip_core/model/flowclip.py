@@ -228,6 +228,7 @@ class FlowCLIP(nn.Module, ModelHubMixin):
                 "pretrained": self.backbone.pretrained,
                 "weights": self.backbone.weights_hash,
             },
+            "tensors": hub.tensors_sum({name: value.detach().cpu().numpy() for name, value in self.trained().items()}),
         }
         need_sound("nothing is saved: the part", self.trained())
         # One entry: the format keeps no order among several, and equal models are to be equal files.

@@ -7,18 +7,20 @@ and a model card `README.md`. No function here needs the towers, and all but `re
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flowclip_core.config import LONGEST_PROMPT, TINY, ModelConfig
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError, NotFinite
-from flowclip_core.paths import to_json, write_atomically
+from flowclip_core.paths import sha256, to_json, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,8 +102,10 @@ def read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a file written by `FlowCLIP.save`, or of a folder written by `save_pretrained`.
 
     wanted: tensors of the names, shapes and types that are to be in it; their values, and memory for them, do not matter.
-    Raises InputError for anything else, before a tensor of another shape is read; NotFinite as `need_sound` does.
+    Raises InputError for anything else, before a tensor of another shape is read, and for tensors that are not those that
+    were saved; NotFinite as `need_sound` does.
     """
+    about = read_settings(path)
     file = path / WEIGHTS if path.is_dir() else path
     try:
         with safe_open(file, "pt") as opened:
@@ -115,7 +119,22 @@ def read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if value.dtype != wanted[name].dtype:
             raise InputError(f"{path}: its part {name} is {value.dtype}, expected {wanted[name].dtype}; save it as that")
     need_sound(f"{path}: its part", parts)
+    _need_saved(file, about, {name: value.numpy() for name, value in parts.items()})
     return parts
+
+
+def need_whole(path: Path, sha: str | None) -> None:
+    """Raises InputError unless the file is the checkpoint of this SHA-256, or without one, looks as one does."""
+    if sha is not None:
+        if sha256(path) != sha:
+            raise InputError(f"{path}: these are not the weights that the run saved")
+        return
+    about = read_settings(path)
+    try:
+        with safe_open(path, "np") as opened:
+            _need_saved(path, about, {name: opened.get_tensor(name) for name in opened.keys()})
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def need_sound(what: str, parts: Mapping[str, Tensor], limit: float = LARGEST) -> None:
@@ -124,6 +143,21 @@ def need_sound(what: str, parts: Mapping[str, Tensor], limit: float = LARGEST) -
     for name, value in parts.items():
         if not (largest := float(value.detach().abs().max())) < limit:
             raise NotFinite(f"{what} {name} holds {largest:g}; below {limit:g} is expected")
+
+
+def _need_saved(file: Path, about: Mapping, tensors: Mapping[str, np.ndarray]) -> None:
+    if "tensors" in about and about["tensors"] != tensors_sum(tensors):
+        raise InputError(f"{file}: damaged, its tensors are not those that were saved; save or fetch it again")
+    if wrong := [name for name, value in tensors.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]:
+        raise InputError(f"{file}: {wrong[0]} holds values that are not finite; save or fetch it again")
+
+
+def tensors_sum(tensors: Mapping[str, np.ndarray]) -> str:
+    """Checksum of named tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape} ".encode() + tensors[name].tobytes())
+    return digest.hexdigest()[:32]
 
 
 def read_settings(path: Path) -> dict:

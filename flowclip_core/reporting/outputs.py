@@ -41,12 +41,9 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
     """
     folder = experiments.results_folder(profile, str(results))
     data = _write_data(target, result, result.provenance, folder)
-    html, figure, summary = (
-        folder / f"{target}.html",
-        folder / "figures" / f"{target}.svg",
-        data[0].with_suffix(".summary.csv"),
-    )
-    with _Seal(folder / f".{target}.made", _fingerprint(target, *data[:2]), html, figure, summary) as stale:
+    html, summary = folder / f"{target}.html", data[0].with_suffix(".summary.csv")
+    made, drawings = _fingerprint(target, *data[:2]), f"{target}[._]*"
+    with _Seal(folder / f".{target}.made", made, html, summary, figures=drawings) as stale:
         if stale:
             from flowclip_core.reporting import notebooks
 
@@ -70,7 +67,7 @@ def write_costs(profile: str, results: Path) -> list[Path]:
     csv, html = folder / "table3.csv", folder / "table3.html"
     parts = sorted((root() / "flowclip_core" / "model").glob("*.py")) + [root() / "flowclip_core/experiments/costs.py"]
     made = _fingerprint("table3", *parts)
-    with _Seal(folder / ".table3.made", made, csv, html, folder / "figures" / "table3.svg") as stale:
+    with _Seal(folder / ".table3.made", made, csv, html, figures="table3.*") as stale:
         if stale:
             write_atomically(csv, _counted())
             _write_figures(_cost_figures(csv), folder)
@@ -340,12 +337,21 @@ def overview(profile: str) -> str:
 
 
 class _Seal:
-    """Says whether files are older than what they are made from: `with _Seal(...) as stale`. Written at the end."""
+    """Says whether files are older than what they are made from, or not as they were made: `with _Seal(...) as stale`.
 
-    def __init__(self, path: Path, made: str, *files: Path) -> None:
-        self.path, self.made = path, made
-        whole = all(file.exists() for file in files) and path.exists() and path.read_text() == made
-        self.stale = not whole
+    Written at the end: what they were made from, then the hash of each. figures: the pattern of those that belong to it.
+    """
+
+    def __init__(self, path: Path, made: str, *files: Path, figures: str | None = None) -> None:
+        self.path, self.made, self.files, self.figures = path, made, files, figures
+        try:
+            self.stale = path.read_bytes() != self._text()
+        except OSError:
+            self.stale = True
+
+    def _text(self) -> bytes:
+        more = sorted((self.path.parent / "figures").glob(self.figures)) if self.figures else ()
+        return "".join([f"{self.made}\n", *(f"{sha256(file)}  {file.name}\n" for file in (*self.files, *more))]).encode()
 
     def __enter__(self) -> bool:
         if self.stale:
@@ -354,7 +360,7 @@ class _Seal:
 
     def __exit__(self, kind, *_: object) -> None:
         if kind is None and self.stale:
-            write_atomically(self.path, self.made)
+            write_atomically(self.path, self._text())
 
 
 def _view(target: str, result: Result) -> View:

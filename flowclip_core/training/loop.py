@@ -10,6 +10,7 @@ Letters: B videos of a batch, N test videos, T frames, K classes, D width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -23,15 +24,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from flowclip_core.config import EvalConfig, TrainConfig
 from flowclip_core.data.features import FeatureStore, central_frames, drawn_frames
-from flowclip_core.errors import Diverged, InputError, NotFinite
+from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.model.flowclip import FlowCLIP
-from flowclip_core.model.hub import LARGEST, need_sound
+from flowclip_core.model.hub import LARGEST, need_sound, tensors_sum
 from flowclip_core.paths import to_json, write_atomically
 from flowclip_core.training import ranks
 
@@ -106,7 +107,9 @@ def train(
     total, device = config.total_steps(len(rows)), model.backbone.mean.device
     micro = micro_batch or _micro_batch(model, memory, lanes)
     checkpoint = checkpoint if ranks.main() else None
-    first, losses = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser))
+    said = f"{model.config} {model.class_texts} {config} {seed}".encode() + rows.tobytes() + labels.tobytes()
+    whose = hashlib.sha256(said).hexdigest()[:16]
+    first, losses = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser, whose))
     saved = time.monotonic()
     model.train()
     with lanes_of(lanes) as run:
@@ -135,7 +138,7 @@ def train(
                     " at a lower rate"
                 ) from None
             if save_now:
-                _checkpoint(checkpoint, parameters, optimiser, losses)
+                _checkpoint(checkpoint, parameters, optimiser, losses, whose)
                 saved = time.monotonic()
             if stop:
                 break
@@ -249,22 +252,44 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in said or "not enough memory" in said
 
 
-def _checkpoint(path: Path, parameters: dict, optimiser: torch.optim.Optimizer, losses: list[float]) -> None:
+def _checkpoint(path: Path, parameters: dict, optimiser: torch.optim.Optimizer, losses: list[float], run: str) -> None:
     tensors = {f"value.{name}": value.detach().cpu() for name, value in parameters.items()}
     for name, value in parameters.items():
         tensors[f"momentum.{name}"] = optimiser.state[value]["momentum_buffer"].cpu()
-    write_atomically(path, save(tensors, {"losses": to_json(path, losses)}))
+    said = {"losses": to_json(path, losses), "run": run}
+    write_atomically(path, save(tensors, said | {"sum": _state_sum(tensors, said)}))
 
 
-def _resume(path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer) -> tuple[int, list[float]]:
-    """First step still to do, and the losses before it."""
+def _state_sum(tensors: dict[str, Tensor], said: dict[str, str]) -> str:
+    sums = tensors_sum({name: value.numpy() for name, value in tensors.items()})
+    return f"{sums} {hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def _resume(
+    path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer, run: str
+) -> tuple[int, list[float]]:
+    """First step still to do, and the losses before it; a state that is damaged or another run's is left aside."""
     if path is None or not path.exists():
         return 0, []
-    with safe_open(path, "pt") as file, torch.no_grad():
+    shapes = {f"{kind}.{name}": value.shape for name, value in parameters.items() for kind in ("value", "momentum")}
+    try:
+        with safe_open(path, "pt") as file:
+            tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+        losses = json.loads(said["losses"])
+        if "sum" in said and (said.pop("sum") != _state_sum(tensors, said) or said["run"] != run):
+            raise ValueError("another state than was written")
+        if {name: value.shape for name, value in tensors.items()} != shapes or not all(map(math.isfinite, losses)):
+            raise ValueError("the state of another run")
+        if not all(value.isfinite().all() for value in tensors.values()):
+            raise ValueError("values that are not finite")
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        notice(f"{path}: not the state of this training, or damaged ({why}); it begins anew")
+        return 0, []
+    with torch.no_grad():
         for name, value in parameters.items():
-            value.copy_(file.get_tensor(f"value.{name}"))
-            optimiser.state[value]["momentum_buffer"] = file.get_tensor(f"momentum.{name}").to(value.device)
-        losses = json.loads(file.metadata()["losses"])
+            value.copy_(tensors[f"value.{name}"])
+            optimiser.state[value]["momentum_buffer"] = tensors[f"momentum.{name}"].to(value.device)
     return len(losses), losses
 
 
