@@ -9,6 +9,8 @@ from pathlib import Path
 
 import platformdirs
 
+from flowclip_core import locks
+
 
 def root() -> Path:
     """The checkout: the folder that holds flowclip_core, notebooks and results."""
@@ -24,7 +26,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     """Write `content` beside `path`, then rename: a reader, or a kill, never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=locks.unfinished(path))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

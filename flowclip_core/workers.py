@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 
 from flowclip_core.errors import InputError
+from flowclip_core.locks import Held, Waiting
 
 # Seconds between looks at work that another command is doing.
 PATIENCE = 0.5
@@ -67,9 +67,10 @@ class Pool:
     def map(
         self, work: Callable, tasks: list[tuple], told: Callable[[int], None] = lambda count: None
     ) -> Iterator[tuple[tuple, object]]:
-        """Yield (task, result) in the order of completion. A result of None means «another command holds it»: it is
-        asked for again when the rest is done. told: gets what the workers `tell` meanwhile. Raises InputError when a
-        worker process is killed."""
+        """Yield (task, result) in the order of completion. A task whose result is `Held`, as another call is at it, is
+        done again when the rest is; it is said what is waited for. told: gets what the workers `tell` meanwhile. Raises
+        InputError when a worker process is killed."""
+        waiting = None
         while tasks:
             held = []
             try:
@@ -80,18 +81,20 @@ class Pool:
                         told(self._news.get())
                     for job in done:
                         task = jobs.pop(job)
-                        if (result := job.result()) is None:
-                            held.append(task)
+                        if isinstance(result := job.result(), Held):
+                            held.append((task, result))
                         else:
+                            waiting = None
                             yield task, result
             except BrokenProcessPool as error:
                 raise InputError(
                     "a worker process was killed, most likely for lack of memory; what is finished is kept: run the"
                     f" same command again with fewer --jobs (now {self.jobs})"
                 ) from error
-            tasks = held
-            if tasks:
-                time.sleep(PATIENCE)
+            tasks = [task for task, _ in held]
+            if held:
+                waiting = waiting or Waiting()
+                waiting.go_on(held[0][1], PATIENCE)
 
     def submit(self, work: Callable, *arguments: object) -> Future:
         """One task for one of the processes."""

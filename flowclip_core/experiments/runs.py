@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import filelock
 import numpy as np
 import pandas as pd
 import psutil
@@ -52,6 +51,7 @@ from flowclip_core.experiments.towers import (
     pick_precision,
     weights_hash,
 )
+from flowclip_core.locks import Held, Lock, Waiting
 from flowclip_core.paths import root
 from flowclip_core.workers import PATIENCE, Pool, default_jobs
 
@@ -415,15 +415,19 @@ class Workshop:
 
     def _jointly(self, tasks: list[Task]) -> Iterator[Task]:
         """Make runs one after the other, each by all ranks; those that another command is at come last."""
+        waiting = None
         while tasks:
             held = []
             for task in tasks:
-                if _run_jointly(task) is None:
-                    held.append(task)
+                if isinstance(found := _run_jointly(task), Held):
+                    held.append((task, found))
                 else:
+                    waiting = None
                     yield task
-            if tasks := held:
-                time.sleep(PATIENCE)
+            tasks = [task for task, _ in held]
+            if held:
+                waiting = waiting or Waiting(self.main)
+                waiting.go_on(held[0][1], PATIENCE)
 
     def _missing(self, cells: Sequence[Cell]) -> tuple[list[list[tuple[RunConfig, str, bool]]], int]:
         """The runs to make, in two rounds: settings, key, whether weights are kept. And how many there are in all."""
@@ -607,14 +611,12 @@ class Task:
 
 
 @contextmanager
-def _claimed(task: Task) -> Iterator[bool | None]:
-    """Whether the run is ours to make: False when it is finished, None when another command is at it."""
+def _claimed(task: Task) -> Iterator[bool | Held]:
+    """Whether the run is ours to make: False when it is finished, `Held` when another call is at it."""
     task.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(task.folder / f"{task.key}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        yield None
+    lock = Lock(task.folder / f"{task.key}.lock", f"run {task.key}")
+    if not lock.take():
+        yield lock.held
         return
     try:
         yield not _finished(task.folder, task.key, task.keep)
@@ -622,26 +624,30 @@ def _claimed(task: Task) -> Iterator[bool | None]:
         lock.release()
 
 
-def _run(task: Task) -> bool | None:
-    """Make one run in a worker process and write its record; None when another command is at it."""
+def _run(task: Task) -> bool | Held:
+    """Make one run in a worker process and write its record; `Held` when another call is at it."""
     with _claimed(task) as ours:
+        if isinstance(ours, Held):
+            return ours
         if ours:
             _write(task, transfer(task) if task.config.transfer else train_and_test(task))
-        return None if ours is None else True
+        return True
 
 
-def _run_jointly(task: Task) -> bool | None:
+def _run_jointly(task: Task) -> bool | Held:
     """`_run` by all ranks at once: the main one claims and writes."""
     from flowclip_core.training import ranks
 
     with _claimed(task) if ranks.main() else nullcontext() as ours:
         ours = ranks.from_main(ours)
+        if isinstance(ours, Held):
+            return ours
         if ours:
             record = train_and_test(task)
             if ranks.main():
                 _write(task, record)
             ranks.from_main(None)  # the others wait until it is written
-        return None if ours is None else True
+        return True
 
 
 def _write(task: Task, record: dict) -> None:

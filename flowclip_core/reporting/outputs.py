@@ -20,6 +20,7 @@ from flowclip_core.experiments import Result, estimates
 from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_core.experiments.records import read_record
 from flowclip_core.experiments.tidy import by_key, hits_csv, save_tidy, tidy_csv
+from flowclip_core.locks import Lock
 from flowclip_core.model import hub
 from flowclip_core.paths import root, sha256, write_atomically
 from flowclip_core.reporting import tables, view
@@ -46,7 +47,7 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
         folder / "figures" / f"{target}.svg",
         data[0].with_suffix(".summary.csv"),
     )
-    with _Seal(folder / f".{target}.made", _fingerprint(target, *data[:2]), html, figure, summary) as stale:
+    with _Seal(folder / f".{target}.made", lambda: _fingerprint(target, *data[:2]), html, figure, summary) as stale:
         if stale:
             from flowclip_core.reporting import notebooks
 
@@ -69,8 +70,8 @@ def write_costs(profile: str, results: Path) -> list[Path]:
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "table3.csv", folder / "table3.html"
     parts = sorted((root() / "flowclip_core" / "model").glob("*.py")) + [root() / "flowclip_core/experiments/costs.py"]
-    made = _fingerprint("table3", *parts)
-    with _Seal(folder / ".table3.made", made, csv, html, folder / "figures" / "table3.svg") as stale:
+    figure = folder / "figures" / "table3.svg"
+    with _Seal(folder / ".table3.made", lambda: _fingerprint("table3", *parts), csv, html, figure) as stale:
         if stale:
             write_atomically(csv, _counted())
             _write_figures(_cost_figures(csv), folder)
@@ -84,7 +85,7 @@ def write_verdicts(profile: str, results: Path) -> list[Path]:
 
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "claims.csv", folder / "verdicts.html"
-    with _Seal(folder / ".verdicts.made", _fingerprint("verdicts", *_tables(folder)), csv, html) as stale:
+    with _Seal(folder / ".verdicts.made", lambda: _fingerprint("verdicts", *_tables(folder)), csv, html) as stale:
         if stale:
             write_atomically(csv, claims.csv_text(judged(profile, str(results))))
             _execute(profile, results, html)
@@ -136,7 +137,7 @@ def write_report(profile: str, results: Path) -> list[Path]:
     folder = experiments.results_folder(profile, str(results))
     source = str(results) if any((folder / f"{name}.csv").exists() for name in TARGETS) else "recorded"
     shown, path = experiments.results_folder(profile, source), folder / "report.html"
-    with _Seal(folder / ".report.made", _fingerprint("verdicts", *_tables(shown)), path) as stale:
+    with _Seal(folder / ".report.made", lambda: _fingerprint("verdicts", *_tables(shown)), path) as stale:
         if stale:
             write_atomically(path, report.html(profile, source, judged(profile, source)))
     return [path]
@@ -340,21 +341,31 @@ def overview(profile: str) -> str:
 
 
 class _Seal:
-    """Says whether files are older than what they are made from: `with _Seal(...) as stale`. Written at the end."""
+    """Says whether files are older than what they are made from: `with _Seal(...) as stale`. Written at the end.
 
-    def __init__(self, path: Path, made: str, *files: Path) -> None:
-        self.path, self.made = path, made
-        whole = all(file.exists() for file in files) and path.exists() and path.read_text() == made
-        self.stale = not whole
+    One call at a time makes them. made: fingerprint of what they are made from; no seal where it changes meanwhile.
+    """
+
+    def __init__(self, path: Path, made: Callable[[], str], *files: Path) -> None:
+        self.path, self.made, self.files = path, made, files
+        self.lock = Lock(path.with_suffix(".lock"), f"{path.parent / path.stem[1:]}.* to be written")
 
     def __enter__(self) -> bool:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock.__enter__()
+        self.began = self.made()
+        whole = all(file.exists() for file in self.files) and self.path.exists()
+        self.stale = not (whole and self.path.read_text() == self.began)
         if self.stale:
             self.path.unlink(missing_ok=True)
         return self.stale
 
     def __exit__(self, kind, *_: object) -> None:
-        if kind is None and self.stale:
-            write_atomically(self.path, self.made)
+        try:
+            if kind is None and self.stale and self.made() == self.began:
+                write_atomically(self.path, self.began)
+        finally:
+            self.lock.release()
 
 
 def _view(target: str, result: Result) -> View:
