@@ -52,7 +52,7 @@ class Owner:
     @property
     def alive(self) -> bool:
         """Whether it still runs; asked of one that is `ours`."""
-        return _born(self.pid) == self.born
+        return born(self.pid) == self.born
 
 
 @functools.cache
@@ -74,10 +74,10 @@ def me() -> Owner:
 
 @functools.cache
 def _me(pid: int) -> Owner:
-    return Owner(socket.gethostname(), pid, machine(), _born(pid))
+    return Owner(socket.gethostname(), pid, machine(), born(pid))
 
 
-def _born(pid: int) -> str:
+def born(pid: int) -> str:
     """When a process began, in units of its machine; empty where there is none. A killed one that its parent has not
     asked after yet is none."""
     try:
@@ -150,8 +150,17 @@ class Lock:
     @property
     def ours(self) -> bool:
         """Whether the file still says that this lock holds it."""
+        owner = self.owner()
+        return owner is not None and owner.token == self._token
+
+    def owner(self) -> Owner | None:
+        """Whose it is; None where it is nobody's, or its file is not finished."""
         seen = _read(self.path)
-        return bool(self._token) and seen is not None and seen.owner is not None and seen.owner.token == self._token
+        return seen and seen.owner
+
+    def silent(self) -> float:
+        """Seconds since its owner touched it. Raises OSError where there is no lock."""
+        return _age(self.path, self.path.stat().st_mtime_ns)
 
     def __enter__(self) -> Lock:
         waiting = Waiting()
@@ -266,6 +275,12 @@ def _hold(lock: Lock) -> None:
             threading.Thread(target=_beat, daemon=True, name="locks").start()
 
 
+def release_all() -> None:
+    """Let others have all that this process holds, which is about to end on the spot."""
+    for lock in list(_held):
+        lock.release()
+
+
 def _drop(lock: Lock) -> None:
     with _beats:
         _held.pop(lock, None)
@@ -305,5 +320,5 @@ def sweep(folder: Path, pattern: str) -> None:
         with suppress(FileNotFoundError):
             writer = re.search(r"\.([0-9a-f]{12})-(\d+)\.[^.]*$", part.name)
             ours = writer and writer[1] == machine()
-            if not _born(int(writer[2])) if ours else _age(part, part.stat().st_mtime_ns) > LEFT:
+            if not born(int(writer[2])) if ours else _age(part, part.stat().st_mtime_ns) > LEFT:
                 part.unlink()

@@ -13,10 +13,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 
-from flowclip_core.errors import InputError
+from flowclip_core import locks
+from flowclip_core.errors import InputError, notice
 from flowclip_core.locks import Held, Waiting
 
 # Seconds between looks at work that another command is doing.
@@ -149,3 +150,29 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_launcher() -> None:
+    """Let a rank end when torchrun is killed, which cannot tell it: it would train on, with nobody to end it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return  # srun's daemon ends its tasks
+    import psutil
+
+    above = psutil.Process().parents()
+    said = {process: "" for process in above}
+    for process in above:
+        with suppress(psutil.Error):
+            said[process] = " ".join(process.cmdline())
+    launchers = [process for process in above if "torchrun" in said[process] or "torch.distributed" in said[process]]
+    launcher = (launchers or above)[0].pid
+    began = locks.born(launcher)
+
+    def watch() -> None:
+        while locks.born(launcher) == began:
+            threading.Event().wait(1)
+        number = os.environ.get("RANK", "0")
+        notice(f"rank {number}: its launcher (PID {launcher}) has ended; what is finished is kept: start it again")
+        locks.release_all()
+        os._exit(2)
+
+    threading.Thread(target=watch, daemon=True, name="launcher").start()

@@ -139,6 +139,13 @@ def test_a_failure_leaves_its_shards_to_others(dataset):
         # A batch script that calls the command without srun is alone, whatever was reserved for it.
         (None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Rank()),
         (None, {"RANK": "1", "WORLD_SIZE": "2"}, Rank()),
+        # Another launcher than torchrun, or a script of srun's.
+        (None, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node1"}, Rank(1, 2)),
+        (
+            None,
+            {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
+            Rank(3, 4, 1, 2),
+        ),
     ],
 )  # fmt: skip
 def test_the_share_comes_from_the_option_or_the_launcher(shard, environment, expected):

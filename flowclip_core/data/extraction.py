@@ -532,7 +532,8 @@ class Rank:
 
 
 def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
-    """Which share is ours: `--shard i/n` (i from 1 to n), else torchrun's or SLURM's (srun), else all.
+    """Which share is ours: `--shard i/n` (i from 1 to n), else torchrun's, SLURM's (srun) or that of another launcher
+    which sets torchrun's variables, else all.
 
     Raises InputError for another form of `shard`.
     """
@@ -549,4 +550,9 @@ def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
         found = [re.match(r"\d+", environment.get(name, "")) for name in names]
         if starter in environment and all(found):
             return Rank(*(int(match[0]) for match in found), bound=starter == "SLURM_STEP_ID")
+    said = [environment.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
+    if said[2] and said[0].isdigit() and said[1].isdigit():
+        local, beside = (environment.get(name, "") for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+        here = (int(local), int(beside)) if local.isdigit() and beside.isdigit() else (0, 1)
+        return Rank(int(said[0]), int(said[1]), *here)
     return Rank()

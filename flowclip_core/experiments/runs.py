@@ -53,7 +53,7 @@ from flowclip_core.experiments.towers import (
 )
 from flowclip_core.locks import Held, Lock, Waiting
 from flowclip_core.paths import root
-from flowclip_core.workers import PATIENCE, Pool, default_jobs
+from flowclip_core.workers import PATIENCE, Pool, default_jobs, end_with_launcher
 
 ALONE = Rank()
 Chosen = TypeVar("Chosen")
@@ -252,6 +252,7 @@ class Workshop:
             )  # fmt: skip
 
     def __enter__(self) -> Workshop:
+        end_with_launcher()
         with ExitStack() as exits:
             exits.enter_context(self.pool)
             if self.engine is not self.pool:
@@ -670,7 +671,7 @@ def train_and_test(task: Task) -> dict:
     tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
     model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
     readable = [video for video in split.train if store.has(video.name)]
-    picked, losses, started = [], [], time.monotonic()
+    picked, losses, counts, started = [], [], [], time.monotonic()
     if config.train:
         if task.listed:
             picked = [video for video in task.listed if store.has(video.name)]
@@ -683,7 +684,7 @@ def train_and_test(task: Task) -> dict:
             np.array([video.label for video in picked]), config.train, config.seed,
             memory=task.memory, lanes=task.lanes, checkpoint=task.folder / f"{task.key}.partial",
         )  # fmt: skip
-        losses = log.losses
+        losses, counts = log.losses, log.ranks
         if task.keep and ranks.main():
             model.save(task.folder / f"{task.key}.safetensors")
     trained = time.monotonic()
@@ -691,7 +692,7 @@ def train_and_test(task: Task) -> dict:
     return _record(task, model, found, predictions, trained - started, time.monotonic() - trained) | {
         "trained_on": [video.name for video in picked] if config.k else len(picked),
         "losses": [round(loss, 5) for loss in losses],
-        **({"ranks": ranks.count()} if ranks.count() > 1 else {}),
+        **({"ranks": counts[0] if len(counts) == 1 else counts} if counts not in ([], [1]) else {}),
     }
 
 

@@ -14,7 +14,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +51,7 @@ class Log:
 
     losses: list[float]
     micro_batch: int
+    ranks: list[int]  # how many took part, one after the other where it was resumed by another number of them
 
 
 def batch_at(step: int, videos: int, config: TrainConfig, seed: int, store: FeatureStore, frames: int):
@@ -90,7 +91,8 @@ def train(
     tree, instead of what fits. When memory still runs out, the micro-batch is halved and the step done again.
     lanes: micro-batches at a time, each in a thread of its own (CPU).
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed at the end.
-    Ranks (see `ranks`) take part in every step; the main one alone reads and writes the checkpoint.
+    Ranks (see `ranks`) take part in every step; the main one alone reads and writes the checkpoint. Raises InputError
+    where another number of them began it, on GPUs, which round otherwise then.
     stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
     """
     parameters = model.trained()
@@ -103,23 +105,25 @@ def train(
     total, device = config.total_steps(len(rows)), model.backbone.mean.device
     micro = micro_batch or _micro_batch(model, memory, lanes)
     checkpoint = checkpoint if ranks.main() else None
-    first, losses = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser))
+    losses, counts = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser))
+    first = len(losses)
+    if counts[-1:] != [ranks.count()]:
+        counts.append(ranks.count())
     saved = time.monotonic()
     model.train()
     with lanes_of(lanes) as run:
         for step in range(first, total):
             for group in optimiser.param_groups:
                 group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
-            batch = batch_at(step, len(rows), config, seed, store, model.config.frames)
-            picked, crops, frames = map(ranks.share, batch)
+            picked, crops, frames = batch_at(step, len(rows), config, seed, store, model.config.frames)
             features = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
             targets = torch.from_numpy(labels[picked]).to(device)
             loss, micro = _step_that_fits(model, features, targets, micro, run)
-            losses.append(ranks.sum_gradients(parameters.values(), loss, len(picked) / len(batch[0])))
+            losses.append(ranks.gradients_of_main(parameters.values(), loss))
             optimiser.step()
             stop = stop_after is not None and step + 1 >= stop_after
             if checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds):
-                _checkpoint(checkpoint, parameters, optimiser, losses)
+                _checkpoint(checkpoint, parameters, optimiser, losses, counts)
                 saved = time.monotonic()
             if stop:
                 break
@@ -127,7 +131,7 @@ def train(
             if checkpoint:
                 checkpoint.unlink(missing_ok=True)
     model.eval()
-    return Log(losses, micro)
+    return Log(losses, micro, counts)
 
 
 @contextmanager
@@ -152,7 +156,7 @@ def _step_that_fits(model: FlowCLIP, features: Tensor, targets: Tensor, micro: i
         try:
             return _step(model, features, targets, micro, run), micro
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if micro == 1 or not _out_of_memory(error):
+            if micro == 1 or not _out_of_memory(error) or ranks.together() and not isinstance(error, _NoRoom):
                 raise
         # Out of the handler, whose traceback would hold on to the buffers.
         micro = max(1, min(micro, len(targets)) // 2)
@@ -167,8 +171,6 @@ def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: C
     features (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `lanes_of`.
     """
     loss = 0.0
-    if not len(targets):  # a rank's share may be empty
-        return loss
     for part, target in zip(features.split(SUMMED), targets.split(SUMMED), strict=True):
         loss += _accumulate(model, part, target, len(targets), micro, run)
     return loss
@@ -184,7 +186,7 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
     seen = {name: value.detach().requires_grad_(value.requires_grad) for name, value in out.items()}
     prompts, everything = out.get("prompts"), torch.arange(len(targets), device=targets.device)
     own = prompts is not None and model.prompts.adapter is not None  # every video has texts of its own
-    whole = own and micro >= len(targets) >= FEWEST
+    whole = own and micro >= len(targets) >= FEWEST and not ranks.together()
 
     def pass_of(videos: Tensor) -> tuple[Tensor, Tensor]:
         vectors = prompts.detach()[videos].requires_grad_()
@@ -205,7 +207,7 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
         found = model.tree(vectors)
         texts = found.detach().requires_grad_()
     else:
-        texts, gradient = (torch.cat(parts) for parts in zip(*run(pass_of, everything.split(micro)), strict=True))
+        texts, gradient = _shared(lambda videos: run(pass_of, videos.split(micro)), everything)
     share = F.cross_entropy(model.match(seen, texts)["logits"], targets, reduction="sum") / batch
     share.backward()
     if whole:
@@ -215,6 +217,29 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
     if ends:  # a linear head on frozen features has nothing before it
         torch.autograd.backward(*zip(*ends, strict=True))
     return share.item()
+
+
+def _shared(passes: Callable[[Tensor], Iterable], videos: Tensor) -> list[Tensor]:
+    """What passes of the prompt tree give for all videos; each rank computes its share of them.
+
+    A pass that has no room in one rank raises _NoRoom in all.
+    """
+    if not ranks.together():
+        return [torch.cat(parts) for parts in zip(*passes(videos), strict=True)]
+    found, lack = [], None
+    try:
+        found = [torch.cat(parts) for parts in zip(*passes(ranks.share_evenly(videos)), strict=True)]
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        lack = _NoRoom(str(error))
+    if ranks.any_of(lack is not None):
+        raise lack or _NoRoom("not enough memory in another rank")
+    return [ranks.join(value, len(videos)) for value in found]
+
+
+class _NoRoom(RuntimeError):
+    """The passes of the prompt tree do not fit into memory."""
 
 
 def _micro_batch(model: FlowCLIP, memory: float | None, lanes: int) -> int:
@@ -230,26 +255,36 @@ def _micro_batch(model: FlowCLIP, memory: float | None, lanes: int) -> int:
 def _out_of_memory(error: Exception) -> bool:
     # Only CUDA has an error class of its own; the CPU allocator raises a plain RuntimeError.
     said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in said or "not enough memory" in said
+    if isinstance(error, torch.OutOfMemoryError | _NoRoom):
+        return True
+    return "DefaultCPUAllocator" in said or "not enough memory" in said
 
 
-def _checkpoint(path: Path, parameters: dict, optimiser: torch.optim.Optimizer, losses: list[float]) -> None:
+def _checkpoint(
+    path: Path, parameters: dict, optimiser: torch.optim.Optimizer, losses: list[float], counts: list[int]
+) -> None:
     tensors = {f"value.{name}": value.detach().cpu() for name, value in parameters.items()}
     for name, value in parameters.items():
         tensors[f"momentum.{name}"] = optimiser.state[value]["momentum_buffer"].cpu()
-    write_atomically(path, save(tensors, {"losses": json.dumps(losses)}))
+    write_atomically(path, save(tensors, {"losses": json.dumps(losses), "ranks": json.dumps(counts)}))
 
 
-def _resume(path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer) -> tuple[int, list[float]]:
-    """First step still to do, and the losses before it."""
+def _resume(path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer) -> tuple[list[float], list[int]]:
+    """Losses of the steps that are done, and how many ranks did them."""
     if path is None or not path.exists():
-        return 0, []
+        return [], []
+    device = next(iter(parameters.values())).device
     with safe_open(path, "pt") as file, torch.no_grad():
+        losses, counts = (json.loads(file.metadata().get(name, "[1]")) for name in ("losses", "ranks"))
+        if device.type != "cpu" and counts[-1] != ranks.count():
+            raise InputError(
+                f"{path}: {len(losses)} steps of this training were made by {counts[-1]} ranks, and this call has"
+                f" {ranks.count()}: start it with {counts[-1]}, or delete that file to begin it again"
+            )
         for name, value in parameters.items():
             value.copy_(file.get_tensor(f"value.{name}"))
             optimiser.state[value]["momentum_buffer"] = file.get_tensor(f"momentum.{name}").to(value.device)
-        losses = json.loads(file.metadata()["losses"])
-    return len(losses), losses
+    return losses, counts
 
 
 IN_ORDER, SHUFFLED, REVERSED, REPEATED = "in order", "shuffled", "reversed", "repeated"
