@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from flowclip_core.errors import InputError
+from flowclip_core.locks import Held, Waiting
 from flowclip_core.paths import root
 from flowclip_core.workers import PATIENCE
 
@@ -94,6 +94,7 @@ class RayEngine:
             num_cpus=1, num_gpus=0 if self.device == "cpu" else 1 / self.jobs, max_retries=RETRIES,
         )(_on_a_worker())  # fmt: skip
         jobs: dict = {}
+        patience = None
         try:
             while tasks:
                 waiting, held = deque(tasks), []
@@ -106,12 +107,15 @@ class RayEngine:
                     done, _ = ray.wait(list(jobs), timeout=PATIENCE)
                     for job in done:
                         task = jobs.pop(job)
-                        if (result := self._result(job)) is None:
-                            held.append(task)
+                        if isinstance(result := self._result(job), Held):
+                            held.append((task, result))
                         else:
+                            patience = None
                             yield task, result
-                if tasks := held:
-                    time.sleep(PATIENCE)
+                tasks = [task for task, _ in held]
+                if held:
+                    patience = patience or Waiting()
+                    patience.go_on(held[0][1], PATIENCE)
         finally:
             for job in jobs:
                 ray.cancel(job, force=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
+from flowclip_core import locks
 from flowclip_core.errors import NotFinite
 
 
@@ -29,7 +30,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     """Write `content` beside `path`, then rename: a reader, or a kill, never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=locks.unfinished(path))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

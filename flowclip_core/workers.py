@@ -10,14 +10,15 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 
-from flowclip_core.errors import InputError
+from flowclip_core import locks
+from flowclip_core.errors import InputError, notice
+from flowclip_core.locks import Held, Waiting
 
 # Seconds between looks at work that another command is doing.
 PATIENCE = 0.5
@@ -67,9 +68,10 @@ class Pool:
     def map(
         self, work: Callable, tasks: list[tuple], told: Callable[[int], None] = lambda count: None
     ) -> Iterator[tuple[tuple, object]]:
-        """Yield (task, result) in the order of completion. A result of None means «another command holds it»: it is
-        asked for again when the rest is done. told: gets what the workers `tell` meanwhile. Raises InputError when a
-        worker process is killed."""
+        """Yield (task, result) in the order of completion. A task whose result is `Held`, as another call is at it, is
+        done again when the rest is; it is said what is waited for. told: gets what the workers `tell` meanwhile. Raises
+        InputError when a worker process is killed."""
+        waiting = None
         while tasks:
             held = []
             try:
@@ -80,18 +82,20 @@ class Pool:
                         told(self._news.get())
                     for job in done:
                         task = jobs.pop(job)
-                        if (result := job.result()) is None:
-                            held.append(task)
+                        if isinstance(result := job.result(), Held):
+                            held.append((task, result))
                         else:
+                            waiting = None
                             yield task, result
             except BrokenProcessPool as error:
                 raise InputError(
                     "a worker process was killed, most likely for lack of memory; what is finished is kept: run the"
                     f" same command again with fewer --jobs (now {self.jobs})"
                 ) from error
-            tasks = held
-            if tasks:
-                time.sleep(PATIENCE)
+            tasks = [task for task, _ in held]
+            if held:
+                waiting = waiting or Waiting()
+                waiting.go_on(held[0][1], PATIENCE)
 
     def submit(self, work: Callable, *arguments: object) -> Future:
         """One task for one of the processes."""
@@ -146,3 +150,29 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_launcher() -> None:
+    """Let a rank end when torchrun is killed, which cannot tell it: it would train on, with nobody to end it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return  # srun's daemon ends its tasks
+    import psutil
+
+    above = psutil.Process().parents()
+    said = {process: "" for process in above}
+    for process in above:
+        with suppress(psutil.Error):
+            said[process] = " ".join(process.cmdline())
+    launchers = [process for process in above if "torchrun" in said[process] or "torch.distributed" in said[process]]
+    launcher = (launchers or above)[0].pid
+    began = locks.born(launcher)
+
+    def watch() -> None:
+        while locks.born(launcher) == began:
+            threading.Event().wait(1)
+        number = os.environ.get("RANK", "0")
+        notice(f"rank {number}: its launcher (PID {launcher}) has ended; what is finished is kept: start it again")
+        locks.release_all()
+        os._exit(2)
+
+    threading.Thread(target=watch, daemon=True, name="launcher").start()

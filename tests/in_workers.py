@@ -6,30 +6,27 @@ import os
 import time
 from pathlib import Path
 
-import filelock
-
 from flowclip_core.errors import InputError
+from flowclip_core.locks import Held, Lock
 
 
 def double(number: int) -> int:
     return 2 * number
 
 
-def none_at_first(note: Path, times: int) -> str | None:
-    """None, as while another command holds a run, until it was asked `times` times."""
+def held_at_first(note: Path, times: int) -> str | Held:
+    """`Held`, as while another command holds a run, until it was asked `times` times."""
     asked = len(note.read_text()) if note.exists() else 0
     note.write_text("x" * (asked + 1))
-    return "done" if asked >= times else None
+    return "done" if asked >= times else Held(note.name, "another")
 
 
-def dies(note: Path, times: int) -> int | None:
+def dies(note: Path, times: int) -> int | Held:
     """The death of this process with a lock in its hands, as for lack of memory, `times` times; then how often it was
-    begun. None where the lock is held, as if by another command."""
-    lock = filelock.FileLock(note.with_suffix(".lock"))
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        return None
+    begun. `Held` where the lock is, as if by another command."""
+    lock = Lock(note.with_suffix(".lock"))
+    if not lock.take():
+        return lock.held
     with note.open("a") as file:
         file.write("x")
     if len(begun := note.read_text()) <= times:

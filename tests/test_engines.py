@@ -64,7 +64,7 @@ def test_every_task_is_done_once_and_handed_back_with_its_result(engine):
 
 def test_what_another_command_holds_is_asked_for_again_when_the_rest_is_done(engine, tmp_path):
     tasks = [(tmp_path / "held", 2), (tmp_path / "free", 0), (tmp_path / "free too", 0)]
-    found = list(engine.map(in_workers.none_at_first, tasks))
+    found = list(engine.map(in_workers.held_at_first, tasks))
     assert [result for _, result in found] == ["done"] * 3 and found[-1][0] == tasks[0]
     assert {path.name: len(path.read_text()) for path in tmp_path.iterdir()} == {"held": 3, "free": 1, "free too": 1}
 

@@ -1062,7 +1062,7 @@ def test_a_run_interrupted_between_weights_and_record_is_done_again(home, tmp_pa
     assert lasting(made(workshop, keep=True)) == lasting(whole)
     ours, theirs = (load_file(place / weights.name) for place in (workshop.folder, there.folder))
     assert ours and ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
-    assert {path.suffix for path in workshop.folder.iterdir()} == {".json", ".safetensors", ".lock"}
+    assert {path.suffix for path in workshop.folder.iterdir()} == {".json", ".safetensors"}
 
 
 def interrupt(*arguments):

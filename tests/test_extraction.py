@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import filelock
 import pytest
 from test_features import CONFIG, NAMES, Inline, Projection, cache, content, dataset, ensure, write_video
 
-from flowclip_core import workers
+from flowclip_core import locks, workers
 from flowclip_core.data import extraction
 from flowclip_core.data.datasets import Dataset, load
 from flowclip_core.data.extraction import Rank, extract, find, plan, rank
@@ -94,12 +93,12 @@ def test_a_shard_that_another_is_at_is_waited_for(dataset, monkeypatch):
     wanted = plan(dataset, CONFIG, shard_videos=3)
     path = wanted.parts[1][0]
     path.parent.mkdir(parents=True)
-    other, naps = filelock.FileLock(path.with_suffix(".lock")), []
-    other.acquire()
+    other, naps = locks.Lock(path.with_suffix(".lock")), []
+    assert other.take()
 
     def nap(seconds: float) -> None:
-        if not seconds:
-            return  # the tower's own
+        if seconds != workers.PATIENCE:
+            return  # the tower's own, and that of locks
         naps.append(seconds)
         assert {part.exists() for part, _ in (*wanted.parts[:1], *wanted.parts[2:])} == {True}  # the rest is done
         if len(naps) == 2:
@@ -140,6 +139,13 @@ def test_a_failure_leaves_its_shards_to_others(dataset):
         # A batch script that calls the command without srun is alone, whatever was reserved for it.
         (None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Rank()),
         (None, {"RANK": "1", "WORLD_SIZE": "2"}, Rank()),
+        # Another launcher than torchrun, or a script of srun's.
+        (None, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node1"}, Rank(1, 2)),
+        (
+            None,
+            {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
+            Rank(3, 4, 1, 2),
+        ),
     ],
 )  # fmt: skip
 def test_the_share_comes_from_the_option_or_the_launcher(shard, environment, expected):
@@ -200,8 +206,7 @@ def test_a_store_that_others_made_can_be_read_where_nothing_can_be_written(datas
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr(filelock.FileLock, "acquire", refused)
-        patch.setattr(filelock.FileLock, "__enter__", refused)
+        patch.setattr(locks.Lock, "take", refused)
         assert content(ensure(dataset)) == expected
         with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\).*FLOWCLIP_CACHE") as error:
             ensure(dataset, replace(CONFIG, frames=2))

@@ -27,6 +27,7 @@ from flowclip_core.data.extraction import ensure_features
 from flowclip_core.data.features import FeatureStore, StoreConfig
 from flowclip_core.data.video import read_frames, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError
+from flowclip_core.locks import Held
 from flowclip_core.workers import Pool
 
 NAMES = [f"{label}/{number}.avi" for label in ("wave", "clap") for number in range(4)]
@@ -500,11 +501,11 @@ def test_what_another_holds_is_asked_for_again(tmp_path):
     assert all(result == "done" for _, result in done)
 
 
-def second_time(mark: Path) -> str | None:
+def second_time(mark: Path) -> str | Held:
     if mark.exists():
         return "done"
     mark.touch()
-    return None
+    return Held(mark.name, "another")
 
 
 def test_the_shard_index_is_plain_json(dataset, cache):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import filelock
 import pytest
 from official import build_hmdb, build_ucf, hmdb_names, rar, tiny_video, ucf_lists, ucf_names
 from test_archives import FILE, Server, digest, inside, serving, tools_or_skip, tree, zipped
@@ -19,6 +18,7 @@ from flowclip_core.data import archives, datasets, prepare
 from flowclip_core.data.archives import Archive
 from flowclip_core.data.prepare import inspect
 from flowclip_core.errors import InputError
+from flowclip_core.locks import Lock
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_prepare_completes_what_is_there(server, small_ucf, tmp_path):
 
 def test_two_commands_do_not_share_a_folder(small_ucf, tmp_path):
     (tmp_path / "new").mkdir()
-    with filelock.FileLock(tmp_path / "new" / ".flowclip-data.lock"):
+    with Lock(tmp_path / "new" / ".flowclip-data.lock"):
         one_line(lambda: prepare.prepare("ucf101", tmp_path / "new"), "another command")
 
 

@@ -23,15 +23,9 @@ from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.training import loop, ranks
 
 NAMES = ("brush hair", "cartwheel", "catch", "clap hands")
-# 19 videos and then the twentieth alone, so that shares are unequal and some are empty.
+FULL = ModelConfig()
+# 19 videos and then the twentieth alone, so that shares are unequal and fewer than there are ranks.
 CONFIG = TrainConfig(lr=0.02, batch=19, epochs=2, crops=("centre",))
-
-
-class Wide(FeatureStore):
-    """A store whose features are float64."""
-
-    def take(self, *which) -> np.ndarray:
-        return super().take(*which).astype(np.float64)
 
 
 def store(folder: Path) -> FeatureStore:
@@ -41,19 +35,28 @@ def store(folder: Path) -> FeatureStore:
 
 
 def work(folder: Path, number: int = 0) -> dict[str, torch.Tensor]:
-    """Gradients of both batches at the initial weights, trained weights whole and resumed, losses, scores."""
-    small, exact, found = backbone(SMALL), backbone(SMALL, dtype=torch.float64), {}
+    """Weights of three variants trained whole, one also resumed by as many ranks and by others; losses, scores."""
+    small, found = backbone(SMALL), {}
 
-    def fit(config: TrainConfig, seed: int = 3, tower=small, **how) -> tuple[FlowCLIP, loop.Log]:
-        dtype = tower.mean.dtype
-        model = FlowCLIP(ModelConfig(), tower, NAMES, seed).to(dtype)
-        features = Wide(**vars(store(folder))) if dtype == torch.float64 else store(folder)
-        return model, loop.train(model, features, np.arange(20), np.arange(20) % 4, config, 3, **how)
+    def fit(config: TrainConfig, seed: int = 3, model: ModelConfig = FULL, **how) -> tuple[FlowCLIP, loop.Log]:
+        made = FlowCLIP(model, small, NAMES, seed)
+        return made, loop.train(made, store(folder), np.arange(20), np.arange(20) % 4, config, 3, **how)
 
-    for step in (1, 2):
-        # In float64, as float32 rounds a batch's own parts apart by up to 1e-6 in one process already.
-        model, _ = fit(replace(CONFIG, lr=0.0, epochs=None, steps=step), tower=exact)
-        found |= {f"gradient {step} {name}": value.grad for name, value in model.trained().items()}
+    for what, switches in (("static", {"map": False}), ("plain", {"map": False, "mmb": False, "mcb": False})):
+        model, log = fit(CONFIG, seed=3 + number, model=ModelConfig(**switches))
+        found |= {f"{what} {name}": value.detach() for name, value in model.trained().items()}
+        found[f"{what} losses"] = torch.tensor(log.losses)
+    # Seven videos, four at a time, one pass each: shares are uneven, and one batch is smaller than there are ranks.
+    model = FlowCLIP(ModelConfig(), small, NAMES, 3)
+    seven = replace(CONFIG, batch=3)
+    log = loop.train(model, store(folder), np.arange(7), np.arange(7) % 4, seven, 3, micro_batch=1)
+    found |= {f"seven {name}": value.detach() for name, value in model.trained().items()}
+    found["seven losses"] = torch.tensor(log.losses)
+    if (folder / "given").exists():  # which another number of ranks began
+        given, log = fit(CONFIG, seed=3 + number, checkpoint=folder / ("given" if not number else "none"))
+        found |= {f"given {name}": value.detach() for name, value in given.trained().items()}
+        found["given losses"], found["given ranks"] = torch.tensor(log.losses), torch.tensor(log.ranks)
+    fit(CONFIG, seed=3 + number, checkpoint=folder / f"{number}.left", stop_after=3)
     whole, log = fit(CONFIG, seed=3 + number)  # the main rank's initial weights are everyone's
     found |= {f"trained {name}": value.detach() for name, value in whole.trained().items()}
     # Each rank names a file of its own: only the main one's is there to resume from.
@@ -67,6 +70,13 @@ def work(folder: Path, number: int = 0) -> dict[str, torch.Tensor]:
     views = EvalConfig(clips=2, crops=("centre",))
     found["scores"] = torch.from_numpy(loop.score(scored, store(folder), np.arange(20), views, batch=8))
     return found | {"ranks": torch.tensor(ranks.count())}
+
+
+def resumed(checkpoint: Path) -> tuple[FlowCLIP, loop.Log]:
+    """The training that `work` makes, from a checkpoint on."""
+    model = FlowCLIP(ModelConfig(), backbone(SMALL), NAMES, 3)
+    found = store(checkpoint.parent)
+    return model, loop.train(model, found, np.arange(20), np.arange(20) % 4, CONFIG, 3, checkpoint=checkpoint)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import filelock
 import numpy as np
 import pandas as pd
 
@@ -48,6 +47,7 @@ from flowclip_core.data.features import (
 )
 from flowclip_core.data.video import crop, read_frames, resize, segment_centres
 from flowclip_core.errors import InputError, NotFinite, VideoError, notice
+from flowclip_core.locks import Held, Lock, Waiting, clear, sweep
 from flowclip_core.paths import cache_dir, settled, sha256, to_json, write_atomically
 from flowclip_core.workers import Pool
 
@@ -100,13 +100,13 @@ class Plan:
 class Filled:
     """What lanes did: videos encoded, seconds of the lanes, how many of these a tower waited for decoding.
 
-    held: whether other commands were at some of the shards.
+    held: one of the shards that other calls were at, if there were any.
     """
 
     videos: int = 0
     seconds: float = 0.0
     waited: float = 0.0
-    held: bool = False
+    held: Held | None = None
 
     def __add__(self, other: Filled) -> Filled:
         seconds, waited = self.seconds + other.seconds, self.waited + other.waited
@@ -187,13 +187,14 @@ def extract(
         done = min(done + videos, total)
         progress(done, total)
 
-    filled, left = Filled(held=True), own
-    while filled.held and left:
+    filled, left, waiting = Filled(), own, None
+    while left and (filled.held or left is own):
         tasks = [(wanted, left, lane, load, decoders) for lane, load in enumerate(lanes)]
         now = sum((result for _, result in pool.map(fill, tasks, told)), Filled())
-        filled = replace(filled, held=False) + now
+        filled = replace(filled, held=None) + now
         if now.held and not now.videos:
-            time.sleep(workers.PATIENCE)
+            waiting = waiting or Waiting()
+            waiting.go_on(now.held, workers.PATIENCE)
         left = tuple(part for part in own if not part[0].exists())
     _merge(wanted, allow_unreadable)
     return filled
@@ -208,7 +209,7 @@ class _Shard:
 
     path: Path
     names: tuple[str, ...]
-    lock: filelock.FileLock | None = None
+    lock: Lock | None = None
     index: list[dict] = field(default_factory=list)
     failed: list[dict] = field(default_factory=list)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -282,11 +283,11 @@ def fill(
 class _Claims:
     """Iterates over the shards that are not there and that nobody else is at, claiming each when it is asked for.
 
-    held: whether others were at some.
+    held: one that another was at, if there was any.
     """
 
     def __init__(self, wanted: Plan, parts: Sequence[Part], lane: int) -> None:
-        self.wanted, self.held, self._taken = wanted, False, []
+        self.wanted, self.held, self._taken = wanted, None, []
         start = lane * 7 % max(1, len(parts))  # lanes begin apart, so that they seldom ask for the same shard
         self._parts = iter((*parts[start:], *parts[:start]))
 
@@ -296,19 +297,16 @@ class _Claims:
     def __next__(self) -> _Shard:
         for path, names in self._parts:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(path.with_suffix(".lock"))
-            try:
-                lock.acquire(blocking=False)
-            except filelock.Timeout:
-                self.held = True
+            lock = Lock(path.with_suffix(".lock"), f"{len(names)} videos of {self.wanted.name} to be encoded")
+            if not lock.take():
+                self.held = lock.held
                 continue
             self._taken.append(lock)
             kept = _read_shard(path, names)
             if (kept and _unchanged(*kept, self.wanted.videos)) or (self.wanted.folder / "about.json").exists():
                 lock.release()
                 continue
-            for left in path.parent.glob(f".{path.name}.*"):
-                left.unlink()  # unfinished, from a process that was killed
+            sweep(path.parent, f".{path.name}.*")
             return _Shard(path, names, lock)
         raise StopIteration
 
@@ -433,7 +431,7 @@ def find(wanted: Plan) -> tuple[Plan, FeatureStore | None]:
             if store is not None and wanted.parts and wanted.parts[0][0].parent.is_dir():
                 for shard, _ in wanted.parts:
                     shard.unlink(missing_ok=True)
-                    shard.with_suffix(".lock").unlink(missing_ok=True)
+                    clear(shard.with_suffix(".lock"))
                 with suppress(OSError):  # shards of another store may lie there
                     wanted.parts[0][0].parent.rmdir()
             return found, store
@@ -598,10 +596,10 @@ def _features(shard: Path, index: list[dict], shape: tuple[int, ...] | None) -> 
     return found
 
 
-def _lock(folder: Path) -> filelock.FileLock:
+def _lock(folder: Path) -> Lock:
     """Held while a store is put together, looked at or removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(folder.with_name(folder.name + ".lock"))
+    return Lock(folder.with_name(folder.name + ".lock"), f"the features {folder.name}")
 
 
 def _hash(said: list) -> str:
@@ -639,7 +637,8 @@ class Rank:
 
 
 def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
-    """Which share is ours: `--shard i/n` (i from 1 to n), else torchrun's or SLURM's (srun), else all.
+    """Which share is ours: `--shard i/n` (i from 1 to n), else torchrun's, SLURM's (srun) or that of another launcher
+    which sets torchrun's variables, else all.
 
     Raises InputError for another form of `shard`.
     """
@@ -656,4 +655,9 @@ def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
         found = [re.match(r"\d+", environment.get(name, "")) for name in names]
         if starter in environment and all(found):
             return Rank(*(int(match[0]) for match in found), bound=starter == "SLURM_STEP_ID")
+    said = [environment.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
+    if said[2] and said[0].isdigit() and said[1].isdigit():
+        local, beside = (environment.get(name, "") for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+        here = (int(local), int(beside)) if local.isdigit() and beside.isdigit() else (0, 1)
+        return Rank(int(said[0]), int(said[1]), *here)
     return Rank()

@@ -16,12 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import filelock
-
 from flowclip_core.data.archives import Archive, Progress, fetch, rar_tools, unpack
 from flowclip_core.data.class_names import CLASSES
 from flowclip_core.data.datasets import lines_of, read_lists, videos_in
 from flowclip_core.errors import InputError, VideoError, notice
+from flowclip_core.locks import Lock
 from flowclip_core.paths import sha256
 from flowclip_core.workers import default_jobs
 
@@ -335,11 +334,9 @@ def prepare(
     if not _lacking(name, folder):
         return inspect(name, folder, open_all, jobs, progress)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".flowclip-data.lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        raise InputError(f"{folder}: another command is preparing it; wait for that one") from None
+    lock = Lock(folder / ".flowclip-data.lock")
+    if not lock.take():
+        raise InputError(f"{folder}: another command is preparing it ({lock.held.holder}); wait for that one")
     told = False
     try:
         for left in (*folder.glob(".unpack-*"), *folder.glob("videos/.unpack-*")):

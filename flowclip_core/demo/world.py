@@ -12,7 +12,6 @@ import csv
 import io
 import multiprocessing
 import os
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flowclip_core import locks
 from flowclip_core.demo.actions import ACTIONS
 from flowclip_core.demo.figures import Action, Look, Nuisance, film, warped_phases
 from flowclip_core.errors import InputError
@@ -232,7 +232,7 @@ def _lists(name: str, size: Size) -> dict[str, str]:
 def _write_class(folder: Path, name: str, label: str, size: Size) -> int:
     """Write the videos of one class that are not there yet; returns how many."""
     written = sum(_write_video(folder, name, label, index, size) for index in range(size.train + size.test))
-    _sweep((folder / video_path(name, label, size.train + size.test - 1, size)).parent)
+    locks.sweep((folder / video_path(name, label, size.train + size.test - 1, size)).parent, ".*.part")
     return written
 
 
@@ -243,7 +243,7 @@ def _write_video(folder: Path, name: str, label: str, index: int, size: Size) ->
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not write_atomically: 1,600 fsyncs would cost more than drawing. `ensure` syncs once, at the end.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{locks.unfinished(path)}part")
     try:
         part.write_bytes(encode(render(name, label, index)))
         part.replace(path)
@@ -257,16 +257,6 @@ def ensure_video(name: str, label: str, index: int, root: Path, size: Size = WHO
     folder = Path(root) / name
     _write_video(folder, name, label, index, size)
     return folder / video_path(name, label, index, size)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed writers left behind; a file younger than a minute may still be someone's work."""
-    for part in folder.glob(".*.part"):
-        try:
-            if time.time() - part.stat().st_mtime > 60:
-                part.unlink()
-        except FileNotFoundError:
-            pass
 
 
 def ensure(

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import filelock
 import numpy as np
 import pandas as pd
 import psutil
@@ -53,9 +52,10 @@ from flowclip_core.experiments.towers import (
     pick_precision,
     weights_hash,
 )
+from flowclip_core.locks import Held, Lock, Waiting
 from flowclip_core.model import hub
 from flowclip_core.paths import root, sha256
-from flowclip_core.workers import PATIENCE, Pool, default_jobs
+from flowclip_core.workers import PATIENCE, Pool, default_jobs, end_with_launcher
 
 ALONE = Rank()
 Chosen = TypeVar("Chosen")
@@ -258,6 +258,7 @@ class Workshop:
             )  # fmt: skip
 
     def __enter__(self) -> Workshop:
+        end_with_launcher()
         with ExitStack() as exits:
             exits.enter_context(self.pool)
             if self.engine is not self.pool:
@@ -429,15 +430,19 @@ class Workshop:
 
     def _jointly(self, tasks: list[Task]) -> Iterator[Task]:
         """Make runs one after the other, each by all ranks; those that another command is at come last."""
+        waiting = None
         while tasks:
             held = []
             for task in tasks:
-                if _run_jointly(task) is None:
-                    held.append(task)
+                if isinstance(found := _run_jointly(task), Held):
+                    held.append((task, found))
                 else:
+                    waiting = None
                     yield task
-            if tasks := held:
-                time.sleep(PATIENCE)
+            tasks = [task for task, _ in held]
+            if held:
+                waiting = waiting or Waiting(self.main)
+                waiting.go_on(held[0][1], PATIENCE)
 
     def _missing(self, cells: Sequence[Cell]) -> tuple[list[list[tuple[RunConfig, str, bool]]], int]:
         """The runs to make, in two rounds: settings, key, whether weights are kept. And how many there are in all."""
@@ -680,14 +685,12 @@ class Task:
 
 
 @contextmanager
-def _claimed(task: Task) -> Iterator[bool | None]:
-    """Whether the run is ours to make: False when it is finished, None when another command is at it."""
+def _claimed(task: Task) -> Iterator[bool | Held]:
+    """Whether the run is ours to make: False when it is finished, `Held` when another call is at it."""
     task.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(task.folder / f"{task.key}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        yield None
+    lock = Lock(task.folder / f"{task.key}.lock", f"run {task.key}")
+    if not lock.take():
+        yield lock.held
         return
     try:
         yield _finished(task.folder, task.config, task.key, task.keep)[0] is None
@@ -712,12 +715,14 @@ def _named(task: Task) -> Iterator[None]:
         raise type(error)(f"run {task.key} ({', '.join(said)}): {error}") from error
 
 
-def _run(task: Task) -> bool | str | None:
-    """Make one run in a worker process and write its record; None when another command is at it.
+def _run(task: Task) -> bool | str | Held:
+    """Make one run in a worker process and write its record; `Held` when another call is at it.
 
     A trial of a learning rate may diverge: what is said of it is returned, for it ends nothing but its own rate.
     """
     with _claimed(task) as ours:
+        if isinstance(ours, Held):
+            return ours
         if ours:
             try:
                 with _named(task):
@@ -726,22 +731,24 @@ def _run(task: Task) -> bool | str | None:
                 if not task.config.held_out:
                     raise
                 return str(error)
-        return None if ours is None else True
+        return True
 
 
-def _run_jointly(task: Task) -> bool | None:
+def _run_jointly(task: Task) -> bool | Held:
     """`_run` by all ranks at once: the main one claims and writes."""
     from flowclip_core.training import ranks
 
     with _claimed(task) if ranks.main() else nullcontext() as ours:
         ours = ranks.from_main(ours)
+        if isinstance(ours, Held):
+            return ours
         if ours:
             with _named(task):
                 record = train_and_test(task)
                 if ranks.main():
                     _write(task, record)
             ranks.from_main(None)  # the others wait until it is written
-        return None if ours is None else True
+        return True
 
 
 def _write(task: Task, record: dict) -> None:
@@ -765,7 +772,7 @@ def train_and_test(task: Task) -> dict:
     tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
     model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
     readable = [video for video in split.train if store.has(video.name)]
-    picked, losses, started = [], [], time.monotonic()
+    picked, losses, counts, started = [], [], [], time.monotonic()
     if config.train:
         if task.listed:
             picked = [video for video in task.listed if store.has(video.name)]
@@ -778,7 +785,7 @@ def train_and_test(task: Task) -> dict:
             np.array([video.label for video in picked]), config.train, config.seed,
             memory=task.memory, lanes=task.lanes, checkpoint=task.folder / f"{task.key}.partial",
         )  # fmt: skip
-        losses = log.losses
+        losses, counts = log.losses, log.ranks
         if task.keep and ranks.main():
             model.save(task.folder / f"{task.key}.safetensors")
     trained = time.monotonic()
@@ -786,7 +793,7 @@ def train_and_test(task: Task) -> dict:
     return _record(task, model, tested, trained - started, time.monotonic() - trained) | {
         "trained_on": [video.name for video in picked] if config.k else len(picked),
         "losses": [round(loss, 5) for loss in losses],
-        **({"ranks": ranks.count()} if ranks.count() > 1 else {}),
+        **({"ranks": counts[0] if len(counts) == 1 else counts} if counts not in ([], [1]) else {}),
     }
 
 

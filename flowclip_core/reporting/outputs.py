@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from flowclip_core.experiments import Result, estimates
 from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_core.experiments.records import read_record
 from flowclip_core.experiments.tidy import by_key, hits_csv, save_tidy, tidy_csv
+from flowclip_core.locks import Lock
 from flowclip_core.model import hub
 from flowclip_core.paths import root, sha256, to_json, write_atomically
 from flowclip_core.reporting import tables, view
@@ -42,7 +44,7 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
     folder = experiments.results_folder(profile, str(results))
     data = _write_data(target, result, result.provenance, folder)
     html, summary = folder / f"{target}.html", data[0].with_suffix(".summary.csv")
-    made, drawings = _fingerprint(target, *data[:2]), f"{target}[._]*"
+    made, drawings = partial(_fingerprint, target, *data[:2]), f"{target}[._]*"
     with _Seal(folder / f".{target}.made", made, html, summary, figures=drawings) as stale:
         if stale:
             from flowclip_core.reporting import notebooks
@@ -66,7 +68,7 @@ def write_costs(profile: str, results: Path) -> list[Path]:
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "table3.csv", folder / "table3.html"
     parts = sorted((root() / "flowclip_core" / "model").glob("*.py")) + [root() / "flowclip_core/experiments/costs.py"]
-    made = _fingerprint("table3", *parts)
+    made = partial(_fingerprint, "table3", *parts)
     with _Seal(folder / ".table3.made", made, csv, html, figures="table3.*") as stale:
         if stale:
             write_atomically(csv, _counted())
@@ -81,7 +83,7 @@ def write_verdicts(profile: str, results: Path) -> list[Path]:
 
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "claims.csv", folder / "verdicts.html"
-    with _Seal(folder / ".verdicts.made", _fingerprint("verdicts", *_tables(folder)), csv, html) as stale:
+    with _Seal(folder / ".verdicts.made", lambda: _fingerprint("verdicts", *_tables(folder)), csv, html) as stale:
         if stale:
             write_atomically(csv, claims.csv_text(judged(profile, str(results))))
             _execute(profile, results, html)
@@ -133,7 +135,7 @@ def write_report(profile: str, results: Path) -> list[Path]:
     folder = experiments.results_folder(profile, str(results))
     source = str(results) if any((folder / f"{name}.csv").exists() for name in TARGETS) else "recorded"
     shown, path = experiments.results_folder(profile, source), folder / "report.html"
-    with _Seal(folder / ".report.made", _fingerprint("verdicts", *_tables(shown)), path) as stale:
+    with _Seal(folder / ".report.made", lambda: _fingerprint("verdicts", *_tables(shown)), path) as stale:
         if stale:
             write_atomically(path, report.html(profile, source, judged(profile, source)))
     return [path]
@@ -339,28 +341,37 @@ def overview(profile: str) -> str:
 class _Seal:
     """Says whether files are older than what they are made from, or not as they were made: `with _Seal(...) as stale`.
 
+
     Written at the end: what they were made from, then the hash of each. figures: the pattern of those that belong to it.
+    One call at a time makes them. made: fingerprint of what they are made from; no seal where it changes meanwhile.
     """
 
-    def __init__(self, path: Path, made: str, *files: Path, figures: str | None = None) -> None:
+    def __init__(self, path: Path, made: Callable[[], str], *files: Path, figures: str | None = None) -> None:
         self.path, self.made, self.files, self.figures = path, made, files, figures
-        try:
-            self.stale = path.read_bytes() != self._text()
-        except OSError:
-            self.stale = True
+        self.lock = Lock(path.with_suffix(".lock"), f"{path.parent / path.stem[1:]}.* to be written")
 
-    def _text(self) -> bytes:
+    def _text(self, made: str) -> bytes:
         more = sorted((self.path.parent / "figures").glob(self.figures)) if self.figures else ()
-        return "".join([f"{self.made}\n", *(f"{sha256(file)}  {file.name}\n" for file in (*self.files, *more))]).encode()
+        return "".join([f"{made}\n", *(f"{sha256(file)}  {file.name}\n" for file in (*self.files, *more))]).encode()
 
     def __enter__(self) -> bool:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock.__enter__()
+        self.began = self.made()
+        try:
+            self.stale = self.path.read_bytes() != self._text(self.began)
+        except OSError:
+            self.stale = True
         if self.stale:
             self.path.unlink(missing_ok=True)
         return self.stale
 
     def __exit__(self, kind, *_: object) -> None:
-        if kind is None and self.stale:
-            write_atomically(self.path, self._text())
+        try:
+            if kind is None and self.stale and self.made() == self.began:
+                write_atomically(self.path, self._text(self.began))
+        finally:
+            self.lock.release()
 
 
 def _view(target: str, result: Result) -> View:

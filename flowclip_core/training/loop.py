@@ -15,7 +15,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +53,7 @@ class Log:
 
     losses: list[float]
     micro_batch: int
+    ranks: list[int]  # how many took part, one after the other where it was resumed by another number of them
 
 
 def batch_at(step: int, videos: int, config: TrainConfig, seed: int, store: FeatureStore, frames: int):
@@ -92,7 +93,8 @@ def train(
     tree, instead of what fits. When memory still runs out, the micro-batch is halved and the step done again.
     lanes: micro-batches at a time, each in a thread of its own (CPU).
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed at the end.
-    Ranks (see `ranks`) take part in every step; the main one alone reads and writes the checkpoint.
+    Ranks (see `ranks`) take part in every step; the main one alone reads and writes the checkpoint. Raises InputError
+    where another number of them began it, on GPUs, which round otherwise then.
     stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
     Raises Diverged, saying the step and the learning rate, where the loss or a trained part is no finite number any
     more; the checkpoint is then removed, since it leads there again.
@@ -109,19 +111,21 @@ def train(
     checkpoint = checkpoint if ranks.main() else None
     said = f"{model.config} {model.class_texts} {config} {seed}".encode() + rows.tobytes() + labels.tobytes()
     whose = hashlib.sha256(said).hexdigest()[:16]
-    first, losses = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser, whose))
+    losses, counts = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser, whose))
+    first = len(losses)
+    if counts[-1:] != [ranks.count()]:
+        counts.append(ranks.count())
     saved = time.monotonic()
     model.train()
     with lanes_of(lanes) as run:
         for step in range(first, total):
             for group in optimiser.param_groups:
                 group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
-            batch = batch_at(step, len(rows), config, seed, store, model.config.frames)
-            picked, crops, frames = map(ranks.share, batch)
+            picked, crops, frames = batch_at(step, len(rows), config, seed, store, model.config.frames)
             features = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
             targets = torch.from_numpy(labels[picked]).to(device)
             loss, micro = _step_that_fits(model, features, targets, micro, run)
-            losses.append(ranks.sum_gradients(parameters.values(), loss, len(picked) / len(batch[0])))
+            losses.append(ranks.gradients_of_main(parameters.values(), loss))
             optimiser.step()
             stop = stop_after is not None and step + 1 >= stop_after
             save_now = checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds)
@@ -138,7 +142,7 @@ def train(
                     " at a lower rate"
                 ) from None
             if save_now:
-                _checkpoint(checkpoint, parameters, optimiser, losses, whose)
+                _checkpoint(checkpoint, parameters, optimiser, losses, counts, whose)
                 saved = time.monotonic()
             if stop:
                 break
@@ -146,7 +150,7 @@ def train(
             if checkpoint:
                 checkpoint.unlink(missing_ok=True)
     model.eval()
-    return Log(losses, micro)
+    return Log(losses, micro, counts)
 
 
 @contextmanager
@@ -171,7 +175,7 @@ def _step_that_fits(model: FlowCLIP, features: Tensor, targets: Tensor, micro: i
         try:
             return _step(model, features, targets, micro, run), micro
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if micro == 1 or not _out_of_memory(error):
+            if micro == 1 or not _out_of_memory(error) or ranks.together() and not isinstance(error, _NoRoom):
                 raise
         # Out of the handler, whose traceback would hold on to the buffers.
         micro = max(1, min(micro, len(targets)) // 2)
@@ -186,8 +190,6 @@ def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: C
     features (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `lanes_of`.
     """
     loss = 0.0
-    if not len(targets):  # a rank's share may be empty
-        return loss
     for part, target in zip(features.split(SUMMED), targets.split(SUMMED), strict=True):
         loss += _accumulate(model, part, target, len(targets), micro, run)
     return loss
@@ -203,7 +205,7 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
     seen = {name: value.detach().requires_grad_(value.requires_grad) for name, value in out.items()}
     prompts, everything = out.get("prompts"), torch.arange(len(targets), device=targets.device)
     own = prompts is not None and model.prompts.adapter is not None  # every video has texts of its own
-    whole = own and micro >= len(targets) >= FEWEST
+    whole = own and micro >= len(targets) >= FEWEST and not ranks.together()
 
     def pass_of(videos: Tensor) -> tuple[Tensor, Tensor]:
         vectors = prompts.detach()[videos].requires_grad_()
@@ -224,7 +226,7 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
         found = model.tree(vectors)
         texts = found.detach().requires_grad_()
     else:
-        texts, gradient = (torch.cat(parts) for parts in zip(*run(pass_of, everything.split(micro)), strict=True))
+        texts, gradient = _shared(lambda videos: run(pass_of, videos.split(micro)), everything)
     share = F.cross_entropy(model.match(seen, texts)["logits"], targets, reduction="sum") / batch
     share.backward()
     if whole:
@@ -234,6 +236,29 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
     if ends:  # a linear head on frozen features has nothing before it
         torch.autograd.backward(*zip(*ends, strict=True))
     return share.item()
+
+
+def _shared(passes: Callable[[Tensor], Iterable], videos: Tensor) -> list[Tensor]:
+    """What passes of the prompt tree give for all videos; each rank computes its share of them.
+
+    A pass that has no room in one rank raises _NoRoom in all.
+    """
+    if not ranks.together():
+        return [torch.cat(parts) for parts in zip(*passes(videos), strict=True)]
+    found, lack = [], None
+    try:
+        found = [torch.cat(parts) for parts in zip(*passes(ranks.share_evenly(videos)), strict=True)]
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        lack = _NoRoom(str(error))
+    if ranks.any_of(lack is not None):
+        raise lack or _NoRoom("not enough memory in another rank")
+    return [ranks.join(value, len(videos)) for value in found]
+
+
+class _NoRoom(RuntimeError):
+    """The passes of the prompt tree do not fit into memory."""
 
 
 def _micro_batch(model: FlowCLIP, memory: float | None, lanes: int) -> int:
@@ -249,14 +274,18 @@ def _micro_batch(model: FlowCLIP, memory: float | None, lanes: int) -> int:
 def _out_of_memory(error: Exception) -> bool:
     # Only CUDA has an error class of its own; the CPU allocator raises a plain RuntimeError.
     said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in said or "not enough memory" in said
+    if isinstance(error, torch.OutOfMemoryError | _NoRoom):
+        return True
+    return "DefaultCPUAllocator" in said or "not enough memory" in said
 
 
-def _checkpoint(path: Path, parameters: dict, optimiser: torch.optim.Optimizer, losses: list[float], run: str) -> None:
+def _checkpoint(
+    path: Path, parameters: dict, optimiser: torch.optim.Optimizer, losses: list[float], counts: list[int], run: str
+) -> None:
     tensors = {f"value.{name}": value.detach().cpu() for name, value in parameters.items()}
     for name, value in parameters.items():
         tensors[f"momentum.{name}"] = optimiser.state[value]["momentum_buffer"].cpu()
-    said = {"losses": to_json(path, losses), "run": run}
+    said = {"losses": to_json(path, losses), "ranks": json.dumps(counts), "run": run}
     write_atomically(path, save(tensors, said | {"sum": _state_sum(tensors, said)}))
 
 
@@ -267,15 +296,18 @@ def _state_sum(tensors: dict[str, Tensor], said: dict[str, str]) -> str:
 
 def _resume(
     path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer, run: str
-) -> tuple[int, list[float]]:
-    """First step still to do, and the losses before it; a state that is damaged or another run's is left aside."""
+) -> tuple[list[float], list[int]]:
+    """Losses of the steps that are done, and how many ranks did them.
+
+    A state that is damaged or another run's is left aside.
+    """
     if path is None or not path.exists():
-        return 0, []
+        return [], []
     shapes = {f"{kind}.{name}": value.shape for name, value in parameters.items() for kind in ("value", "momentum")}
     try:
         with safe_open(path, "pt") as file:
             tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
-        losses = json.loads(said["losses"])
+        losses, counts = json.loads(said["losses"]), json.loads(said.get("ranks", "[1]"))
         if "sum" in said and (said.pop("sum") != _state_sum(tensors, said) or said["run"] != run):
             raise ValueError("another state than was written")
         if {name: value.shape for name, value in tensors.items()} != shapes or not all(map(math.isfinite, losses)):
@@ -285,12 +317,17 @@ def _resume(
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = " ".join(str(error).split())
         notice(f"{path}: not the state of this training, or damaged ({why}); it begins anew")
-        return 0, []
+        return [], []
+    if next(iter(parameters.values())).device.type != "cpu" and counts[-1] != ranks.count():
+        raise InputError(
+            f"{path}: {len(losses)} steps of this training were made by {counts[-1]} ranks, and this call has"
+            f" {ranks.count()}: start it with {counts[-1]}, or delete that file to begin it again"
+        )
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(tensors[f"value.{name}"])
             optimiser.state[value]["momentum_buffer"] = tensors[f"momentum.{name}"].to(value.device)
-    return len(losses), losses
+    return losses, counts
 
 
 IN_ORDER, SHUFFLED, REVERSED, REPEATED = "in order", "shuffled", "reversed", "repeated"
