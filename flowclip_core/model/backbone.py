@@ -187,6 +187,13 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
     return Backbone(clip, name, pretrained, open_clip.get_tokenizer(model)).to(device)
 
 
+def tokenizer_of(name: str = TINY, pretrained: str | None = None) -> tuple:
+    """The tokenizer of the backbone called `name`, and how many tokens its text tower takes; no weights are loaded."""
+    model = "ViT-B-16" if name == TINY else _model_name(name, pretrained)
+    text = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
+    return open_clip.get_tokenizer(model), text.get("context_length", 77)
+
+
 def check_weights(name: str, pretrained: str | None) -> None:
     """Raises InputError for a name, a tag or a file that `load_backbone` could never take, without the network."""
     if name == TINY or pretrained in (None, "", "none"):

@@ -97,8 +97,9 @@ def class_tokens(texts: Sequence[str], tokenizer, prompt_length: int, context: i
                 f"class {text!r}: {total} tokens with its prompt of {prompt_length}, the text tower takes {context};"
                 " shorten the name"
             )
-        if (other := sequences.setdefault(tokens, text)) is not text:
-            raise InputError(twins(f"the same {len(tokens)} tokens", other, text))
+        if tokens in sequences:
+            raise InputError(twins(f"{len(tokens)} tokens", sequences[tokens], text))
+        sequences[tokens] = text
     return [list(tokens) for tokens in sequences]
 
 
