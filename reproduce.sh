@@ -29,7 +29,8 @@ Targets
                               encode a data set ahead of its experiments; n machines that share a cache folder each take
                               a share, as ranks of torchrun and tasks of srun do by themselves
   predict VIDEO --labels a,b,c [--checkpoint FILE|FOLDER|user/name] [--json]
-                              scores of your class names for your video
+                              scores of your class names for your video. Names with commas: --label NAME for each, or
+                              --labels-file FILE with one a line, or quotes inside: --labels '"up, then down",wave'
   list                        what each target trains, what it cost when it was recorded, and for the real data sets what
                               this machine will take: hours and memory of each target, gigabytes and hours of features
   verify                      rebuild every recorded table, figure and verdict; fails on any difference

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from flowclip_core.config import PRECISIONS, PROFILES, TINY
-from flowclip_core.data.datasets import STYLES
+from flowclip_core.data.datasets import lines_of
 from flowclip_core.data.extraction import rank
+from flowclip_core.data.labels import STYLES, split_names
 from flowclip_core.engines import ENGINES
 from flowclip_core.errors import InputError, shown
 from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
@@ -96,6 +97,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     predict = commands.add_parser("predict", parents=[shared], allow_abbrev=False)
     predict.add_argument("video", type=Path)
     predict.add_argument("--labels")
+    predict.add_argument("--label", action="append", default=[], metavar="NAME")
+    predict.add_argument("--labels-file", type=Path, metavar="FILE")
     predict.add_argument("--checkpoint", type=Path)
     predict.add_argument("--json", action="store_true")
     predict.set_defaults(run=_predict)
@@ -243,7 +246,9 @@ def _data(asked: argparse.Namespace) -> int:
     from flowclip_core.experiments.runs import Bar
 
     folder, bars = prepare.home(asked.name, asked.data_root), {}
-    _need_writable(folder, "--data-root")
+    if short := prepare.shortage(asked.name, folder, None if asked.names else 2):
+        print(f"{short}\n", flush=True)  # first, for whatever stops the rest
+        _need_writable(folder, "--data-root")
 
     def progress(what: str, done: int, total: int | None) -> None:
         bars.setdefault(what, Bar(what, "")).update(done, total or done)
@@ -298,10 +303,9 @@ def _predict(asked: argparse.Namespace) -> int:
     from flowclip_core.experiments.runs import pick_device
     from flowclip_core.predict import classify
 
-    labels = asked.labels.split(",") if asked.labels is not None else None
     found = classify(
         asked.video,
-        labels,
+        _labels(asked),
         checkpoint=asked.checkpoint,
         backbone=asked.backbone,
         pretrained=asked.pretrained or ("openai" if asked.backbone not in (None, TINY) else None),
@@ -314,11 +318,24 @@ def _predict(asked: argparse.Namespace) -> int:
         print("".join(letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1] for letter in said))
         return 0
     print(shown(f"{found.video}: {found.frames} frames, {found.model}"))
-    for label, score in found.top[:5]:
-        print(f"  {score:6.1%}  {shown(label)}")
+    for number, (label, score) in enumerate(found.top[:5]):
+        cosine = f"  cosine {found.cosines[number]:6.3f}" if found.cosines else ""
+        print(f"  {score:6.1%}{cosine}  {shown(label)}")
     for note in found.notes:
         print(shown(note))
     return 0
+
+
+def _labels(asked: argparse.Namespace) -> list[str] | None:
+    """The class names of --labels, --label and --labels-file together; None where none of them is given."""
+    if asked.labels is None and not asked.label and asked.labels_file is None:
+        return None
+    labels = [*split_names(asked.labels or ""), *asked.label]
+    if asked.labels_file is not None:
+        if not asked.labels_file.is_file():
+            raise InputError(f"--labels-file {asked.labels_file}: no such file; expected one class name a line")
+        labels += [line for _, line in lines_of(asked.labels_file)]
+    return labels
 
 
 def _list(asked: argparse.Namespace) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowclip_core.config import TINY
+from flowclip_core.data.labels import caution, texts_of
 from flowclip_core.errors import InputError, NotFinite
-
 
 # exp of more is no scale of cosines; CLIP ends at log 100.
 LARGEST_SCALE = 50.0
@@ -17,19 +17,27 @@ LARGEST_SCALE = 50.0
 
 @dataclass(frozen=True)
 class Prediction:
-    """Scores of one video: `top` holds (label, score) by falling score, scores adding up to 1 over all labels."""
+    """Scores of one video: `top` holds (label, score) by falling score, scores adding up to 1 over all labels.
+
+    cosines: how near video and text are, whatever the other labels: for labels that may both be true. None for a model
+    that scores without texts.
+    """
 
     video: str
     top: list[tuple[str, float]]
     frames: int  # in the video
     model: str
     notes: list[str]  # what the reader must know to take the scores for what they are
+    cosines: list[float] | None = None  # in the order of `top`
 
     def as_dict(self) -> dict:
         """For JSON."""
+        top = [{"label": label, "score": round(score, 6)} for label, score in self.top]
+        for row, cosine in zip(top, self.cosines or (), strict=False):
+            row["cosine"] = round(cosine, 6)
         return {
             "video": self.video,
-            "top": [{"label": label, "score": round(score, 6)} for label, score in self.top],
+            "top": top,
             "frames": self.frames,
             "model": self.model,
             "notes": self.notes,
@@ -46,7 +54,7 @@ def classify(
     decoder: str = "pyav",
     device: str = "cpu",
 ) -> Prediction:
-    """Score the class names `labels` for one video.
+    """Score the class names `labels`, a list, for one video; they read as those of data sets do, see `class_text`.
 
     Without a checkpoint this is zero-shot CLIP: hand-crafted prompt C of Table 1 and the mean of T = 8 frame features.
     A checkpoint brings trained parts: a folder (written by table5, or by `FlowCLIP.save_pretrained`), a file (by
@@ -56,11 +64,9 @@ def classify(
     Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints, and NotFinite
     where a number on the way to the scores is not finite.
     """
-    texts = [label.strip() for label in labels] if labels is not None else None
+    texts = texts_of(labels) if labels is not None else None
     if texts is None and checkpoint is None:
         raise InputError("--labels: give the class names, separated by commas, or a --checkpoint that has its own")
-    if texts is not None and (len(texts) < 2 or not all(texts) or len(set(texts)) < len(texts)):
-        raise InputError(f"--labels: at least two different names are needed, got {', '.join(texts) or 'none'}")
     from flowclip_core.data.video import read_frames, resize_and_crop, segment_centres
     from flowclip_core.experiments.catalogue import CLIP
 
@@ -99,7 +105,8 @@ def classify(
             raise NotFinite(f"{video}: the model's logits are not all finite numbers, so nothing is answered")
         scores = logits.softmax(-1)
     order = scores.argsort(descending=True).tolist()
-    notes = [frozen.about]
+    cosines = (logits * model.config.tau).tolist() if model.config.head == "text" else None  # Eq. 3
+    notes = [frozen.about, *filter(None, [caution(model.class_texts)])]
     if (clip.frames == clip.frames[:1]).all():
         notes.append("All frames that it looks at are equal: nothing moves, the answer rests on one picture.")
     if (alike := int((scores == scores.max()).sum())) > 1:
@@ -118,4 +125,5 @@ def classify(
         clip.count,
         f"{backbone} {name}",
         notes,
+        [cosines[i] for i in order] if cosines else None,
     )

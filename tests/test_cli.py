@@ -207,7 +207,7 @@ def test_a_weights_file_that_is_none_is_refused(name, refused, clip):
         (("--labels", "wave"), "at least two different names are needed, got wave"),
         (("--labels", "wave,wave"), "at least two different names"),
         (("--labels", "wave, wave "), "at least two different names"),
-        (("--labels", "wave,,clap"), "at least two different names"),
+        (("--labels", "wave,,clap"), "two commas follow each other"),
         (("--labels", "wave," + "very " * 80 + "slowly"), "tokens"),
     ],
 )
@@ -241,8 +241,8 @@ def test_json_holds_what_the_text_says(clip, capfd):
     assert main(["predict", str(clip), "--labels", "wave,clap,sit down"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[0] == f"{clip}: {world.FRAMES} frames, {found['model']}"
-    assert [line.split(None, 1) for line in lines[1:4]] == [
-        [f"{one['score']:.1%}", one["label"]] for one in found["top"]
+    assert [line.split(None, 3) for line in lines[1:4]] == [
+        [f"{one['score']:.1%}", "cosine", f"{one['cosine']:.3f}", one["label"]] for one in found["top"]
     ]
     assert lines[4:] == found["notes"]
 

@@ -321,9 +321,9 @@ def test_prompt_controls_redraw_and_errors_are_one_line(tower, monkeypatch, tmp_
     explorer.template.value = "nothing"
     assert "{}" in explorer.live.error
     explorer.names.value = "run"
-    assert "two or more" in explorer.live.error and "{}" in explorer.live.error
+    assert "at least two" in explorer.live.error and "{}" in explorer.live.error
     explorer.template.value = "a photo of {}."
-    assert "two or more" in explorer.live.error and "{}" not in explorer.live.error
+    assert "at least two" in explorer.live.error and "{}" not in explorer.live.error
 
 
 def test_only_tiles_that_changed_are_drawn_and_all_look_new(tower, model, footage):

@@ -143,7 +143,7 @@ def test_a_first_clip_that_cannot_be_read_leaves_the_explorer_usable(tower, root
 
 def test_bad_class_names_are_a_line_too(tower, root):
     explorer = widgets.PromptExplorer(tower, names="run", dataset=datasets.load("figures-h", root))
-    assert "two or more" in explorer.live.error
+    assert "at least two" in explorer.live.error
     explorer.names.value = "run, wave"
     assert not explorer.live.error and explorer.live.picture.value and explorer.shown.value == "run"
     explorer.shown.value = "wave"

@@ -367,6 +367,37 @@ def prepare(
     return replace(inspect(name, folder, open_all, jobs, progress), terms=not told)
 
 
+def shortage(name: str, folder: str | Path, names: int | None = 2) -> str:
+    """What of a data set is on the disk and what would have to be brought in; empty where nothing would.
+
+    It only looks: nothing is written or asked for, and absent lists are no error. names: as of `Report.text`.
+    """
+    folder = Path(folder)
+    if not (lacking := _lacking(name, folder)):
+        return ""
+    facts = FACTS[name]
+    try:
+        rows = [replace(inspect(name, folder), terms=False).text(names)]
+    except InputError:  # without lists or videos there is nothing to compare
+        if name == "kinetics400":
+            videos = [
+                video for part in ("train", "val") if (folder / part).is_dir() for video in videos_in(folder / part, 2)
+            ]
+        else:
+            place = _videos_of(name, folder)
+            classes = [place / inside for inside in _class_folders(name)]
+            videos = [video for inside in classes if inside.is_dir() for video in videos_in(inside)]
+        lists = sum((folder / part).exists() for part in _LISTS[name])
+        rows = [
+            f"{name}  {folder}",
+            f"videos        {len(videos):>9,} of {facts.videos:>9,}",
+            f"lists         {lists:>9,} of {len(_LISTS[name]):>9,}",
+        ]
+    files = {archive.what: f" ({archive.file})" for archive in facts.archives}
+    rows += [f"to bring in   {what}{files.get(what, '')}" for what in lacking]
+    return "\n".join(rows)
+
+
 def _lacking(name: str, folder: Path) -> list[str]:
     """What would have to be brought in: `what` of archives, or "videos" that no archive here has."""
     archives = FACTS[name].archives

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from flowclip_core.config import (
     DEMO_ROLES,
     PAPER_ROLES,
     PROFILES,
+    PROMPTS,
     TINY,
     BackboneConfig,
     EvalConfig,
@@ -44,6 +45,7 @@ from flowclip_core.experiments.catalogue import KINETICS, RATE_SEED, TARGETS, Ce
 from flowclip_core.experiments.records import read_record, software, write_record
 from flowclip_core.experiments.tidy import hit_row, tidy_rows
 from flowclip_core.experiments.towers import (
+    check_prompts,
     gpu_name,
     lanes,
     load_once,
@@ -182,7 +184,8 @@ def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options |
         raise InputError(f"target {unknown[0]!r} is unknown; ./reproduce.sh list shows all")
     chosen = {target: resolve(profile, target, options) for target in targets}
     with Workshop(next(iter(chosen.values())), options, rank(None, os.environ)) as workshop:
-        workshop.open({name: role for one in chosen.values() for role, name in one.roles.items()})
+        prompts = {cell.config.model.prompt for target, one in chosen.items() for cell in TARGETS[target].cells(one)}
+        workshop.open({name: role for one in chosen.values() for role, name in one.roles.items()}, prompts)
         chosen = {
             target: workshop.possible(one, TARGETS[target].then is not None, TARGETS[target].axis != "k")
             for target, one in chosen.items()
@@ -234,7 +237,6 @@ class Workshop:
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
         self.jobs = options.jobs or (rank.cores if self.device == "cpu" else 1)
-        self.weights = weights_hash(profile.backbone)
         self.folder = options.results_dir / "runs"
         self.sets: dict[str, Dataset] = {}
         self.stores: dict[str, FeatureStore] = {}
@@ -274,6 +276,11 @@ class Workshop:
     def __exit__(self, *error: object) -> None:
         self._exits.__exit__(*error)
 
+    @functools.cached_property
+    def weights(self) -> str:
+        """Hash of the backbone's weights, which are loaded for it: data that are missing are said before."""
+        return weights_hash(self.profile.backbone)
+
     @property
     def main(self) -> bool:
         """Whether this process decides, writes and prints: all do but the other ranks."""
@@ -287,10 +294,17 @@ class Workshop:
 
         return ranks.from_main(choose(*arguments) if self.main else None)
 
-    def open(self, names: Iterable[str]) -> None:
-        """Load the data sets and encode what is not stored yet. Raises InputError for what is missing."""
-        for name in names:  # all of them before the long work: what is missing is said at once
+    def open(self, names: Iterable[str], prompts: Collection[str] = PROMPTS.values()) -> None:
+        """Load the data sets and encode what is not stored yet. Raises InputError for what is missing.
+
+        prompts: those that the runs begin with.
+        """
+        # All of them before the long work: what is missing is said at once. Drawing a world is long work too.
+        for name in sorted(names, key=lambda name: name in world.NAMES):
+            if name in world.NAMES:
+                _ = self.weights
             self.sets[name] = open_dataset(name, self.options, self.jobs)
+            check_prompts(self.profile.backbone, self.sets[name], max(prompts, key=len))
         for file in self.options.few_shot_lists:
             ((name, dataset),) = self.sets.items()
             missing = "skip" if self.options.skips(name) else "error"
@@ -308,6 +322,7 @@ class Workshop:
     def extract(self, name: str, rank: Rank) -> tuple[Plan, Filled, FeatureStore | None]:
         """Encode one data set, or a rank's share of it; the store is None as long as other shares are missing."""
         dataset = open_dataset(name, self.options, self.jobs)
+        check_prompts(self.profile.backbone, dataset, min(PROMPTS.values(), key=len))
         wanted, store = find(plan(dataset, self._store_config))
         filled, skips = Filled(), self.options.skips(name)
         if store is None:

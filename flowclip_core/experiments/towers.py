@@ -8,10 +8,14 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 from flowclip_core.config import PRECISIONS, TINY, BackboneConfig
+from flowclip_core.data.datasets import Dataset
 from flowclip_core.data.extraction import Encoder, Rank
+from flowclip_core.data.labels import at_most
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.paths import sha256
+
+TINY_CONTEXT = 77  # tokens that the embedded model takes
 
 
 def pick_device(device: str) -> str:
@@ -70,6 +74,24 @@ def weights_hash(backbone: BackboneConfig) -> str:
     from flowclip_core.model.backbone import load_backbone
 
     return load_backbone(backbone.name, backbone.pretrained).weights_hash
+
+
+def check_prompts(backbone: BackboneConfig, dataset: Dataset, prompt: str) -> None:
+    """Raises InputError for classes of `dataset` that the text tower cannot take behind `prompt`, or not tell apart.
+
+    Before anything is decoded: `PromptTree` would say so when all features are there.
+    """
+    most = [at_most(text) for text in dataset.texts]
+    if backbone.name == TINY and None not in most and 2 + len(prompt) + max(most) <= TINY_CONTEXT:
+        return  # short, plain names: spares the tokenizer's import, which takes seconds
+    from flowclip_core.model.backbone import tokenizer_of
+    from flowclip_core.model.prompt_tree import class_tokens
+
+    tokenizer, context = tokenizer_of(backbone.name, backbone.pretrained)
+    try:
+        class_tokens(dataset.texts, tokenizer, len(tokenizer.encode(prompt)), context)
+    except InputError as error:
+        raise InputError(f"{dataset.name} in {dataset.folder}: {error}") from error
 
 
 @functools.lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowclip_core.config import PROFILES, TINY, ModelConfig
+from flowclip_core.data.labels import split_names, texts_of
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.model import hub
@@ -81,11 +82,9 @@ def load_static(
 
 
 def class_names(labels: Sequence[str] | str) -> list[str]:
-    """Class names out of a list, or of text with commas between them. Raises InputError unless two or more differ."""
-    names = [name.strip() for name in (labels.split(",") if isinstance(labels, str) else labels)]
-    if len(names) < 2 or not all(names) or len(set(names)) < len(names):
-        raise InputError(f"class names: two or more that differ are needed, got «{', '.join(names)}»")
-    return names
+    """Class texts out of names in a list, or in a text as `predict --labels` takes it: see `labels.texts_of`."""
+    names = split_names(labels, "class names") if isinstance(labels, str) else labels
+    return texts_of(names, "class names")
 
 
 def resized(model: FlowCLIP, frames: int, step: int) -> FlowCLIP:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import ipywidgets as ipw
 from IPython.display import display
 
+from flowclip_core.data.labels import joined
 from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.explore import clips, drawings, panels, parts
@@ -302,7 +303,7 @@ class PromptExplorer(Explorer):
     ) -> None:
         super().__init__(backbone, dataset)
         self.backbone, self.checkpoints = backbone, (checkpoint, static_checkpoint)
-        own = ", ".join(dataset.texts if dataset else self.source.labels)
+        own = joined(dataset.texts if dataset else self.source.labels)
         wide = ipw.Layout(width="870px")
         self.names = ipw.Text(
             names or own, description="class names", style=STYLE, layout=wide, continuous_update=False

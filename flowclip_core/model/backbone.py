@@ -191,6 +191,13 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
     return Backbone(clip, name, pretrained, open_clip.get_tokenizer(model)).to(device)
 
 
+def tokenizer_of(name: str = TINY, pretrained: str | None = None) -> tuple:
+    """The tokenizer of the backbone called `name`, and how many tokens its text tower takes; no weights are loaded."""
+    model = "ViT-B-16" if name == TINY else _model_name(name, pretrained)
+    text = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
+    return open_clip.get_tokenizer(model), text.get("context_length", 77)
+
+
 def _need_finite(tower: nn.Module, what: str, so: str) -> None:
     """Raises NotFinite naming the first weight that is not all finite numbers."""
     for name, value in tower.state_dict().items():

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from flowclip_core.data.labels import twins
 from flowclip_core.errors import InputError
 from flowclip_core.model.backbone import Backbone
 
@@ -75,6 +76,31 @@ def merge(sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[int], lis
     if len(set(leaves)) < len(leaves):
         raise InputError("two classes have the same text; every class needs its own")
     return tokens, parents, leaves
+
+
+def class_tokens(texts: Sequence[str], tokenizer, prompt_length: int, context: int) -> list[list[int]]:
+    """Token ids of each class text behind its prompt: CLASS, full stop, [EOS] (Eq. 7).
+
+    Raises InputError for a text that is empty, holds what begins or ends a text, or is longer with its prompt than the
+    text tower's context, and for two of the same tokens, naming the classes and the number of tokens.
+    """
+    end, borders = tokenizer.eot_token_id, {tokenizer.sot_token_id, tokenizer.eot_token_id}
+    sequences: dict[tuple[int, ...], str] = {}
+    for text in texts:
+        tokens = (*tokenizer.encode(f"{text}."), end)
+        if not text.strip():
+            raise InputError("a class name is empty")
+        if borders & {*tokens[:-1]}:
+            raise InputError(f"class {text!r} holds a sign that begins or ends a text for CLIP; rename it")
+        if (total := 1 + prompt_length + len(tokens)) > context:
+            raise InputError(
+                f"class {text!r}: {total} tokens with its prompt of {prompt_length}, the text tower takes {context};"
+                " shorten the name"
+            )
+        if tokens in sequences:
+            raise InputError(twins(f"{len(tokens)} tokens", sequences[tokens], text))
+        sequences[tokens] = text
+    return [list(tokens) for tokens in sequences]
 
 
 def lay_out(sequences: Sequence[Sequence[int]], prefix: int, width: int) -> Layout:
@@ -223,16 +249,8 @@ class PromptTree(nn.Module):
 
     def __init__(self, backbone: Backbone, class_texts: Sequence[str], prompt_length: int) -> None:
         super().__init__()
-        start, end = backbone.borders
-        sequences = [[*backbone.tokenize(f"{text}."), end] for text in class_texts]
-        for text, sequence in zip(class_texts, sequences, strict=True):
-            if not text.strip():
-                raise InputError("a class name is empty")
-            if 1 + prompt_length + len(sequence) > backbone.context:
-                raise InputError(
-                    f"class {text!r}: {1 + prompt_length + len(sequence)} tokens with its prompt, the text tower takes"
-                    f" {backbone.context}; shorten the name"
-                )
+        start = backbone.borders[0]
+        sequences = class_tokens(class_texts, backbone.tokenizer, prompt_length, backbone.context)
         clip, device = backbone.clip, backbone.device
         # The towers are frozen and shared by many models, so the tree refers to them without owning their parameters.
         self._clip = (clip,)
