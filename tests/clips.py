@@ -114,7 +114,7 @@ def cut_short(path: Path, source: Path, share: float) -> Path:
 
 
 def turn(path: Path, a: int, b: int, mirrored: bool = False) -> Path:
-    """Let a .mov file say how it is to be shown, as phones do: (a b, -b a) of its display matrix; mirrored: (a b, b -a)."""
+    """Let a .mov file say how it is to be shown, as phones do: (a b, -b a) of its display matrix, or mirrored."""
     data = path.read_bytes()
     start = data.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
     c, d = (b, -a) if mirrored else (-b, a)

@@ -41,10 +41,10 @@ class Reading:
     """What one reader made of one video. Three in a row belong to one video: PYAV, IN_ORDER, SEEKING.
 
     name: path below the folder. frames: how many the reader counts. wanted: how many frames are compared, wrong: how
-    many of these differ from PyAV's by more than video.TOLERANCE grey levels. Of those that do, the whole video is
-    searched for the nearest frame that they equal: usual is the offset, in frames, that most have (1: the next frame came),
-    furthest the one of the largest size, unplaced how many equal no frame. None: not known, or none is wrong. error:
-    empty, or one line; it starts with NOT_OPENED where decord could not, or must not, even open the file.
+    many of these differ from PyAV's by more than video.TOLERANCE grey levels. For each of those the whole video is
+    searched for the nearest frame that it equals: usual is the offset, in frames, that most have (1: the next frame
+    came), furthest the largest of either sign, unplaced how many equal no frame. None: not known, or none is wrong.
+    error: empty, or one line; it starts with NOT_OPENED where decord could not, or must not, even open the file.
     """
 
     name: str
@@ -398,7 +398,7 @@ def _how_far(reading: Reading) -> str:
         if reading.furthest != reading.usual:
             parts.append(f"at most {said(reading.furthest)}")
     if reading.unplaced:
-        parts.append(f"{reading.unplaced} equal no frame of the video")
+        parts.append(f"{reading.unplaced} equal{'s' * (reading.unplaced == 1)} no frame of the video")
     return "".join(f", {part}" for part in parts)
 
 

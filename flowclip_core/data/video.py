@@ -91,9 +91,9 @@ def read_frames(
     does not decode to as many frames as the container holds is decoded again, and judged, by one.
 
     decoder="decord" lets decord read, in order too, and compares its frames with PyAV's. Where it is not to open
-    the file (it gets FOR_DECORD alone) or cannot, counts otherwise or differs by more than TOLERANCE grey levels, PyAV's frames are returned, and
-    `Clip.decoder` says so. The comparison costs one more decoding pass; with `shrink` two, since PyAV then decodes
-    once more beside decord.
+    the file (it gets FOR_DECORD alone) or cannot, counts otherwise or differs by more than TOLERANCE grey levels,
+    PyAV's frames are returned, and `Clip.decoder` says so. The comparison costs one more decoding pass; with `shrink`
+    two, since PyAV then decodes once more beside decord.
 
     Raises VideoError (one line, path first) for a file that is missing, no video, damaged, or changes its
     picture size, in whichever frame; InputError for an unknown or absent decoder; ValueError where `pick` picks
@@ -142,7 +142,8 @@ def open_stream(path: Path) -> tuple[av.container.InputContainer, av.VideoStream
         raise VideoError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     with path.open("rb") as file:
         head = file.read(64)
-    if head and not any(byte < 9 or 13 < byte < 32 for byte in head):
+    # Containers have their sizes and versions there, in bytes that no text holds.
+    if head and head[:16].isascii() and not any(byte < 9 or 13 < byte < 32 for byte in head):
         raise VideoError(f"{path}: cannot be read as a video: it is a text, such as a playlist; give the video itself")
     try:
         # An absolute path cannot be taken for a URL. Titles in old AVI files are often not UTF-8, and nobody asks
@@ -195,7 +196,7 @@ def _bounded(path: Path, things: Iterable[T]) -> Iterator[T]:
     """The packets or frames of a file; VideoError where no end is in sight."""
     end = time.monotonic() + MAX_SECONDS
     for number, thing in enumerate(things):
-        if number >= MAX_FRAMES:
+        if number > MAX_FRAMES:  # the last packet holds nothing
             raise VideoError(f"{path}: more than {MAX_FRAMES:,} frames; cut it into shorter videos")
         if time.monotonic() > end:
             said = f"no end after {MAX_SECONDS:g} s and {number:,} frames; cut it into shorter videos"
