@@ -89,10 +89,22 @@ def make_audio(path: Path, cover: bool = False) -> Path:
 
 @functools.cache
 def every_frame(path: Path) -> np.ndarray:
-    """The slow twin: all frames of a plain sequential decode."""
+    """The slow twin: all frames of a plain sequential decode, each pixel put where the display matrix says."""
     with av.open(str(path)) as container:
-        frames = list(container.decode(container.streams.best("video")))
-        return np.stack([np.rot90(f.to_ndarray(format="rgb24"), f.rotation // 90 % 4) for f in frames])
+        return np.stack([_shown(frame) for frame in container.decode(container.streams.best("video"))])
+
+
+def _shown(frame: av.VideoFrame) -> np.ndarray:
+    picture, matrix = frame.to_ndarray(format="rgb24"), frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return picture
+    a, b, _, c, d, *_ = (number >> 16 for number in struct.unpack("=9i", bytes(matrix)))
+    y, x = np.mgrid[: frame.height, : frame.width]
+    x, y = a * x + c * y, b * x + d * y
+    x, y = x - x.min(), y - y.min()
+    shown = np.empty((y.max() + 1, x.max() + 1, 3), np.uint8)
+    shown[y, x] = picture
+    return shown
 
 
 def cut_short(path: Path, source: Path, share: float) -> Path:
@@ -101,11 +113,12 @@ def cut_short(path: Path, source: Path, share: float) -> Path:
     return path
 
 
-def turn(path: Path, a: int, b: int) -> Path:
-    """Let a .mov file say how it is to be shown, as phones do: (a b, -b a) of its display matrix."""
+def turn(path: Path, a: int, b: int, mirrored: bool = False) -> Path:
+    """Let a .mov file say how it is to be shown, as phones do: (a b, -b a) of its display matrix, or mirrored."""
     data = path.read_bytes()
     start = data.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
-    matrix = struct.pack(">9i", a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30)
+    c, d = (b, -a) if mirrored else (-b, a)
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(data[:start] + matrix + data[start + 36 :])
     return path
 
@@ -149,4 +162,69 @@ def repeat(source: Path, path: Path, times: int) -> Path:
             packet.pts = packet.dts = i
             packet.time_base, packet.is_keyframe, packet.stream = Fraction(1, 25), key, stream
             new.mux(packet)
+    return path
+
+
+def make_still(path: Path, codec: str, pixels: str, muxer: str | None = None, n: int = 1) -> Path:
+    """A picture file of n pictures: PNG, JPEG, GIF."""
+    with av.open(str(path), "w", format=muxer) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        for i in range(n):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=pixels)))
+        container.mux(stream.encode())
+    return path
+
+
+def make_heic(path: Path) -> Path:
+    """A HEIC picture, as phones take: one HEVC key frame, an item beside no track."""
+    quiet = {"x265-params": "log-level=none"}
+    film = make(path.with_suffix(".film.mp4"), 1, "libx265", options=quiet)
+    with av.open(str(film)) as container:
+        settings = container.streams.video[0].codec_context.extradata
+        sample = next(bytes(packet) for packet in container.demux(video=0) if packet.size)
+    film.unlink()
+
+    def box(kind: bytes, *parts: bytes, version: int | None = None) -> bytes:
+        body = (b"" if version is None else struct.pack(">I", version << 24)) + b"".join(parts)
+        return struct.pack(">I4s", 8 + len(body), kind) + body
+
+    def meta(offset: int) -> bytes:
+        shape = box(b"ispe", struct.pack(">II", 64, 48), version=0)
+        properties = box(b"ipco", box(b"hvcC", settings), shape)
+        belongs = box(b"ipma", struct.pack(">IHBBB", 1, 1, 2, 0x81, 2), version=0)
+        return box(
+            b"meta",
+            box(b"hdlr", struct.pack(">I4s13x", 0, b"pict"), version=0),
+            box(b"pitm", struct.pack(">H", 1), version=0),
+            box(b"iloc", struct.pack(">BBHHHHII", 0x44, 0, 1, 1, 0, 1, offset, len(sample)), version=0),
+            box(b"iinf", struct.pack(">H", 1), box(b"infe", b"\0\1\0\0hvc1\0", version=2), version=0),
+            box(b"iprp", properties, belongs),
+            version=0,
+        )
+
+    head = box(b"ftyp", b"heic\0\0\0\0mif1heic")
+    path.write_bytes(head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", sample))
+    return path
+
+
+def make_reference(path: Path, source: Path) -> Path:
+    """The head of a .mov, that says its pictures lie in another file, `source`: an alias as QuickTime writes it."""
+    data, name, full = source.read_bytes(), source.name.encode(), str(source.absolute()).encode()
+    full += b"\0" * (len(full) % 2)
+    alias = bytearray(150)
+    alias[7], alias[10:15] = 2, b"\4disk"
+    alias[50 : 51 + len(name)] = bytes([len(name)]) + name
+    struct.pack_into(">hh", alias, 130, 1, 1)  # levels between the two files
+    alias += struct.pack(">HH", 2, len(full)) + full + struct.pack(">HH", 18, len(full)) + full + b"\xff\xff\0\0"
+    entry = struct.pack(">I4sI", 12 + len(alias), b"alis", 0) + alias
+    new = struct.pack(">I4sII", 16 + len(entry), b"dref", 0, 1) + entry
+    moov = data.index(b"moov") - 4
+    head, old = bytearray(data[moov:]), data.index(b"dref") - 4 - moov
+    (size,) = struct.unpack_from(">I", head, old)
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf"):  # what it lies in
+        at = head.index(kind) - 4
+        struct.pack_into(">I", head, at, struct.unpack_from(">I", head, at)[0] + len(new) - size)
+    path.write_bytes(data[: struct.unpack_from(">I", data)[0]] + head[:old] + new + head[old + size :])
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import os
 from pathlib import Path
@@ -80,6 +81,14 @@ def clips() -> Path:
     if not CLIPS.is_dir():
         pytest.skip(f"no real clips at {CLIPS}; name a folder with FLOWCLIP_TEST_VIDEOS")
     return CLIPS
+
+
+@pytest.fixture
+def watchdog():
+    """Ends the tests, with where they were, if this one hangs."""
+    faulthandler.dump_traceback_later(120, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

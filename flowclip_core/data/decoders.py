@@ -33,6 +33,7 @@ PYAV, IN_ORDER, SEEKING = "pyav", "decord in order", "decord by seeking"
 WIDTH = 100  # columns of the report
 START_SECONDS = 120.0  # for a process to start and to import
 NOT_OPENED = "cannot be opened"
+COUNTS = ("frames", "wanted", "wrong", "usual", "furthest", "unplaced")  # of a Reading
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Reading:
     """What one reader made of one video. Three in a row belong to one video: PYAV, IN_ORDER, SEEKING.
 
     name: path below the folder. frames: how many the reader counts. wanted: how many frames are compared, wrong: how
-    many of these differ from PyAV's by more than video.TOLERANCE grey levels. None: not known. error: empty, or one
-    line; it starts with NOT_OPENED where decord could not even open the file.
+    many of these differ from PyAV's by more than video.TOLERANCE grey levels. For each of those the whole video is
+    searched for the nearest frame that it equals: usual is the offset, in frames, that most have (1: the next frame
+    came), furthest the largest of either sign, unplaced how many equal no frame. None: not known, or none is wrong.
+    error: empty, or one line; it starts with NOT_OPENED where decord could not, or must not, even open the file.
     """
 
     name: str
@@ -51,6 +54,9 @@ class Reading:
     frames: int | None = None
     wanted: int | None = None
     wrong: int | None = None
+    usual: int | None = None
+    furthest: int | None = None
+    unplaced: int | None = None
     error: str = ""
 
 
@@ -157,6 +163,15 @@ def _by_decord(
     read: Callable[[object, Sequence[int]], Iterator[np.ndarray]], path: Path, frames: int, reading: Reading
 ) -> Reading:
     try:
+        # What PyAV may not open, a playlist say, decord would.
+        container, _ = video.open_stream(path)
+        with container:
+            refused = video.no_decord(container.format.name)
+    except (VideoError, av.error.FFmpegError, OSError) as error:
+        refused = _line(error, path)
+    if refused:
+        return replace(reading, error=f"{NOT_OPENED} ({refused})")
+    try:
         ours, _ = _reference(path, frames)
     except VideoError:
         ours = {}  # decord may read it all the same
@@ -167,13 +182,35 @@ def _by_decord(
         return replace(reading, error=f"{NOT_OPENED} ({_line(error, path)})")
     if not ours:
         return replace(reading, error=f"opened, but there is nothing of {PYAV} to compare with")
-    wrong = 0
+    wrong = {}
     try:
-        for theirs, picture in zip(read(reader, list(ours)), ours.values(), strict=True):
-            wrong += theirs.shape != picture.shape or video.differs(theirs, picture)
+        for theirs, (number, picture) in zip(read(reader, list(ours)), ours.items(), strict=True):
+            if _differ(theirs, picture):
+                wrong[number] = theirs
     except Exception as error:
         return replace(reading, wanted=len(ours), error=_line(error, path))
-    return replace(reading, wanted=len(ours), wrong=int(wrong))
+    reading = replace(reading, wanted=len(ours), wrong=len(wrong))
+    if wrong and (offsets := _offsets(path, wrong)):
+        usual, furthest = max(offsets, key=offsets.count), max(offsets, key=abs)
+        reading = replace(reading, usual=usual, furthest=furthest)
+    return replace(reading, unplaced=len(wrong) - len(offsets)) if wrong else reading
+
+
+def _offsets(path: Path, wrong: dict[int, np.ndarray]) -> list[int]:
+    """How many frames after the wanted one is the nearest that equals each picture; without those that none equals."""
+    found: dict[int, int] = {}
+    for number, picture in enumerate(video.pictures(path)):
+        for wanted, theirs in wrong.items():
+            if wanted in found and abs(found[wanted]) <= abs(number - wanted):
+                continue
+            # A few pixels tell most frames apart.
+            if not _differ(theirs[::16, ::16], picture[::16, ::16]) and not _differ(theirs, picture):
+                found[wanted] = number - wanted
+    return list(found.values())
+
+
+def _differ(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape != b.shape or video.differs(a, b)
 
 
 def _in_order(reader, numbers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -300,7 +337,7 @@ def frame(readings: Sequence[Reading]) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.DataFrame([asdict(reading) for reading in readings], columns=[field.name for field in fields(Reading)])
-    return table.astype(dict.fromkeys(("frames", "wanted", "wrong"), "Int64"))
+    return table.astype(dict.fromkeys(COUNTS, "Int64"))
 
 
 def text(readings: Sequence[Reading]) -> str:
@@ -348,7 +385,21 @@ def _disagreements(ours: Reading, *theirs: Reading) -> Iterator[str]:
         if reading.error:
             yield f"{reading.reader}: {reading.error}"
         elif reading.wrong:
-            yield f"{reading.reader}: {reading.wrong} of {reading.wanted} frames differ"
+            yield f"{reading.reader}: {reading.wrong} of {reading.wanted} frames differ{_how_far(reading)}"
+
+
+def _how_far(reading: Reading) -> str:
+    def said(offset: int) -> str:
+        return f"{abs(offset)} frame{'s' * (abs(offset) > 1)} too {'early' if offset < 0 else 'late'}"
+
+    parts = []
+    if reading.usual is not None:
+        parts.append(f"mostly {said(reading.usual)}")
+        if reading.furthest != reading.usual:
+            parts.append(f"at most {said(reading.furthest)}")
+    if reading.unplaced:
+        parts.append(f"{reading.unplaced} equal{'s' * (reading.unplaced == 1)} no frame of the video")
+    return "".join(f", {part}" for part in parts)
 
 
 def _summary(videos: Sequence[Sequence[Reading]]) -> Iterator[str]:
@@ -360,7 +411,8 @@ def _summary(videos: Sequence[Sequence[Reading]]) -> Iterator[str]:
         return bool(reading.error) and not reading.error.startswith(NOT_OPENED)
 
     compared = [(ours.name, order, seek) for ours, order, seek in videos if not ours.error]
-    jumped = [name for name, order, seek in compared if seek.wrong and seek.wrong > (order.wrong or 0)]
+    jumped = [seek for _, order, seek in compared if seek.wrong and seek.wrong > (order.wrong or 0)]
+    furthest = max((abs(seek.furthest) for seek in jumped if seek.furthest is not None), default=0)
     differing = [name for name, order, _ in compared if order.wrong]
     yield f"{len(videos)} videos, {sum(ours.wanted or 0 for ours, *_ in videos)} frames of them compared with PyAV's:"
     yield listed("decord by seeking returns other frames", [name for name, _, seek in compared if seek.wrong])
@@ -373,14 +425,15 @@ def _summary(videos: Sequence[Sequence[Reading]]) -> Iterator[str]:
     )
     yield listed("cannot be read by PyAV", [ours.name for ours, *_ in videos if ours.error])
     if jumped:
+        far = f", up to {furthest} frame{'s' * (furthest > 1)} off" if furthest else ""
         yield (
-            "Seeking returns other frames than a full decode: features would come from other moments. This kit never"
-            " seeks, with either decoder."
+            f"Seeking returns other frames than a full decode{far}: features would come from other moments. This kit"
+            " never seeks, with either decoder."
         )
     elif compared:
         yield "In this sample seeking went wrong nowhere that reading in order was right."
     if differing:
         yield (
-            "Where frames read in order differ too, decord gives other pixels (10 bits, interlaced colours) or counts"
-            " other frames; there this kit takes PyAV's."
+            "Where frames read in order differ too, decord gives other pixels (10 bits, interlaced colours), does not"
+            " mirror what is to be mirrored, or counts other frames; there this kit takes PyAV's."
         )

@@ -1,16 +1,23 @@
 """Exact frames out of a video file, and square crops out of frames.
 
 What counts as frame i is decided by decoding the whole stream once, in order. There is no seeking: it returns
-wrong frames, without an error, on MPEG-4 AVI with B-frames, the kind HMDB-51 and UCF-101 consist of.
+wrong frames, without an error, on MPEG-4 AVI with B-frames, the kind HMDB-51 consists of.
+
+A file is opened as one of CONTAINERS or not at all. FFmpeg knows formats that merely name other files or addresses
+(playlists, FFmpeg's own scripts, sessions), whatever the file's own name ends in; such a video would be another file
+than the one that is hashed, could be any file of the machine, and may have no end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import av
 import numpy as np
@@ -20,8 +27,19 @@ from flowclip_core.errors import InputError, VideoError
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 DECODERS = ("pyav", "decord")
 CROPS = ("left", "centre", "right", "mirrored")
+# FFmpeg's names of what holds its pictures itself. Still pictures have formats of their own; a GIF may be a video.
+CONTAINERS = (
+    *("avi", "mov", "matroska", "mpeg", "mpegts", "mpegvideo", "asf", "flv", "ogg", "rm", "gif", "mxf", "dv", "ivf"),
+    *("nut", "wtv", "m4v", "h264", "hevc"),
+)
+# decord's FFmpeg is old, and cannot be told what to open. These it knows by their first bytes, as nothing else.
+FOR_DECORD = ("avi", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+# Where a file shows no end: 11 hours at 25 frames a second, and reading that takes an hour a pass.
+MAX_FRAMES = 1_000_000
+MAX_SECONDS = 3600.0
 TOLERANCE = 2  # grey levels between two decoders' pictures of one frame: about what FFmpeg's versions differ by
 
 
@@ -52,8 +70,10 @@ def read_frames(
     `pick(n)` gets the number of frames n and returns at least one number in 0..n-1, in any order, repeats
     allowed. It is asked again when the stream decodes to another number of frames than the container holds,
     so its answer must depend on n alone. The whole stream is decoded whatever is picked: n, and whether the
-    file can be read, do not depend on `pick`. Memory holds the picked frames alone. Rotation by multiples
-    of 90 degrees is applied; mirroring and the pixels' aspect are not.
+    file can be read, do not depend on `pick`. Memory holds the picked frames alone.
+
+    Pictures are turned by multiples of 90 degrees and mirrored as the file says, which is how a player shows them. The
+    pixels' aspect is not applied: a picture of 340x256 stored pixels stays one, though a player may show it 427 wide.
 
     `shrink` gets each picked picture, uint8 (H,W,3), upright, as soon as it is decoded, once however often it is
     picked, and returns an array of one and the same shape for all: memory then holds these and a single picture
@@ -64,10 +84,16 @@ def read_frames(
     however many frames come before: without its tail every segment of the video would lie elsewhere. What
     leaves no mark cannot be seen: damage that a codec conceals, a Matroska file that ends early.
 
-    decoder="decord" lets decord read, in order too, and compares its frames with PyAV's. Where it cannot open
-    the file, counts otherwise or differs by more than TOLERANCE grey levels, PyAV's frames are returned, and
-    `Clip.decoder` says so. The comparison costs one more decoding pass; with `shrink` two, since PyAV then decodes
-    once more beside decord.
+    Refused, too, is what is none of CONTAINERS (playlists, still pictures, FIFOs), a single still picture within one,
+    and a file of more than MAX_FRAMES frames or one that takes more than MAX_SECONDS a pass.
+
+    threads: of the codec. They change nothing but the time: they can lose an error and the frames after it, so whatever
+    does not decode to as many frames as the container holds is decoded again, and judged, by one.
+
+    decoder="decord" lets decord read, in order too, and compares its frames with PyAV's. Where it is not to open
+    the file (it gets FOR_DECORD alone) or cannot, counts otherwise or differs by more than TOLERANCE grey levels,
+    PyAV's frames are returned, and `Clip.decoder` says so. The comparison costs one more decoding pass; with `shrink`
+    two, since PyAV then decodes once more beside decord.
 
     Raises VideoError (one line, path first) for a file that is missing, no video, damaged, or changes its
     picture size, in whichever frame; InputError for an unknown or absent decoder; ValueError where `pick` picks
@@ -77,19 +103,21 @@ def read_frames(
     if decoder not in DECODERS:
         raise InputError(f"decoder {decoder!r}: expected one of {', '.join(DECODERS)}")
     decord = import_decord() if decoder == "decord" else None
-    if not path.is_file():
-        # A pipe is refused like a folder: reading it could wait for ever.
-        raise VideoError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     try:
-        packets = _count_packets(path)
+        packets, container = _count_packets(path)
         numbers = _ask(pick, packets)
-        frames, count = _decode(path, numbers, threads, shrink)
+        count = None
+        if threads != 1:
+            with contextlib.suppress(VideoError, av.error.FFmpegError):
+                frames, count = _decode(path, numbers, threads, shrink)
+        if count != packets:
+            frames, count = _decode(path, numbers, 1, shrink)
         if count != packets:
             numbers = _ask(pick, count)
-            frames, count = _decode(path, numbers, threads, shrink)
+            frames, count = _decode(path, numbers, 1, shrink)
         used = f"pyav {av.__version__}"
         if decord:
-            doubt = _reread_with_decord(decord, path, frames, packets, count, shrink)
+            doubt = no_decord(container) or _reread_with_decord(decord, path, frames, packets, count, shrink)
             used = f"{used} (decord {decord.__version__}: {doubt})" if doubt else f"decord {decord.__version__}"
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -105,34 +133,75 @@ def _ask(pick: Callable[[int], Sequence[int]], count: int) -> list[int]:
 
 
 def open_stream(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """The opened file and its best video stream. Raises VideoError where there is none, and FFmpeg's own errors."""
-    # An absolute path cannot be taken for a URL. Titles in old AVI files are often not UTF-8, and nobody asks
-    # for them here.
-    container = av.open(str(path.absolute()), metadata_errors="ignore")
+    """The opened file and its best video stream: the one way in which this kit opens a medium.
+
+    Raises VideoError where there is none, or the file is none of CONTAINERS; and FFmpeg's own errors.
+    """
+    if not path.is_file():
+        # A pipe is refused like a folder: reading it could wait for ever.
+        raise VideoError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
+    with path.open("rb") as file:
+        head = file.read(64)
+    # Containers have their sizes and versions there, in bytes that no text holds.
+    if head and head[:16].isascii() and not any(byte < 9 or 13 < byte < 32 for byte in head):
+        raise VideoError(f"{path}: cannot be read as a video: it is a text, such as a playlist; give the video itself")
+    try:
+        # An absolute path cannot be taken for a URL. Titles in old AVI files are often not UTF-8, and nobody asks
+        # for them here. What a file refers to is under the same two lists.
+        only = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+        container = av.open(str(path.absolute()), metadata_errors="ignore", container_options=only)
+    except av.error.ArgumentError as error:
+        known = "AVI, MP4, MOV, Matroska, WebM, MPEG, WMV, FLV, Ogg, GIF or the like"
+        said = f"expected {known}; playlists and pictures are no videos"
+        raise VideoError(f"{path}: cannot be read as a video: {said}") from error
     stream = container.streams.best("video")
     problem = None
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         problem = "no video stream"
     elif stream.codec_context is None:
         problem = "no decoder for its video codec"
+    elif container.format.name.startswith("mov") and stream.frames == 1 and stream.duration is None:
+        problem = "a still picture (HEIC, AVIF), no video"  # an item of the file, outside any track
     if problem:
         container.close()
         raise VideoError(f"{path}: {problem}")
     return container, stream
 
 
-def _count_packets(path: Path) -> int:
-    """Packets with a picture to show: the number of frames in all but a few files, within milliseconds."""
+def no_decord(container: str) -> str | None:
+    """Why decord must not open such a file, by FFmpeg's name of its container; None where it may."""
+    return None if container in FOR_DECORD else f"not asked, the file is {container}"
+
+
+def _count_packets(path: Path) -> tuple[int, str]:
+    """Packets with a picture to show: the number of frames in all but a few files, within milliseconds.
+
+    And FFmpeg's name of the container.
+    """
     count = 0
     container, stream = open_stream(path)
     with container:
-        for packet in container.demux(stream):
+        for packet in _bounded(path, container.demux(stream)):
             if packet.is_corrupt:
                 raise VideoError(f"{path}: damaged or cut short after {count} frames")
             count += packet.size > 0 and not packet.is_discard
     if not count:
         raise VideoError(f"{path}: its video stream holds no frames")
-    return count
+    if count == 1 and container.format.name == "gif":
+        raise VideoError(f"{path}: a still picture (GIF of one frame), no video")
+    return count, container.format.name
+
+
+def _bounded(path: Path, things: Iterable[T]) -> Iterator[T]:
+    """The packets or frames of a file; VideoError where no end is in sight."""
+    end = time.monotonic() + MAX_SECONDS
+    for number, thing in enumerate(things):
+        if number > MAX_FRAMES:  # the last packet holds nothing
+            raise VideoError(f"{path}: more than {MAX_FRAMES:,} frames; cut it into shorter videos")
+        if time.monotonic() > end:
+            said = f"no end after {MAX_SECONDS:g} s and {number:,} frames; cut it into shorter videos"
+            raise VideoError(f"{path}: {said}")
+        yield thing
 
 
 def _decode(
@@ -158,10 +227,15 @@ def _stream(path: Path, threads: int) -> Iterator[av.VideoFrame]:
     with container:
         stream.codec_context.thread_count = threads
         stream.codec_context.thread_type = "SLICE" if threads == 1 else "AUTO"
-        for number, frame in enumerate(container.decode(stream)):
+        for number, frame in enumerate(_bounded(path, container.decode(stream))):
             if frame.is_corrupt:
                 raise VideoError(f"{path}: damaged at frame {number}")
             yield frame
+
+
+def pictures(path: Path) -> Iterator[np.ndarray]:
+    """Every picture, uint8 (H,W,3), upright, as `read_frames` numbers them; its errors and FFmpeg's own."""
+    return map(_picture, _stream(path, 1))
 
 
 def _quarters(frame: av.VideoFrame) -> int:
@@ -170,7 +244,17 @@ def _quarters(frame: av.VideoFrame) -> int:
 
 
 def _picture(frame: av.VideoFrame) -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), _quarters(frame))
+    picture = frame.to_ndarray(format="rgb24", threads=1)
+    return np.rot90(picture[::-1] if _mirrored(frame) else picture, _quarters(frame))
+
+
+def _mirrored(frame: av.VideoFrame) -> bool:
+    """Whether the file says to mirror the picture; upside down first, then `_quarters` is right."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    return a * d < b * c
 
 
 def _shrunk(picture: np.ndarray, shrink: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:

@@ -76,7 +76,7 @@ def save_upload(name: str, content: bytes, folder: Path | None = None) -> Path:
         most = f"{UPLOAD_BYTES >> 20} MB"
         raise InputError(f"{name}: {len(content)} bytes; upload a video of at most {most}, or give a path")
     digest = hashlib.sha256(content).hexdigest()[:16]
-    last = PurePath(name.replace("\\", "/")).name or "upload"
+    last = PurePath(name.replace("\\", "/")).name[-60:].lstrip(".") or "upload"
     path = (folder or cache_dir() / "uploads") / digest / last
     return path if path.exists() else write_atomically(path, content)
 
