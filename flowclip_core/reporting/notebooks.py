@@ -109,7 +109,7 @@ def _as(name: str, text: str, default: Any) -> Any:
         value = text
     if default is None:
         if text.strip()[:1] in ("[", "(", "{") and value == text:
-            raise InputError(f"-p {name}={text}: expected a list as Python writes it, like [\"a\", \"b\"]")
+            raise InputError(f'-p {name}={text}: expected a list as Python writes it, like ["a", "b"]')
         return value if value is None or isinstance(value, (list, tuple, dict)) else text
     whole = isinstance(value, int) and not isinstance(value, bool)
     if isinstance(default, bool) or not isinstance(default, (int, float)):
