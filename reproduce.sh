@@ -1,10 +1,27 @@
 #!/usr/bin/env bash
 # One command per table and panel of the paper. The first call builds .venv beside this file; later calls find it complete.
 # Kept to what bash 3.2 (macOS) understands.
-set -euo pipefail
-unset CDPATH PYTHONHOME
+if [ -z "${BASH_VERSION:-}" ]; then # called as sh reproduce.sh
+  command -v bash >/dev/null || { echo 'reproduce.sh: bash is needed; install it' >&2; exit 2; }
+  exec bash "$0" "$@"
+fi
+set +o posix -euo pipefail
+# Whoever closed a stream wants nothing from it; the next file that is opened must not take its number.
+if [ -d /dev/fd ]; then
+  [ -e /dev/fd/0 ] || exec </dev/null
+  [ -e /dev/fd/1 ] || exec >/dev/null
+  [ -e /dev/fd/2 ] || exec 2>/dev/null
+fi
+# Settings of the user's own Python, IPython and matplotlib, which would change or break what is made here.
+unset CDPATH PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS MPLBACKEND
+export PYTHONNOUSERSITE=1 PYTHONUTF8=1 MATPLOTLIBRC=/dev/null
 
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+script=${BASH_SOURCE[0]}
+while [ -L "$script" ]; do # macOS' readlink had no -f for long
+  link=$(readlink "$script")
+  case $link in /*) script=$link ;; *) script=$(dirname -- "$script")/$link ;; esac
+done
+here=$(cd -- "$(dirname -- "$script")" && pwd -P)
 venv=$here/.venv
 environment=$here/flowclip_core/environment.py
 
@@ -84,6 +101,8 @@ Set-up
   The first call makes .venv in the checkout from requirements.lock (some 6 GB on Linux); it needs Python 3.11 or
   newer and a package index. PYTHON=/path/to/python chooses the Python. An active virtual or conda environment that
   satisfies environment.yml is used as it is, and left as it is. pip's and uv's own settings (mirrors, caches) apply.
+  Every package must be the file whose hash is in the lock. Where the lock has none for this Python or platform, set-up
+  stops; FLOWCLIP_NEWEST=1 has it take the newest versions that environment.yml allows, without hashes.
 HELP
 }
 
@@ -135,26 +154,62 @@ need_index() { # an installer failed: end here if that is because no package ind
   esac
 }
 
+# Where an installer fails, once more into a log: the reason decides what follows, and a terminal keeps none.
+tried() { quietly "$@" || "$@" >"$venv/failed.log" 2>&1; }
+
+why() { grep -Eiq "$1" "$venv/failed.log"; }
+
+explain() { tail -n 20 "$venv/failed.log" >&2; }
+
+need_hashes() { # an installer failed: end here if that is because a file is not the one that was locked
+  if why 'hash mismatch|do not match the hashes'; then
+    explain
+    die "set-up stopped: the package above is another file than the one whose hash is in $1: a damaged download," \
+      "or an index or mirror that was tampered with. Nothing is installed without its hash; take another index, run again"
+  fi
+}
+
 install_packages() { # sets taken_from to the file that the versions came from
   local lock=$here/requirements.lock
   say "installing the packages of requirements.lock (minutes and gigabytes the first time)"
-  if command -v uv >/dev/null 2>&1; then uv=(uv)
-  elif quietly with_pip --quiet --retries 1 uv; then uv=("$venv/bin/python" -m uv)
-  else need_index; uv=(false); fi
   taken_from=requirements.lock
-  if ! quietly with_uv --require-hashes -r "$lock"; then
+  if command -v uv >/dev/null 2>&1; then uv=(uv)
+  else
+    uv=("$venv/bin/python" -m uv)
+    "$venv/bin/python" -I "$environment" extra uv >"$venv/uv.lock"
+    if [ -s "$venv/uv.lock" ] && ! tried with_pip --quiet --retries 1 --require-hashes --no-deps -r "$venv/uv.lock"; then
+      need_hashes requirements-extras.lock
+      need_index
+      uv=(false)
+    fi
+  fi
+  if ! tried with_uv --require-hashes -r "$lock"; then
+    need_hashes requirements.lock
     need_index
     say "without uv: installing with pip, which takes longer"
-    quietly with_pip --require-hashes -r "$lock" || taken_from=environment.yml
+    if ! tried with_pip --require-hashes -r "$lock"; then
+      need_hashes requirements.lock
+      why 'no matching distribution|could not find a version|not a supported wheel|requires a different python' || {
+        explain
+        die "set-up failed: the packages of requirements.lock cannot be installed here, for the reason above"
+      }
+      explain
+      taken_from=environment.yml
+    fi
   fi
   if [ "$taken_from" = environment.yml ] || ! "$venv/bin/python" -I "$environment" check >/dev/null; then
-    need_index
+    [ "${FLOWCLIP_NEWEST:-}" = 1 ] ||
+      die "set-up stopped: requirements.lock has not all packages for this Python and platform" \
+        "($("$venv/bin/python" -V), $(uname -sm)). Take another Python with PYTHON=/path/to/python; or set" \
+        "FLOWCLIP_NEWEST=1 for the newest versions that environment.yml allows, which no hash vouches for" \
+        "and which may change results"
     taken_from=environment.yml
-    say "WARNING: requirements.lock does not do here; taking the newest versions that environment.yml allows," \
+    say "WARNING: FLOWCLIP_NEWEST=1: taking the newest versions that environment.yml allows, WITHOUT HASHES," \
       "which may change results (every record says so)"
     "$venv/bin/python" -I "$environment" requirements >"$venv/requirements.txt"
-    quietly with_uv -r "$venv/requirements.txt" || quietly with_pip -r "$venv/requirements.txt" || {
-      show_log
+    tried with_uv -r "$venv/requirements.txt" || tried with_pip -r "$venv/requirements.txt" || {
+      need_index
+      explain
       die "set-up failed: the packages of environment.yml cannot be installed here, for the reason above"
     }
   fi
@@ -225,10 +280,16 @@ if [ -z "$python" ]; then
 fi
 
 # PYTHONPATH rather than an installed copy: it serves any environment without changing it, and kernels inherit it.
-export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$here"
 export PATH="${python%/*}:$PATH" # for `python` in JupyterLab's terminals and cells
-export PYTHONUTF8="${PYTHONUTF8:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 export HF_HUB_DISABLE_TELEMETRY="${HF_HUB_DISABLE_TELEMETRY:-1}"
+
+# Start-up files of the user's IPython would run in every kernel, and could end it.
+own_ipython() {
+  IPYTHONDIR=$("$python" -P -c 'from flowclip_core.paths import cache_dir; print(cache_dir().absolute() / "ipython")')
+  export IPYTHONDIR
+}
 
 # -P: a file of the caller's folder named like a module must not stand in for it.
 case $1 in
@@ -247,6 +308,7 @@ case $1 in
       shift
     done
     cd -- "$here"
+    own_ipython
     export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
     jobs=$("$python" -P -c 'from flowclip_core.workers import default_jobs; print(min(8, default_jobs()))')
     apart=(-n "$jobs" --dist loadfile --no-loadscope-reorder) # a process a core; slow files, which come first, first
@@ -272,6 +334,12 @@ case $1 in
     add_extra "$2" ;;
   lab)
     shift
+    if [ "$(id -u)" = 0 ]; then
+      case " $* " in *allow?root*) ;; *)
+        die "lab: JupyterLab does not run as root unless told so: ./reproduce.sh lab --allow-root, or be another user" ;;
+      esac
+    fi
+    own_ipython
     # -y: one Ctrl-C ends it, kernels and all. Jupyter makes the token that the address needs. A video of 200 MB may be
     # uploaded; beyond tornado's own 10 MiB the connection would drop without a word.
     exec "$python" -P -m jupyterlab -y --ip=127.0.0.1 --LabApp.default_url=/lab/tree/index.ipynb "$here/notebooks" \

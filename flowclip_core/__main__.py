@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -15,6 +16,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+if __name__ == "__main__":  # before the imports below, which take a second: no signal may meet them unprepared
+    from flowclip_core import surroundings
+
+    surroundings.settle()
+
+from flowclip_core import surroundings
 from flowclip_core.config import PRECISIONS, PROFILES, TINY
 from flowclip_core.data.datasets import lines_of
 from flowclip_core.data.extraction import rank
@@ -22,12 +29,29 @@ from flowclip_core.data.labels import STYLES, split_names
 from flowclip_core.engines import ENGINES
 from flowclip_core.errors import InputError, shown
 from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
-from flowclip_core.paths import root, to_json
+from flowclip_core.paths import need_checkout, root, to_json
 
 if TYPE_CHECKING:
     from flowclip_core.experiments import Options
 
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+# What the machine or its owner refuses us, and what to do about it.
+_ROOM = "make room in {folder}, or name another folder (--results, FLOWCLIP_CACHE)"
+_FOLDER = "name another folder than {folder} (--results, FLOWCLIP_CACHE), or have it opened to you"
+REFUSED = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EIO: _ROOM,
+    errno.EROFS: _FOLDER,
+    errno.EACCES: _FOLDER,
+    errno.EPERM: _FOLDER,
+    errno.ENOTDIR: _FOLDER,
+    errno.EEXIST: _FOLDER,
+    errno.EFBIG: "raise the limit on the size of a file with ulimit -f unlimited",
+    errno.EMFILE: "raise the limit on open files with ulimit -n 4096",
+    errno.ENFILE: "close other programs: this machine allows no more open files",
+    errno.ENOMEM: "take fewer --jobs, or raise the limit on memory with ulimit -v unlimited",
+    errno.EAGAIN: "take fewer --jobs, or raise the limit on processes with ulimit -u unlimited",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,27 +63,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 1 when a check failed, 2 when the input was wrong."""
     try:
         asked = _parse(arguments)
+        if asked.run not in (_predict, _data, _extract, _doctor):
+            need_checkout()
+        if asked.run in (_target, _extract, _notebook) or asked.run is _doctor and asked.decoders_of:
+            surroundings.need_room()
         code = asked.run(asked)
         sys.stdout.flush()
         return code
     except InputError as error:
-        number = rank(None, os.environ).number
-        said = shown(" ".join(str(error).split()))
-        print(f"reproduce.sh: {f'rank {number}: ' * bool(number)}{said}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return _refuse(error)
+    except KeyboardInterrupt as error:
         if not rank(None, os.environ).number:
-            print("reproduce.sh: stopped; finished runs are kept, the same command goes on from there", file=sys.stderr)
-        return 130
+            surroundings.say_stopped()
+        return 128 + getattr(error, "number", signal.SIGINT)
     except BrokenPipeError:
-        # Whoever read the output has gone; without this Python would complain when it flushes once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 141
     except OSError as error:
-        if error.errno not in CANNOT_WRITE:
+        if error.errno not in REFUSED:
             raise
-        print(f"reproduce.sh: cannot write: {shown(error)}", file=sys.stderr)
-        return 2
+        if error.filename == surroundings.STDOUT:
+            _drop_stdout()
+            return _refuse(f"{error.filename} cannot be written: {error.strerror}; send it elsewhere")
+        file = Path(error.filename or ".").absolute()
+        what = f"cannot write {file}" if error.filename else "this machine refused"
+        return _refuse(f"{what}: {error.strerror}; {REFUSED[error.errno].format(folder=file.parent)}")
+    except MemoryError:
+        return _refuse("out of memory; take fewer --jobs, or raise the limit with ulimit -v unlimited")
+
+
+def _refuse(why: object) -> int:
+    number = rank(None, os.environ).number
+    print(f"reproduce.sh: {f'rank {number}: ' * bool(number)}{shown(' '.join(str(why).split()))}", file=sys.stderr)
+    return 2
+
+
+def _drop_stdout() -> None:
+    """Nobody reads the output any more, or nothing can keep it: Python must not complain when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -288,10 +329,11 @@ def _notebook(asked: argparse.Namespace) -> int:
     given = dict(text.partition("=")[::2] for text in asked.parameter)
     if unclear := [text for text in asked.parameter if "=" not in text]:
         raise InputError(f"-p {unclear[0]}: expected NAME=VALUE")
-    folder = (asked.results or root() / "results").absolute()
+    folder, notebook = (asked.results or root() / "results").absolute(), root() / "notebooks" / f"{name}.ipynb"
+    parameters = notebooks.typed(notebook, given, Path.cwd())
     _need_writable(folder, "--results")
     try:
-        html = notebooks.execute(root() / "notebooks" / f"{name}.ipynb", given, folder / f"{name}.html", cwd=root())
+        html = notebooks.execute(notebook, parameters, folder / f"{name}.html", cwd=root())
     except RuntimeError as error:
         print(f"reproduce.sh: {shown(error)}", file=sys.stderr)
         return 1
@@ -393,4 +435,5 @@ def _short(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    surroundings.in_main()
+    surroundings.leave(main())

@@ -46,6 +46,14 @@ def deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def end(executor: ProcessPoolExecutor) -> None:
+    """Kill an executor's processes, whatever they are doing: what they were at is done again by the next call."""
+    workers = list((executor._processes or {}).values())
+    executor.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:  # these alone: a notebook that calls us has children of its own
+        worker.kill()
+
+
 class Pool:
     """Worker processes that start with the first task, so that a call with nothing to do imports nothing heavy."""
 
@@ -59,11 +67,10 @@ class Pool:
 
     def __exit__(self, *error: object) -> None:
         if self._executor is not None:
-            workers = list((self._executor._processes or {}).values())
-            self._executor.shutdown(wait=error[0] is None, cancel_futures=True)
-            if error[0] is not None:
-                for worker in workers:  # these alone: a notebook that calls us has children of its own
-                    worker.terminate()
+            if error[0] is None:
+                self._executor.shutdown()
+            else:
+                end(self._executor)
 
     def map(
         self, work: Callable, tasks: list[tuple], told: Callable[[int], None] = lambda count: None
@@ -116,7 +123,13 @@ class Pool:
             self._executor = ProcessPoolExecutor(
                 self.jobs, mp_context=context, initializer=_begin, initargs=(self.threads, self._news)
             )
-            self._executor.submit(os.getpid).result()  # the fork server has read the environment now
+            try:
+                self._executor.submit(os.getpid).result()  # the fork server has read the environment now
+            except (EOFError, ConnectionError, BrokenProcessPool) as error:
+                raise InputError(
+                    "worker processes cannot start here, most likely for lack of memory; take fewer --jobs"
+                    f" (now {self.jobs}), or raise the limits of ulimit -v and -u"
+                ) from error
             if before is None:
                 del os.environ["OMP_NUM_THREADS"]
             else:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -68,6 +71,21 @@ def backbone(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) ->
             if name.endswith("bias"):
                 torch.nn.init.normal_(value, std=0.2)
     return Backbone(clip.to(dtype), "test", None)
+
+
+@contextmanager
+def hearing() -> Iterator[None]:
+    """Processes started inside hear SIGINT and SIGHUP, also where the suite itself was told to ignore them: what `&` in
+    a script and nohup ignore is inherited, what has a handler is not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

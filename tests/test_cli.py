@@ -307,6 +307,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
         return write_atomically(html, f"{notebook.stem}: {said}")
 
     monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(notebooks, "typed", lambda notebook, given, folder: given)
     monkeypatch.setattr(experiments, "ensure_all", lambda targets, profile, options: {
         target: small(profile) for target in targets})  # fmt: skip
     return folder

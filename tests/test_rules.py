@@ -20,7 +20,7 @@ MODULES = {
 }
 # What may import what: a module imports from its own layer and those before it.
 LAYERS = (
-    ("errors", "locks", "paths", "environment", "config", "workers", "engines"),
+    ("errors", "locks", "paths", "surroundings", "environment", "config", "workers", "engines"),
     ("demo",),
     ("data",),
     ("model",),

@@ -15,6 +15,7 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,8 +26,8 @@ from flowclip_core import locks
 from flowclip_core.demo.actions import ACTIONS
 from flowclip_core.demo.figures import Action, Look, Nuisance, film, warped_phases
 from flowclip_core.errors import InputError
-from flowclip_core.paths import cache_dir, write_atomically
-from flowclip_core.workers import deaf_to_ctrl_c, end_with_parent
+from flowclip_core.paths import cache_dir, naming, write_atomically
+from flowclip_core.workers import deaf_to_ctrl_c, end, end_with_parent
 
 NAMES = ("figures-h", "figures-u", "figures-k")
 VERSION = "1"
@@ -245,7 +246,8 @@ def _write_video(folder: Path, name: str, label: str, index: int, size: Size) ->
     # Not write_atomically: 1,600 fsyncs would cost more than drawing. `ensure` syncs once, at the end.
     part = path.with_name(f"{locks.unfinished(path)}part")
     try:
-        part.write_bytes(encode(render(name, label, index)))
+        with naming(path):
+            part.write_bytes(encode(render(name, label, index)))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -304,8 +306,13 @@ def ensure(
                 future.result()
                 if progress:
                     progress(done * each, len(labels) * each)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        except BrokenProcessPool as error:
+            raise InputError(f"{folder}: a drawing process was killed, most likely for lack of memory; run the same"
+                             f" command again with fewer --jobs (now {jobs})") from error  # fmt: skip
+        except BaseException:
+            end(pool)  # a class takes many seconds, and its videos that are there stay
+            raise
+        pool.shutdown()
     if hasattr(os, "sync"):  # not on Windows
         os.sync()
     write_atomically(marker, summary)

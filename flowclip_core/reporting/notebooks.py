@@ -6,20 +6,29 @@ user's own «python3» kernel may belong to another interpreter, SystemExit(0) e
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flowclip_core import paths
+import psutil
+
+from flowclip_core import paths, surroundings
 from flowclip_core.errors import InputError
 
+# Parameters that may name a file or folder, which is then the caller's; others are never taken for one.
+PATHS = ("checkpoint", "data_root", "folder", "pretrained", "source", "static_checkpoint", "video")
+SOURCES = ("recorded", "run")  # of a table that are no folder
 START_TIMEOUT = 120  # seconds for the kernel to answer; on a busy machine importing it alone takes many
 
 
@@ -43,15 +52,18 @@ def execute(notebook: Path, parameters: dict[str, Any], html: Path, cwd: Path, t
         _refuse_unknown(notebook, parameters, papermill.inspect_notebook(document))
         executed = Path(folder) / "executed.ipynb"
         try:
-            done = papermill.execute_notebook(
-                document,
-                executed,
-                parameters,
-                kernel_name="python3",
-                cwd=Path(cwd).resolve(),
-                execution_timeout=timeout,
-                start_timeout=START_TIMEOUT,
-                progress_bar=False,
+            done = _apart(
+                Path(folder),
+                lambda: papermill.execute_notebook(
+                    document,
+                    executed,
+                    parameters,
+                    kernel_name="python3",
+                    cwd=Path(cwd).resolve(),
+                    execution_timeout=timeout,
+                    start_timeout=START_TIMEOUT,
+                    progress_bar=False,
+                ),
             )
             _refuse_unfinished(done)
         except Exception as error:
@@ -64,6 +76,50 @@ def execute(notebook: Path, parameters: dict[str, Any], html: Path, cwd: Path, t
         paths.write_atomically(html, _html(done, notebook.stem))
     failed.unlink(missing_ok=True)
     return html
+
+
+def typed(notebook: Path, given: dict[str, str], folder: Path) -> dict[str, Any]:
+    """Parameters from a command line, each of the type of its default; paths that exist are of `folder`.
+
+    A default of None takes a list, a tuple or a dict as Python writes it, None, and any other text as it stands.
+    Raises InputError for one that the notebook lacks or that is of another type.
+    """
+    with _quiet():
+        import nbformat
+        import papermill
+
+        known = papermill.inspect_notebook(_read(notebook, nbformat))
+    _refuse_unknown(notebook, given, known)
+    found = {name: _as(name, text, ast.literal_eval(known[name]["default"])) for name, text in given.items()}
+    for name, value in found.items():
+        if name in PATHS and isinstance(value, str) and value and not (name == "source" and value in SOURCES):
+            if (folder / Path(value).expanduser()).exists():
+                found[name] = str((folder / Path(value).expanduser()).resolve())
+    return found
+
+
+def _as(name: str, text: str, default: Any) -> Any:
+    """The value that a command line's `text` means where `default` is the usual one."""
+    if isinstance(default, str):
+        return text
+    words = {"true": True, "false": False, "none": None}
+    try:
+        value = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    if default is None:
+        if text.strip()[:1] in ("[", "(", "{") and value == text:
+            raise InputError(f'-p {name}={text}: expected a list as Python writes it, like ["a", "b"]')
+        return value if value is None or isinstance(value, (list, tuple, dict)) else text
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(default, bool) or not isinstance(default, (int, float)):
+        right = type(value) is type(default)
+    else:
+        right = whole or isinstance(default, float) and isinstance(value, float)
+    if not right:
+        kinds = {bool: "True or False", int: "a whole number", float: "a number", list: "a list", tuple: "a tuple"}
+        raise InputError(f"-p {name}={text}: expected {kinds.get(type(default), 'a dict')}, like {default!r}")
+    return type(default)(value)
 
 
 def load() -> None:
@@ -107,14 +163,50 @@ def _refuse_unfinished(done: Any) -> None:
             raise RuntimeError("the notebook ended here, the cells that follow never ran")
 
 
+def _apart(folder: Path, run: Callable[[], Any]) -> Any:
+    """What `run` returns, called in a thread: nbclient takes a main thread's signals to itself, and loses them.
+
+    folder: its kernel's files; by these the kernel is known and killed when this thread is stopped meanwhile.
+    """
+    done: Future = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(run())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, name="notebook", daemon=True).start()
+    try:
+        return done.result()
+    except KeyboardInterrupt:
+        for child in psutil.Process().children():
+            try:
+                if any(str(folder) in word for word in child.cmdline()):
+                    child.kill()
+            except psutil.Error:
+                pass
+        raise
+
+
 def _one_line(error: Exception, notebook: Path, executed: Path, where: str) -> Exception:
     """The error to raise: InputError if the user's input was at fault inside the cell, else RuntimeError."""
-    kind = getattr(error, "ename", type(error).__name__)
+    kind = getattr(error, "ename", "") or type(error).__name__
     said = (str(getattr(error, "evalue", error)).strip().splitlines() or [""])[0]
     at = f"{notebook.name}, {_last_started(executed)}"
     if kind in ("InputError", "VideoError"):
         return InputError(f"{said} ({at}{where})")
-    return RuntimeError(f"{at}: {kind}: {said}{where}")
+    if not said or kind == "AssertionError":
+        said = " ".join(filter(None, (f"{said}," * bool(said), _failed_line(error))))
+    return RuntimeError(f"{at}: {kind}: {said or 'it said no more'}{where}")
+
+
+def _failed_line(error: Exception) -> str:
+    """The source line that raised a cell's error: the last at which IPython's traceback points; empty without one."""
+    lines = getattr(error, "traceback", None)
+    text = "\n".join(lines) if isinstance(lines, (list, tuple)) else str(lines or "")
+    pointed = re.findall(r"^-+> *\d+ +(.*)$", re.sub(r"\x1b\[[0-9;]*m", "", text), re.MULTILINE)
+    return f"at «{pointed[-1].strip()}»" if pointed else ""
 
 
 def _last_started(executed: Path) -> str:
@@ -150,8 +242,8 @@ def _html(done: Any, title: str) -> str:
 def _own_kernel(folder: Path) -> Iterator[None]:
     """Make «python3» this interpreter, and keep everything Jupyter and IPython write inside `folder`.
 
-    JUPYTER_PATH is searched before a user's own kernels; IPYTHONDIR and JUPYTER_CONFIG_DIR also keep a user's
-    start-up files and settings out of the result. Restores the environment.
+    JUPYTER_PATH is searched before a user's own kernels; IPYTHONDIR, JUPYTER_CONFIG_DIR and what `surroundings` cleans
+    keep a user's start-up files, modules and settings out of the result. Restores the environment.
     """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpecManager
@@ -160,13 +252,11 @@ def _own_kernel(folder: Path) -> Iterator[None]:
     spec["argv"] = [sys.executable, *spec["argv"][1:], "--log-level=50"]  # quiet: errors reach us anyway
     paths.write_atomically(folder / "kernels" / "python3" / "kernel.json", json.dumps(spec))
     before = dict(os.environ)
-
-    def first(value: Path, name: str) -> str:
-        return os.pathsep.join(filter(None, [str(value), before.get(name)]))
-
-    os.environ |= {
-        "JUPYTER_PATH": first(folder, "JUPYTER_PATH"),
-        "PYTHONPATH": first(paths.root(), "PYTHONPATH"),
+    for name in surroundings.CLEAN:
+        os.environ.pop(name, None)
+    os.environ |= surroundings.clean({}) | {
+        "JUPYTER_PATH": os.pathsep.join(filter(None, [str(folder), before.get("JUPYTER_PATH")])),
+        "PYTHONPATH": str(paths.root()),  # and not the caller's: a module there may hide one of ours
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         "IPYTHONDIR": str(folder / "ipython"),

@@ -41,7 +41,9 @@ CONTROL_STYLE = {
 GREY = "0.55"
 AXES = {"T": "T, frames of a video", "H": "H, prompt vectors", "s": "s, largest step between frames"}
 LABEL = 28  # characters of a pair's label on the y axis that fit into one line
-SETTINGS = {
+# matplotlib's own, in the place of whatever a user's matplotlibrc says; the rest is of windows, which we open none.
+WINDOWS = ("backend", "interactive", "toolbar", "webagg", "tk.", "figure.raise_window", "savefig.directory")
+SETTINGS = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith(WINDOWS)} | {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.spines.top": False,

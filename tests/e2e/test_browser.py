@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import hearing
 
 from flowclip_core.demo import world
 from flowclip_core.paths import root
@@ -83,7 +84,7 @@ class Lab:
         self.notebooks, self.log = scratch / "notebooks", scratch / "lab.log"
         options = ["--no-browser", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
         options += ["--allow-root"] if os.name == "posix" and os.geteuid() == 0 else []
-        with self.log.open("w") as log:
+        with hearing(), self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [str(scratch / "reproduce.sh"), "lab", *options],
                 env=env,

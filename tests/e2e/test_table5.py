@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -29,7 +28,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, hearing
 from matplotlib.figure import Figure
 from safetensors import safe_open
 from test_outputs import counts_text, tree
@@ -54,6 +53,7 @@ class Call:
     folder: Path  # holds the log files; the working directory
     cache: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    variables: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -62,8 +62,9 @@ class Call:
             "PYTHONPATH": str(ROOT),
             "FLOWCLIP_CACHE": str(self.cache),
             "FLOWCLIP_TEST_MARK": self.mark,
+            **self.variables,
         }
-        with self._log("out").open("w") as out, self._log("err").open("w") as err:
+        with hearing(), self._log("out").open("w") as out, self._log("err").open("w") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "flowclip_core", *self.arguments],
                 cwd=self.folder,
@@ -277,7 +278,7 @@ def test_all_makes_every_table_and_panel_once(cache, tmp_path, monkeypatch, capf
     assert len(executed) == len(PAPER_TARGETS) + 1
 
 
-# --- two at once, and kills ---------------------------------------------------------------------------------
+# --- two at once, and Ctrl-C -------------------------------------------------------------------------------
 
 # What first appears in a cache (c) and a results folder (r), in this order, during a call that starts with nothing.
 STAGES = {
@@ -336,42 +337,6 @@ def test_two_calls_at_once_share_the_work_and_agree(first, twice):
     assert len(keys) == len(set(keys)) == 21, "a run was trained twice"
     assert_whole(twice.results.folder)
     assert not [process for call in twice.calls for process in call.left(5)]
-
-
-def test_killed_at_five_moments_it_goes_on_and_ends_with_the_same_bytes(twice, tmp_path):
-    cache, results = tmp_path / "cache", tmp_path / "results"
-    rng = random.Random(5)
-    begins = [0.0, *twice.starts.values()]
-    lasts = [end - begin for begin, end in zip(begins, [*begins[1:], twice.length], strict=True)]
-    killed = []
-    for stage, after, seconds in zip([None, *STAGES], [*STAGES, None], lasts, strict=True):
-        before = {name: seen(name, cache, results) for name in STAGES}
-        call = Call((*ONE_SET, "--results", str(results)), tmp_path, cache)
-
-        def begun(name: str, call=call, before=before) -> bool:
-            return call.process.poll() is not None or bool(seen(name, cache, results) - before[name])
-
-        # A random moment of each stage as the undisturbed calls went through it, or its end where this call is
-        # faster: with a fixed clock alone, a busy machine would see all kills in the first stage, an idle one few.
-        while stage and not begun(stage):
-            time.sleep(0.02)
-        until = time.monotonic() + rng.uniform(0, 0.7) * seconds
-        while time.monotonic() < until and not (after and begun(after)):
-            time.sleep(0.02)
-        if call.process.poll() is None:
-            killed.append(stage)
-            alone = len(killed) % 2 == 0  # as the kernel does when memory is short: the others must notice
-            os.kill(call.process.pid, signal.SIGKILL) if alone else os.killpg(call.process.pid, signal.SIGKILL)
-            call.process.wait()
-            # A fork server that is importing torch notices when it has done so.
-            assert not call.left(LONGEST / 10 if alone else 5), f"killed while {stage}: {call.left(0)}"
-        assert_whole(cache)
-        assert_whole(results)
-    assert killed[:4] == [None, *STAGES][:4], killed
-    Call((*ONE_SET, "--results", str(results)), tmp_path, cache).end()
-    assert (results / "smoke/table5.csv").read_bytes() == twice.results.csv
-    assert_whole(cache)
-    assert_whole(results)
 
 
 def assert_whole(folder: Path) -> None:
