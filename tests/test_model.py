@@ -285,19 +285,19 @@ def test_a_step_has_the_gradient_of_the_plain_loss(small, variant, changes, vide
 )
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(small, store, monkeypatch, error):
     expected, _ = fit(small, store)
-    ahead = PromptTree.ahead
+    forward = PromptTree.forward
 
-    def short_of_memory(tree, vectors, room):
-        if room.keep and len(vectors) > 2:
+    def short_of_memory(tree, vectors):
+        if vectors.requires_grad and len(vectors) > 2:
             raise error
-        return ahead(tree, vectors, room)
+        return forward(tree, vectors)
 
-    monkeypatch.setattr(PromptTree, "ahead", short_of_memory)
+    monkeypatch.setattr(PromptTree, "forward", short_of_memory)
     found, log = fit(small, store)
     assert log.micro_batch == 2
     for name, value in expected.trained().items():
         torch.testing.assert_close(found.trained()[name], value, rtol=1e-4, atol=1e-6)
-    monkeypatch.setattr(PromptTree, "ahead", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(PromptTree, "forward", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(RuntimeError, match="memory"):  # not even one video fits
         fit(small, store)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import open_clip
 import pytest
 import torch
@@ -59,14 +61,13 @@ def wide() -> Backbone:
     return backbone({"embed_dim": 512, "vision_cfg": vision, "text_cfg": FULL_TEXT | {"layers": 3}})
 
 
-@pytest.mark.parametrize("length", PROMPTS)
-@pytest.mark.parametrize("data", CLASSES)
+@pytest.mark.parametrize(("data", "length"), [("HMDB-51", 3), ("HMDB-51", 4), ("UCF-101", 5), ("Kinetics-400", 5)])
 def test_equals_the_naive_path_in_float32(wide, data, length):
     values, gradients = compare(wide, CLASSES[data], length)
     assert values < 2e-6 and gradients < 2e-6
 
 
-@pytest.mark.parametrize(("data", "length"), [("HMDB-51", 3), ("HMDB-51", 4), ("UCF-101", 5), ("Kinetics-400", 5)])
+@pytest.mark.parametrize(("data", "length"), [("HMDB-51", 5), ("UCF-101", 3)])
 def test_equals_the_naive_path_in_float64(wide, data, length):
     exact = backbone(
         {"embed_dim": 512, "vision_cfg": SMALL["vision_cfg"], "text_cfg": FULL_TEXT | {"layers": 3}},
@@ -127,31 +128,34 @@ def test_equals_the_naive_path_in_towers_of_other_kinds(changes, quick):
     assert values < 1e-9 and gradients < 1e-9
 
 
-def test_passes_do_not_get_into_each_others_rooms(small):
-    """Two ahead before the first goes back, a test in between, more videos than before: buffers are used again."""
-    tree, names = PromptTree(small, CLASSES["HMDB-51"], 5), CLASSES["HMDB-51"]
-    weights = fixed(3, len(names), small.width)
-    given = [fixed(count, 5, small.text_width).requires_grad_() for count in (2, 3)]
-    expected = [
-        torch.autograd.grad((PromptTree(small, names, 5)(one) * weights[: len(one)]).sum(), one)[0] for one in given
-    ]
-    for _ in range(2):
-        texts = [tree(one) for one in given]
-        with torch.inference_mode():
-            assert torch.equal(tree(given[1]), texts[1])
-        for one, found, gradient in zip(given, texts, expected, strict=True):
-            assert torch.equal(torch.autograd.grad((found * weights[: len(one)]).sum(), one)[0], gradient)
-    assert len(tree._rooms) == 3  # no more than were used at once
-    tree.forget()
-    assert not tree._rooms
+@pytest.mark.parametrize("quick", [True, False])
+def test_bfloat16_stays_close_to_float32(quick):
+    """Under autocast, values and gradients differ by bfloat16's rounding: 8 bits, some 1 % after three blocks."""
+    torch.manual_seed(0)
+    clip = open_clip.model.CLIP(
+        32, SMALL["vision_cfg"], SMALL["text_cfg"] | {"layers": 3, "width": 64}, quick_gelu=quick
+    )
+    tower = Backbone(clip, "test", None)
+    tree, vectors = PromptTree(tower, CLASSES["HMDB-51"], 5), prompt_vectors(tower, PROMPTS[5])[None].requires_grad_()
+    weights = torch.randn(1, 51, tower.width, generator=torch.Generator().manual_seed(0))
+    exact = tree(vectors)
+    (exact_gradient,) = torch.autograd.grad((exact * weights).sum(), vectors)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = tree(vectors)
+    (gradient,) = torch.autograd.grad((rounded.float() * weights).sum(), vectors)
+    assert 1e-5 < apart(rounded.float(), exact) < 0.02
+    assert 1e-5 < apart(gradient, exact_gradient) < 0.05
 
 
-def test_the_same_pass_goes_back_once(small):
-    vectors = fixed(1, 5, small.text_width).requires_grad_()
-    total = PromptTree(small, ["run", "wave"], 5)(vectors).sum()
-    torch.autograd.grad(total, vectors, retain_graph=True)
-    with pytest.raises(RuntimeError, match="goes back once"):
-        torch.autograd.grad(total, vectors)
+def test_a_compiled_tree_is_the_same_tree(small, monkeypatch):
+    # Captured as a graph, forward and backward, without generating code, which takes minutes.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
+    names, vectors = CLASSES["HMDB-51"][:8], fixed(2, 5, small.text_width).requires_grad_()
+    plain = PromptTree(small, names, 5)(vectors)
+    compiled = PromptTree(small, names, 5, compiled=True)(vectors)
+    assert apart(compiled, plain) < 2e-6
+    gradients = [torch.autograd.grad(texts.square().sum(), vectors)[0] for texts in (compiled, plain)]
+    assert apart(*gradients) < 2e-6
 
 
 def test_large_subtrees_are_cut_and_copies_keep_groups_closed():

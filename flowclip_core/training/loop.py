@@ -177,9 +177,8 @@ def _step_that_fits(model: FlowCLIP, features: Tensor, targets: Tensor, micro: i
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if micro == 1 or not _out_of_memory(error) or ranks.together() and not isinstance(error, _NoRoom):
                 raise
-        # Out of the handler, whose traceback would hold on to the buffers.
+        # Out of the handler, whose traceback would hold on to what the pass had kept.
         micro = max(1, min(micro, len(targets)) // 2)
-        model.tree.forget()
         if features.device.type == "cuda":
             torch.cuda.empty_cache()
 
