@@ -211,7 +211,8 @@ def best_rates(tried: pd.DataFrame) -> dict[str, float]:
     training diverged, is not taken.
     """
     scores = tried[(tried["split"] == 0) & (tried["metric"] == "top1")]
-    means = scores.pivot_table("value", ["variant", "lr"], "dataset").dropna().mean(axis=1).round(6)
+    found = scores.groupby(["variant", "lr"])["value"].agg(["mean", "count"])
+    means = found.loc[found["count"] == found["count"].max(), "mean"].round(6)
     return {variant: float(found.droplevel(0).idxmax()) for variant, found in means.groupby("variant")}
 
 
