@@ -150,7 +150,7 @@ FAULTS = [
     Fault("F19", "10^9 frames", predicts(setting(frames=10**9)), 2, FRAMES),
     Fault("F19", "10^9 frames and steps", predicts(setting(frames=10**9, step=10**9 - 1)), 2, FRAMES),
     Fault("F19", "attention that fits no memory", predicts(setting(frames=1024, step=1000)), 2, r"frame differences"),
-    Fault("F19", "an adapter of 10^12", predicts(setting(adapter_width=10**12)), 2, r"adapter_width=1000000000000 must"),
+    Fault("F19", "an adapter of 10^12", predicts(setting(adapter_width=10**12)), 2, r"adapter_width=10{12} must be 0"),
     Fault(
         "F19", "a wider adapter than its parts", predicts(setting(adapter_width=60000)), 2, r"its parts do not fit",
     ),
@@ -161,14 +161,14 @@ FAULTS = [
     Fault("F19", "a switch that is a word", predicts(setting(mmb="yes")), 2, r"mmb='yes' must be bool"),
     Fault("F19", "no prompt", predicts(setting(prompt=" ")), 2, r"prompt=' ' must have words"),
     Fault("F19", "a book for a prompt", predicts(setting(prompt="a " * 10**6)), 2, r"must have words, in at most 1000"),
-    Fault("F19", "10^5 classes", predicts(classes(*map(str, range(10**5)))), 2, r"100,000 names, expected 4,096 at most"),
+    Fault("F19", "10^5 classes", predicts(classes(*map(str, range(10**5)))), 2, r"100,000 names, expected 4,096"),
     Fault("F19", "a book for a class", predicts(classes("wave", "a " * 10**6)), 2, r"expected 1 to 1000 letters"),
     Fault("F19", "an empty class", predicts(classes("wave", " ")), 2, r"class_texts has the name ' '"),
     Fault("F19", "a class twice", predicts(classes("wave", "clap", "wave")), 2, r"class_texts has 'wave' twice"),
     Fault("F19", "an infinite part", predicts(first_part(one_value(-math.inf))), 2, r"adapter.0.weight holds inf"),
-    Fault("F19", "a part of 1e30", predicts(first_part(one_value(1e30))), 2, r"adapter.0.weight holds 1e\+30; below 1e"),
-    Fault("F19", "integers", predicts(first_part(lambda value: value.long())), 2, r"is torch.int64, expected torch.float32"),
-    Fault("F19", "booleans", predicts(first_part(lambda value: value.bool())), 2, r"is torch.bool, expected torch.float32"),
+    Fault("F19", "a part of 1e30", predicts(first_part(one_value(1e30))), 2, r"weight holds 1e\+30; below 1e\+06"),
+    Fault("F19", "integers", predicts(first_part(lambda value: value.long())), 2, r"is torch.int64, expected torch.fl"),
+    Fault("F19", "booleans", predicts(first_part(lambda value: value.bool())), 2, r"is torch.bool, expected torch.fl"),
     Fault("F19", "half precision", predicts(first_part(lambda value: value.half())), 2, r"is torch.float16, expected"),
     Fault(
         "F19", "a class with an escape sequence", predicts(classes("wave", "cl\x1b]0;mine\x07ap", "a\u202eb")), 0,
@@ -187,8 +187,8 @@ FAULTS = [
         predicts(lambda parts, about: about["backbone"].update(name="\x1b[2Jtiny")), 2, r"backbone '\\x1b\[2Jtiny'",
     ),
     Fault(
-        "F19", "a path with an escape sequence", lambda folder: ("predict", folder / "\x1b[2J.mp4", "--labels", "a,b"), 2,
-        r"\\x1b\[2J.mp4: ",
+        "F19", "a path with an escape sequence",
+        lambda folder: ("predict", folder / "\x1b[2J.mp4", "--labels", "a,b"), 2, r"\\x1b\[2J.mp4: ",
     ),
 ]  # fmt: skip
 
@@ -211,7 +211,10 @@ def test_no_printed_line_holds_what_does_not_print(tmp_path, capsys):
     for more in ((), ("--json",)):
         code, out, err = answer(capsys, *predicts(names, *more)(tmp_path))
         assert code == 0 and all(letter.isprintable() or letter == "\n" for letter in out + err)
-    assert [one["label"] for one in json.loads(out)["top"] if one["label"] != "wave"][0] in ("cl\x1b]0;mine\x07ap", "a\u202eb\x9b\r\t")
+    assert [one["label"] for one in json.loads(out)["top"] if one["label"] != "wave"][0] in (
+        "cl\x1b]0;mine\x07ap",
+        "a\u202eb\x9b\r\t",
+    )
     assert shown("café 動画 «a» 'b' \\") == "café 動画 «a» 'b' \\"
     assert shown("a\nb\udcff") == r"a\nb\udcff"
 
@@ -254,7 +257,8 @@ WRONG = {
     StoreConfig: [{"frames": 0}, {"frames": 1.5}, {"crops": ()}, {"crops": ("top",)}, {"precision": "float8"}],
     Profile: [
         {"seeds": 0}, {"closed_seeds": 1.5}, {"rates": (0.1, math.nan)}, {"rates": (-0.1,)}, {"shots": (0,)},
-        {"splits": (1, 0)}, {"frames_stored": 0}, {"store_crops": ("top",)}, {"lists": (("a", "b"),)}, {"roles": {1: 2}},
+        {"splits": (1, 0)}, {"frames_stored": 0}, {"store_crops": ("top",)}, {"lists": (("a", "b"),)},
+        {"roles": {1: 2}},
     ],
 }  # fmt: skip
 SOUND = {
@@ -392,7 +396,9 @@ def test_A1_a_feature_that_cannot_be_stored_is_not(value, why, tmp_path, monkeyp
             level = np.full((18, 24, 3), 200 if number == 2 else 20, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(level, format="rgb24")))
             container.mux(stream.encode())
-    dataset = Dataset("tiny", tmp_path / "data", ("a", "b"), ("a", "b"), {1: Split(tuple(videos[:2]), tuple(videos[2:]))})
+    dataset = Dataset(
+        "tiny", tmp_path / "data", ("a", "b"), ("a", "b"), {1: Split(tuple(videos[:2]), tuple(videos[2:]))}
+    )
     config = StoreConfig("weights", frames=4, crops=("left", "centre"))
     with pytest.raises(NotFinite, match=rf"data/run/2.avi: .*{why}"):
         ensure_features(dataset, config, [functools.partial(Loud, value)], Inline(), shard_videos=2)
@@ -421,6 +427,14 @@ def test_A1_json_has_no_number_that_is_none(value, tmp_path):
         to_json("what", [1, None, {"x": (value,)}])
     assert list(tmp_path.iterdir()) == []
     assert to_json("what", record | {"scores": {}}, sort_keys=True) == '{"key": "a", "losses": [1.0], "scores": {}}'
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_A1_the_record_of_a_run_that_failed_is_no_result(name, tmp_path):
+    """Such as were written before numbers were checked: the loss is NaN and top-1 is 100."""
+    (tmp_path / "a.json").write_text('{"scores": {"top1": 100.0}, "losses": [1.0, %s]}' % name)
+    with pytest.raises(InputError, match=rf"a.json: not a run record \({name} in it, .*; remove it and run again"):
+        records.read_record(tmp_path / "a.json")
 
 
 def test_A1_no_module_writes_json_that_may_hold_nan():
@@ -487,8 +501,8 @@ def task(tmp_path, monkeypatch) -> Callable[..., runs.Task]:
     def new(keep: bool = True, **settings) -> runs.Task:
         train = TrainConfig(lr=settings.pop("lr", 0.1), batch=4, epochs=None, steps=5, crops=("centre",))
         run = RunConfig(
-            "figures-h", settings.pop("k", 2), settings.pop("seed", 0), train=train, backbone=BackboneConfig(TINY, None),
-            evaluation=EvalConfig(1, ("centre",)), **settings,
+            "figures-h", settings.pop("k", 2), settings.pop("seed", 0), train=train,
+            backbone=BackboneConfig(TINY, None), evaluation=EvalConfig(1, ("centre",)), **settings,
         )  # fmt: skip
         key = f"{hash(run) % 16**16:016x}"
         return runs.Task(

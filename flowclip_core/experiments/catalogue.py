@@ -200,7 +200,9 @@ def readings_at_their_best(profile: Profile, tried: pd.DataFrame) -> list[Cell]:
     """
     rates = best_rates(tried)
     if lost := [variant for variant in READINGS if variant not in rates]:
-        raise InputError(f"readings, {lost[0]}: every learning rate that was tried failed on a data set; try lower ones")
+        raise InputError(
+            f"readings, {lost[0]}: every learning rate that was tried failed on a data set; try lower ones"
+        )
     return _readings(profile, rates, profile.seeds)
 
 

@@ -49,7 +49,7 @@ def sweep(profile: str, options: runs.Options) -> pd.DataFrame:
 
 
 def mean_by_rate(part: pd.DataFrame) -> pd.Series:
-    """Mean top-1 by rate, of the rates at which as many runs as anywhere have a score: one that failed is not the best."""
+    """Mean top-1 by rate, of the rates with as many scores as any other has: where a run failed is not the best."""
     found = part.groupby("rate")["top1"].agg(["mean", "count"])
     return found.loc[found["count"] == found["count"].max(), "mean"]
 

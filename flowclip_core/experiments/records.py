@@ -18,7 +18,7 @@ from flowclip_core.paths import root, to_json, write_atomically
 def read_record(path: Path) -> dict | None:
     """The record at `path`, or None when it does not exist. Raises InputError when it cannot be read."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(), parse_constant=_no_number)
         if not isinstance(record, dict) or "scores" not in record:
             raise ValueError("no scores in it")
         return record
@@ -26,6 +26,10 @@ def read_record(path: Path) -> dict | None:
         return None
     except ValueError as error:
         raise InputError(f"{path}: not a run record ({error}); remove it and run again") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} in it, so its run failed")
 
 
 def write_record(path: Path, record: dict) -> Path:

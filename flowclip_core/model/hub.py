@@ -99,7 +99,7 @@ def find(name: str | Path, **download) -> Path:
 def read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a file written by `FlowCLIP.save`, or of a folder written by `save_pretrained`.
 
-    wanted: tensors of the names, shapes and types that are to be in it; their values, and memory for them, do not matter.
+    wanted: tensors of the names, shapes and types that are to be in it; their values do not matter («meta» will do).
     Raises InputError for anything else, before a tensor of another shape is read; NotFinite as `need_sound` does.
     """
     file = path / WEIGHTS if path.is_dir() else path
@@ -113,7 +113,9 @@ def read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise InputError(f"{file}: not a readable safetensors file ({error})") from error
     for name, value in parts.items():
         if value.dtype != wanted[name].dtype:
-            raise InputError(f"{path}: its part {name} is {value.dtype}, expected {wanted[name].dtype}; save it as that")
+            raise InputError(
+                f"{path}: its part {name} is {value.dtype}, expected {wanted[name].dtype}; save it as that"
+            )
     need_sound(f"{path}: its part", parts)
     return parts
 
