@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
+from flowclip_core.config import CROPS
 from flowclip_core.errors import InputError, VideoError
 
 if TYPE_CHECKING:
     import torch
 
 DECODERS = ("pyav", "decord")
-CROPS = ("left", "centre", "right", "mirrored")
 TOLERANCE = 2  # grey levels between two decoders' pictures of one frame: about what FFmpeg's versions differ by
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from flowclip_core.config import LONGEST_PROMPT, TINY, ModelConfig
 from flowclip_core.demo import world
-from flowclip_core.errors import InputError, NotFinite
+from flowclip_core.errors import InputError, NotFinite, shown
 from flowclip_core.paths import to_json, write_atomically
 
 if TYPE_CHECKING:
@@ -351,4 +351,4 @@ def _training(model: Mapping, record: Mapping) -> tuple[str, tuple[str, ...]]:
 
 def _plain(text: str) -> str:
     """A class name that stays one line and plain text in Markdown."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", shown(" ".join(text.split())))
