@@ -195,9 +195,9 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_fault_is_one_line(fault, tmp_path, capsys):
-    began = time.monotonic()
+    began = time.process_time()
     check(fault, tmp_path, capsys)
-    assert time.monotonic() - began < 60  # hours, where the sizes that a file claims are built
+    assert time.process_time() - began < 60  # hours, where the sizes that a file claims are built
     assert list(tmp_path.glob("*.part")) == []
 
 
