@@ -357,7 +357,9 @@ def _predict(asked: argparse.Namespace) -> int:
     if asked.json:
         said = to_json("the answer", found.as_dict(), ensure_ascii=False, indent=1)
         # What does not print is escaped here too, as JSON does it.
-        print("".join(letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1] for letter in said))
+        print(
+            "".join(letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1] for letter in said)
+        )
         return 0
     print(shown(f"{found.video}: {found.frames} frames, {found.model}"))
     for number, (label, score) in enumerate(found.top[:5]):

@@ -23,8 +23,8 @@ class Diverged(NotFinite):
 def shown(text: object) -> str:
     """The text in one line that a terminal prints as it is: every character that does not print is escaped.
 
-    Names come from files and archives that others made. An escape sequence in one could move the cursor, write over what
-    is on the screen, or set the window's title; a direction mark could show another name than it is.
+    Names come from files and archives that others made. An escape sequence in one could move the cursor, write over
+    what is on the screen, or set the window's title; a direction mark could show another name than it is.
     """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
 

@@ -99,7 +99,9 @@ def classify(
     with torch.inference_mode():
         features = frozen.encode_frames(resize_and_crop(clip.frames, frozen.image_size, ("centre",))[0])
         if not features.isfinite().all():
-            raise NotFinite(f"{video}: a feature that {backbone} makes of it is no finite number, so nothing is answered")
+            raise NotFinite(
+                f"{video}: a feature that {backbone} makes of it is no finite number, so nothing is answered"
+            )
         logits = model(features[None])["logits"][0]
         if not logits.isfinite().all():
             raise NotFinite(f"{video}: the model's logits are not all finite numbers, so nothing is answered")

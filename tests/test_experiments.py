@@ -55,6 +55,7 @@ OTHER = {
     (ModelConfig, "video_tokens"): {"video_tokens": "sequence"},
     (ModelConfig, "head"): {"head": "linear"},
     (TrainConfig, "epochs"): {"epochs": 51},
+    (TrainConfig, "momentum"): {"momentum": 0.8},
     (TrainConfig, "steps"): {"steps": 50, "epochs": None},
     (RunConfig, "k"): {"k": None},
     (RunConfig, "train"): {"train": None},

@@ -395,13 +395,13 @@ def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> _An
 
 
 def _finite(features: torch.Tensor, video: Path) -> torch.Tensor:
-    """The features (C,F,D) float16 of a video. Raises NotFinite where one is no finite number, so that none is stored."""
+    """The features (C,F,D) float16 of a video. Raises NotFinite where one is no finite number: it is not stored."""
     if not (good := features.isfinite()).all():
         bad = float(features[~good][0])
         why = "no number" if bad != bad else "too large to be stored (float16 ends at 65504)"
         raise NotFinite(
-            f"{video}: the image tower makes a feature of it that is {why}; nothing is stored of it: look at its frames,"
-            " the weights and --precision"
+            f"{video}: the image tower makes a feature of it that is {why}; nothing is stored of it: look at its"
+            " frames, the weights and --precision"
         )
     return features
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import av
 import numpy as np
 
+from flowclip_core.config import CROPS
 from flowclip_core.errors import InputError, VideoError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DECODERS = ("pyav", "decord")
-CROPS = ("left", "centre", "right", "mirrored")
 # FFmpeg's names of what holds its pictures itself. Still pictures have formats of their own; a GIF may be a video.
 CONTAINERS = (
     *("avi", "mov", "matroska", "mpeg", "mpegts", "mpegvideo", "asf", "flv", "ogg", "rm", "gif", "mxf", "dv", "ivf"),

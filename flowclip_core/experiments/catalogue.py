@@ -200,7 +200,9 @@ def readings_at_their_best(profile: Profile, tried: pd.DataFrame) -> list[Cell]:
     """
     rates = best_rates(tried)
     if lost := [variant for variant in READINGS if variant not in rates]:
-        raise InputError(f"readings, {lost[0]}: every learning rate that was tried failed on a data set; try lower ones")
+        raise InputError(
+            f"readings, {lost[0]}: every learning rate that was tried failed on a data set; try lower ones"
+        )
     return _readings(profile, rates, profile.seeds)
 
 
@@ -211,7 +213,8 @@ def best_rates(tried: pd.DataFrame) -> dict[str, float]:
     training diverged, is not taken.
     """
     scores = tried[(tried["split"] == 0) & (tried["metric"] == "top1")]
-    means = scores.pivot_table("value", ["variant", "lr"], "dataset").dropna().mean(axis=1).round(6)
+    found = scores.groupby(["variant", "lr"])["value"].agg(["mean", "count"])
+    means = found.loc[found["count"] == found["count"].max(), "mean"].round(6)
     return {variant: float(found.droplevel(0).idxmax()) for variant, found in means.groupby("variant")}
 
 

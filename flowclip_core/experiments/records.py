@@ -25,7 +25,7 @@ def read_record(path: Path) -> dict | None:
     its predictions.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(), parse_constant=_no_number)
         why = _fault(record, path.stem)
     except FileNotFoundError:
         return None
@@ -36,6 +36,10 @@ def read_record(path: Path) -> dict | None:
     if why:
         raise InputError(f"{path}: not a run record ({why}); remove it and run again")
     return record
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} in it, so its run failed")
 
 
 def write_record(path: Path, record: dict) -> Path:

@@ -510,8 +510,8 @@ class Workshop:
         still, tied = _remarkable([self.record(config) for config in configs])
         for name, count in still.items():
             notice(
-                f"{name}: {count} test videos do not move, all their frames are equal: what is said of them rests on the"
-                " picture alone"
+                f"{name}: {count} test videos do not move, all their frames are equal: what is said of them rests on"
+                " the picture alone"
             )
         if tied:
             said = ", ".join(f"{count} of {name}" for name, count in tied.items())
@@ -844,8 +844,8 @@ def transfer(task: Task) -> dict:
 def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: EvalConfig) -> dict:
     """What a record says of a split's test videos.
 
-    scores in percent; predictions {video: [label, predicted label, score of the true one]}; ties, how many videos a tie
-    decided, by metric; still, how many videos do not move, which have no motion to go by.
+    scores in percent; predictions {video: [label, predicted label, score of the true one]}; ties, how many videos a
+    tie decided, by metric; still, how many videos do not move, which have no motion to go by.
     """
     from flowclip_core.training import loop, metrics
 

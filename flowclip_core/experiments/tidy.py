@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flowclip_core.errors import InputError
+from flowclip_core.errors import InputError, NotFinite
 from flowclip_core.experiments.catalogue import Cell
 from flowclip_core.paths import write_atomically
 
@@ -117,10 +117,13 @@ def save_tidy(tidy: pd.DataFrame, path: Path) -> Path:
 
 
 def tidy_csv(tidy: pd.DataFrame) -> str:
-    """The text that `save_tidy` writes."""
+    """The text that `save_tidy` writes. Raises InputError as it does, and NotFinite for a value that is no number."""
     missing = [name for name in TIDY if name not in tidy]
     if missing:
         raise InputError(f"results lack the columns {', '.join(missing)}; expected {','.join(TIDY)}")
+    if not np.isfinite(tidy["value"]).all():
+        row = tidy[~np.isfinite(tidy["value"])].iloc[0]
+        raise NotFinite(f"run {row['key']}: its {row['metric']} is {row['value']}, so no table is written")
     rows = tidy[TIDY].sort_values([name for name in TIDY if name != "value"], kind="stable")
     texts = {"value": rows["value"].map("{:.4f}".format), "lr": rows["lr"].map("{:g}".format)}
     return rows.assign(**texts).to_csv(index=False, lineterminator="\n")

@@ -14,7 +14,7 @@ import numpy as np
 
 from flowclip_core.data.video import crop, read_frames, resize, segment_centres
 from flowclip_core.demo import world
-from flowclip_core.errors import InputError
+from flowclip_core.errors import InputError, NotFinite
 from flowclip_core.paths import cache_dir, write_atomically
 from flowclip_core.training import loop
 
@@ -103,6 +103,8 @@ def read(
     clip = read_frames(path, pick, shrink=shrink)
     with torch.inference_mode():
         features = backbone.encode_frames(torch.from_numpy(clip.frames)).float().cpu().numpy()
+    if not np.isfinite(features).all():
+        raise NotFinite(f"{path}: a feature that {backbone.name} makes of it is no finite number")
     pictures = clip.frames.transpose(0, 2, 3, 1)
     return Footage(title or path.name, pictures, features, np.array(numbers), clip.count, title is None, demo)
 

@@ -125,8 +125,8 @@ class FlowCLIP(nn.Module, ModelHubMixin):
         """The model saved at `path`, for its own classes or for others (zero-shot transfer, section 4.4).
 
         path: a file that `save` wrote, or a folder that `save_pretrained` wrote.
-        Raises InputError for another kind of file, another backbone, parts that do not fit or are no sound numbers, or a
-        linear head that is to name other classes.
+        Raises InputError for another kind of file, another backbone, parts that do not fit or are no sound numbers, or
+        a linear head that is to name other classes.
         """
         about = hub.read_settings(path)
         made_with, own = about["backbone"], about["class_texts"]
@@ -237,7 +237,10 @@ class FlowCLIP(nn.Module, ModelHubMixin):
 
 
 def _parts(config: ModelConfig, width: int, initial: Tensor, classes: int, seed: int = 0) -> dict[str, nn.Module]:
-    """The parts that are trained, by name. initial: prompt vectors (H,W). Raises InputError for heads that do not fit."""
+    """The parts that are trained, by name. initial: prompt vectors (H,W).
+
+    Raises InputError for heads that do not divide the width.
+    """
     if width % config.heads:
         raise InputError(f"heads={config.heads} must divide the width {width} of the backbone's features")
     found, motion = {}, config.mmb and config.adapter_width > 0

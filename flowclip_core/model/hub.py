@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from flowclip_core.config import LONGEST_PROMPT, TINY, ModelConfig
 from flowclip_core.demo import world
-from flowclip_core.errors import InputError, NotFinite
+from flowclip_core.errors import InputError, NotFinite, shown
 from flowclip_core.paths import sha256, to_json, write_atomically
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def find(name: str | Path, **download) -> Path:
 def read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a file written by `FlowCLIP.save`, or of a folder written by `save_pretrained`.
 
-    wanted: tensors of the names, shapes and types that are to be in it; their values, and memory for them, do not matter.
-    Raises InputError for anything else, before a tensor of another shape is read, and for tensors that are not those that
-    were saved; NotFinite as `need_sound` does.
+    wanted: tensors of the names, shapes and types that are to be in it; their values do not matter ("meta" will do).
+    Raises InputError for anything else, before a tensor of another shape is read, and for tensors that are not those
+    that were saved; NotFinite as `need_sound` does.
     """
     about = read_settings(path)
     file = path / WEIGHTS if path.is_dir() else path
@@ -117,7 +117,9 @@ def read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise InputError(f"{file}: not a readable safetensors file ({error})") from error
     for name, value in parts.items():
         if value.dtype != wanted[name].dtype:
-            raise InputError(f"{path}: its part {name} is {value.dtype}, expected {wanted[name].dtype}; save it as that")
+            raise InputError(
+                f"{path}: its part {name} is {value.dtype}, expected {wanted[name].dtype}; save it as that"
+            )
     need_sound(f"{path}: its part", parts)
     _need_saved(file, about, {name: value.numpy() for name, value in parts.items()})
     return parts
@@ -383,4 +385,4 @@ def _training(model: Mapping, record: Mapping) -> tuple[str, tuple[str, ...]]:
 
 def _plain(text: str) -> str:
     """A class name that stays one line and plain text in Markdown."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", shown(" ".join(text.split())))

@@ -138,8 +138,8 @@ def train(
                 if checkpoint:
                     checkpoint.unlink(missing_ok=True)
                 raise Diverged(
-                    f"step {step + 1} of {total}, learning rate {config.lr:g}: {error}; nothing is kept of this run: train"
-                    " at a lower rate"
+                    f"step {step + 1} of {total}, learning rate {config.lr:g}: {error}; nothing is kept of this run:"
+                    " train at a lower rate"
                 ) from None
             if save_now:
                 _checkpoint(checkpoint, parameters, optimiser, losses, counts, whose)

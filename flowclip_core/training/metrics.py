@@ -1,8 +1,8 @@
 """Scores of one test: top-1, top-5, and what the time-reversed pairs of classes show. All in percent.
 
-Ties: a true class that shares its score counts as below all that it shares it with, so that equal scores for all classes
-are no hit, and a hit is always the class that `predicted` names. `order` compares two names alone, so a tie there counts
-half: the name is as likely as its reverse. `ties` says how many videos a rule decided.
+Ties: a true class that shares its score counts as below all that it shares it with, so that equal scores for all
+classes are no hit, and a hit is always the class that `predicted` names. `order` compares two names alone, so a tie
+there counts half: the name is as likely as its reverse. `ties` says how many videos these rules decided.
 
 Scores that are not finite are no scores: every function raises NotFinite for them.
 
@@ -85,4 +85,6 @@ def _against_reverse(scores: np.ndarray, labels: np.ndarray, pairs: Sequence[tup
 def _need_finite(scores: np.ndarray) -> None:
     if not (good := np.isfinite(scores)).all():
         row, label = np.argwhere(~good)[0]
-        raise NotFinite(f"test video {row}, class {label}: the score is {scores[row, label]}, which is no number to rank")
+        raise NotFinite(
+            f"test video {row}, class {label}: the score is {scores[row, label]}, which is no number to rank"
+        )
