@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -499,10 +500,10 @@ def _instead(folder: Path, absent: Sequence[str], listed: Container[str]) -> str
     if not absent:
         return ""
     there = [name for name in videos_in(folder, 3) if name not in listed]
-    names = {folded(PurePosixPath(name.replace("\\", "/")).name): name for name in absent}
-    for name in there:
-        if other := names.get(folded(PurePosixPath(name).name)):
-            return f"; in the place of {spelt(other)} there is {spelt(name)}"
+    moved = meant((PurePosixPath(name.replace("\\", "/")).name for name in absent), map(os.path.basename, there))
+    for file, other in moved.one.items():  # one name in the list and one on the disk: the folder is another
+        listed_as, lies = (next(n for n in names if n.endswith(end)) for names, end in ((absent, file), (there, other)))
+        return f"; in the place of {spelt(listed_as)} there is {spelt(lies)}"
     return f"; {len(there)} videos there are in no list ({some(there)})" if there else ""
 
 
@@ -538,7 +539,9 @@ def _rows(file: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]
                 raise InputError(f"{place}: expected {len(header)} cells; a cell with a comma needs quotes")
             rows.append((place, {column: (cell or "").strip() for column, cell in row.items()}))
     except csv.Error as error:
-        raise InputError(f"{file}, line {begun}: {error}; is a quote open?") from error
+        raise InputError(
+            f"{file}, line {begun}: {error}; a cell that begins with a quote ends with one, in the same line"
+        ) from error
     if not rows:
         raise InputError(f"{file}: holds no rows")
     return rows

@@ -181,7 +181,7 @@ class Meant(NamedTuple):
 def meant(listed: Iterable[str], there: Iterable[str]) -> Meant:
     """Which name of the disk each listed one means that is not there as it is; a name means one, or none."""
     found = Meant({}, [])
-    left = dict.fromkeys(listed)
+    left, there = dict.fromkeys(listed), list(there)
     for without in ("extension", ""):  # a name with the same extension is the nearer one
         keys: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
         for name in left:
