@@ -96,7 +96,7 @@ def check_texts(names: Sequence[str], texts: Sequence[str], where: str) -> None:
             raise InputError(f"{where}: class {name!r} is empty; every class needs a name")
         _check_signs(text, f"{where}: class {shown(name)}")
         pieces = _pieces(text)
-        if held := [border for border in BORDERS if border in pieces]:
+        if held := [border for border in BORDERS if border in (*pieces, *_pieces(name))]:
             raise InputError(f"{where}: class {name!r} holds {held[0]}, which is where a text ends for CLIP; rename it")
         if (other := seen.setdefault(pieces, number)) != number:
             raise InputError(twins(where, names[other], name))

@@ -341,9 +341,8 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with path.open("rb") as file:
             zipped = file.read(2) == b"PK"
         if zipped:
-            weights = torch.load(path, weights_only=True, map_location="meta", mmap=True)
-            weights = weights.get("state_dict", weights)
-            return {name.removeprefix("module."): tuple(value.shape) for name, value in weights.items()}
+            weights = open_clip.factory.load_state_dict(str(path), device="meta", weights_only=True)
+            return {name: tuple(value.shape) for name, value in weights.items()}
         with safe_open(path, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except Exception:  # open_clip's reader will say what is wrong
