@@ -126,9 +126,8 @@ def load(name: str, root: str | Path, missing: str = "error", class_names: str =
     dataset = Dataset(name, folder, tuple(classes), texts, splits, _pairs(root, classes), tuple(absent))
     for number in splits:
         if found := dataset.untested(number):
-            say(
-                f"{root}: split {number}: {len(found)} classes have no test video ({some(found)}): no score tells of them"
-            )
+            where = f"{root}: split {number}"
+            say(f"{where}: {len(found)} classes have no test video ({some(found)}), no score tells of them")
     return dataset
 
 
