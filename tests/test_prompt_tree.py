@@ -188,7 +188,15 @@ def test_layout_against_a_walk_over_all_prefixes():
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [(["walk", "walk"], "same text"), (["walk", " "], "empty"), (["walk " * 80, "run"], "77")]
+    ("names", "said"),
+    [
+        (["walk", "walk"], "'walk' is in it twice"),
+        (["Walk", "walk"], "'Walk' and 'walk' read the same"),
+        (["ﬁsh", "fish"], "'ﬁsh' and 'fish' read the same"),  # as the tokenizer's cleaning has it
+        (["walk", " "], "empty"),
+        (["walk", "say <END_of_text> now"], "begins or ends a text"),
+        (["walk " * 80, "run"], "86 tokens with its prompt of 3, the text tower takes 77"),
+    ],
 )
 def test_unusable_names_are_refused(small, names, said):
     with pytest.raises(InputError, match=said):

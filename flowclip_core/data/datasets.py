@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -23,6 +24,7 @@ from flowclip_core.errors import InputError, notice
 __all__ = ["EXTENSIONS", "STYLES", "class_text", "videos_in"]  # where others look for them
 TEST_SHARE = 0.3  # of a folder data set without lists
 NAMED = 20  # files that one message names
+_FETCH = "; ./reproduce.sh data {} --data-root DIR says what is missing, and fetches it"
 
 
 class Video(NamedTuple):
@@ -61,6 +63,11 @@ class Dataset:
         train, test = self.splits[split]
         content = json.dumps([self.classes, self.texts, train, test])
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def untested(self, split: int) -> list[str]:
+        """Classes without a test video: a score says nothing of them."""
+        tested = {video.label for video in self.splits[split].test}
+        return [name for label, name in enumerate(self.classes) if label not in tested]
 
 
 # What a reader hands on: the video folder, the official class names, (train, test) by number of the split.
@@ -114,12 +121,14 @@ def load(name: str, root: str | Path, missing: str = "error", class_names: str =
             _check_split(f"{root}: split {number}", split, classes)
         except InputError as error:
             raise InputError(f"{error}{_instead(folder, absent, listed)}") from None
-        tested = {video.label for video in split.test}
-        if untested := [name for label, name in enumerate(classes) if label not in tested]:
-            say(f"{root}: split {number}: {len(untested)} classes have no test video ({some(untested)}): never tested")
     if said := caution(texts):
         say(f"{root}: {said}")
-    return Dataset(name, folder, tuple(classes), texts, splits, _pairs(root, classes), tuple(absent))
+    dataset = Dataset(name, folder, tuple(classes), texts, splits, _pairs(root, classes), tuple(absent))
+    for number in splits:
+        if found := dataset.untested(number):
+            where = f"{root}: split {number}"
+            say(f"{where}: {len(found)} classes have no test video ({some(found)}), no score tells of them")
+    return dataset
 
 
 def read_lists(name: str, root: str | Path, say: Say = notice) -> Lists:
@@ -221,7 +230,7 @@ def _draw(seed: int | str, name: str) -> bytes:
 def _hmdb(root: Path, say: Say) -> Lists:
     folder = root / "videos" if (root / "videos").is_dir() else root
     lists = root / "testTrainMulti_7030_splits"
-    _need_folder(lists, "the official lists <class>_test_split1.txt")
+    _need_folder(lists, f"the official lists <class>_test_split1.txt{_FETCH.format('hmdb51')}")
     found = [re.fullmatch(r"([^.].*)_test_split(\d+)\.txt", file.name) for file in lists.iterdir()]
     classes = sorted({match[1] for match in found if match})
     splits = {int(match[2]): ([], []) for match in found if match}
@@ -240,8 +249,8 @@ def _hmdb(root: Path, say: Say) -> Lists:
 
 def _ucf(root: Path, say: Say) -> Lists:
     folder, lists = root / "UCF-101", root / "ucfTrainTestlist"
-    _need_folder(folder, "one folder of videos per class")
-    _need_folder(lists, "classInd.txt, trainlist01.txt and testlist01.txt")
+    _need_folder(folder, f"one folder of videos per class{_FETCH.format('ucf101')}")
+    _need_folder(lists, f"classInd.txt, trainlist01.txt and testlist01.txt{_FETCH.format('ucf101')}")
     classes = []
     for place, line in lines_of(lists / "classInd.txt"):
         number, name = [*line.split(None, 1), ""][:2]
@@ -274,7 +283,7 @@ def _ucf(root: Path, say: Say) -> Lists:
 def _kinetics(root: Path, say: Say) -> Lists:
     parts, doubled = [], []
     for part in ("train", "val"):
-        _need_folder(root / part, f"the videos of {part}.csv")
+        _need_folder(root / part, f"the videos of {part}.csv{_FETCH.format('kinetics400')}")
         # By file name: copies spell the folders differently (spaces, quotes, brackets), and convert.
         on_disk = defaultdict(list)
         for name in videos_in(root / part, depth=2):
@@ -499,10 +508,10 @@ def _instead(folder: Path, absent: Sequence[str], listed: Container[str]) -> str
     if not absent:
         return ""
     there = [name for name in videos_in(folder, 3) if name not in listed]
-    names = {folded(PurePosixPath(name.replace("\\", "/")).name): name for name in absent}
-    for name in there:
-        if other := names.get(folded(PurePosixPath(name).name)):
-            return f"; in the place of {spelt(other)} there is {spelt(name)}"
+    moved = meant((PurePosixPath(name.replace("\\", "/")).name for name in absent), map(os.path.basename, there))
+    for file, other in moved.one.items():  # one name in the list and one on the disk: the folder is another
+        listed_as, lies = (next(n for n in names if n.endswith(end)) for names, end in ((absent, file), (there, other)))
+        return f"; in the place of {spelt(listed_as)} there is {spelt(lies)}"
     return f"; {len(there)} videos there are in no list ({some(there)})" if there else ""
 
 
@@ -538,7 +547,9 @@ def _rows(file: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]
                 raise InputError(f"{place}: expected {len(header)} cells; a cell with a comma needs quotes")
             rows.append((place, {column: (cell or "").strip() for column, cell in row.items()}))
     except csv.Error as error:
-        raise InputError(f"{file}, line {begun}: {error}; is a quote open?") from error
+        raise InputError(
+            f"{file}, line {begun}: {error}; a cell that begins with a quote ends with one, in the same line"
+        ) from error
     if not rows:
         raise InputError(f"{file}: holds no rows")
     return rows

@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
 
 def look(folder: Path, depth: int = DEPTH, peek: bool = False) -> Found:
-    """What lies in a folder and `depth` levels below; hidden files are no videos.
+    """What lies in a folder and `depth` levels below; hidden files are left out unless they are junk.
 
     peek: open files whose endings say nothing. Raises InputError for a folder that cannot be read.
     """
@@ -50,7 +50,7 @@ def look(folder: Path, depth: int = DEPTH, peek: bool = False) -> Found:
         if is_junk(entry.name):
             found.junk.append(entry.name)
         elif entry.name.startswith("."):
-            found.others.extend([entry.name] * (end in EXTENSIONS))
+            continue
         elif _is(entry, os.DirEntry.is_dir) and end not in EXTENSIONS:
             if depth:
                 below = look(folder / entry.name, depth - 1, peek)
@@ -181,7 +181,7 @@ class Meant(NamedTuple):
 def meant(listed: Iterable[str], there: Iterable[str]) -> Meant:
     """Which name of the disk each listed one means that is not there as it is; a name means one, or none."""
     found = Meant({}, [])
-    left = dict.fromkeys(listed)
+    left, there = dict.fromkeys(listed), list(there)
     for without in ("extension", ""):  # a name with the same extension is the nearer one
         keys: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
         for name in left:

@@ -96,7 +96,7 @@ def check_texts(names: Sequence[str], texts: Sequence[str], where: str) -> None:
             raise InputError(f"{where}: class {name!r} is empty; every class needs a name")
         _check_signs(text, f"{where}: class {shown(name)}")
         pieces = _pieces(text)
-        if held := [border for border in BORDERS if border in pieces]:
+        if held := [border for border in BORDERS if border in (*pieces, *_pieces(name))]:
             raise InputError(f"{where}: class {name!r} holds {held[0]}, which is where a text ends for CLIP; rename it")
         if (other := seen.setdefault(pieces, number)) != number:
             raise InputError(twins(where, names[other], name))
@@ -134,14 +134,17 @@ def at_most(text: str) -> int | None:
 
 def shown(name: str) -> str:
     """A name in a message: what cannot be printed is spelt out."""
-    return repr(name) if name.isprintable() else ascii(name)
+    seen = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return f"'{seen}'" if seen != name else repr(name) if name.isprintable() else ascii(name)
 
 
 def _check_signs(text: str, what: str) -> None:
     # Cc: control characters; Cf: zero-width and other unseen signs; Cs: bytes that are no UTF-8.
     for sign in text:
-        if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-            name = unicodedata.name(sign, "a control character" if ord(sign) < 0xD800 else "a byte that is no UTF-8")
+        if (category := unicodedata.category(sign)) == "Cs":
+            raise InputError(f"{what}: its name is no UTF-8; rename it")
+        if category in ("Cc", "Cf", "Zl", "Zp"):
+            name = unicodedata.name(sign, "a control character")
             raise InputError(f"{what}: holds U+{ord(sign):04X} ({name}), which nobody sees; take it out")
 
 

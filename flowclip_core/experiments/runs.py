@@ -575,7 +575,13 @@ class Workshop:
         lost = {name: len(store.failed) for name, store in self.stores.items() if store.failed}
         said = {"few_shot_lists": lists, "class_names": self.options.class_names, "unreadable": lost}
         said["precision"] = self.precision
-        usual = {"few_shot_lists": [], "class_names": "words", "unreadable": {}, "precision": "float32"}
+        said["untested_classes"] = {name: found for name, one in self.sets.items() if (found := one.untested(1))}
+        usual = {"untested_classes": {}} | {
+            "few_shot_lists": [],
+            "class_names": "words",
+            "unreadable": {},
+            "precision": "float32",
+        }
         return {name: value for name, value in said.items() if value != usual[name]}
 
 
