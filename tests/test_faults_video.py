@@ -285,7 +285,7 @@ def test_A5_genuine_clips(clips, tmp_path):
 # --- reports of others, tried ---------------------------------------------------------------------------------
 
 
-def run(code: str, *words: object, seconds: float = 60) -> str:
+def run(code: str, *words: object, seconds: float = 240) -> str:
     """What a script prints, in a process that ends if it hangs."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=seconds
