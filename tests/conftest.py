@@ -104,7 +104,7 @@ def clips() -> Path:
 @pytest.fixture
 def watchdog():
     """Ends the tests, with where they were, if this one hangs."""
-    faulthandler.dump_traceback_later(120, exit=True)
+    faulthandler.dump_traceback_later(300, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
 

@@ -77,6 +77,11 @@ def cut(path: Path, share: float, **options) -> None:
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "random.mp4": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(20000)), "cannot be read as a video"),
     "text.avi": (lambda path: path.write_text("no video\n" * 50), "cannot be read as a video"),
+    # 33 bytes that FFmpeg would read as the sound video beside them
+    "list.avi": (
+        lambda path: path.write_text("ffconcat version 1.0\nfile a.avi\n"),
+        "it is a text, such as a playlist",
+    ),
     "empty.mp4": (lambda path: path.touch(), "cannot be read as a video"),
     "cut.mp4": (lambda path: cut(path, 0.6, codec="libx264"), "cannot be read as a video"),
     "cut_after_its_head.mp4": (

@@ -427,7 +427,7 @@ def _summary(videos: Sequence[Sequence[Reading]]) -> Iterator[str]:
     if jumped:
         far = f", up to {furthest} frame{'s' * (furthest > 1)} off" if furthest else ""
         yield (
-            f"Seeking returns other frames than a full decode{far}: features would come from other moments. This kit"
+            f"Seeking returns other frames than a full decode: features would come from other moments{far}. This kit"
             " never seeks, with either decoder."
         )
     elif compared:

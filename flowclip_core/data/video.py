@@ -1,7 +1,7 @@
 """Exact frames out of a video file, and square crops out of frames.
 
-What counts as frame i is decided by decoding the whole stream once, in order. There is no seeking: it returns
-wrong frames, without an error, on MPEG-4 AVI with B-frames, the kind HMDB-51 consists of.
+What counts as frame i is decided by decoding the whole stream once, in order. There is no seeking: on some files it
+returns other frames, without an error (MPEG-4 AVI with B-frames, such as HMDB-51's).
 
 A file is opened as one of CONTAINERS or not at all. FFmpeg knows formats that merely name other files or addresses
 (playlists, FFmpeg's own scripts, sessions), whatever the file's own name ends in; such a video would be another file
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 
 from flowclip_core.config import CROPS
 from flowclip_core.errors import InputError, VideoError
@@ -250,7 +251,8 @@ def _picture(frame: av.VideoFrame) -> np.ndarray:
 
 def _mirrored(frame: av.VideoFrame) -> bool:
     """Whether the file says to mirror the picture; upside down first, then `_quarters` is right."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    # Not frame.side_data: frame and data would hold each other, and the picture's memory, until they are collected.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return False
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
