@@ -16,7 +16,7 @@ import pandas as pd
 from flowclip_core import environment, experiments
 from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import Result, estimates
+from flowclip_core.experiments import Result, estimates, provenance_json, sealed
 from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_core.experiments.records import read_record
 from flowclip_core.experiments.tidy import by_key, hits_csv, save_tidy, tidy_csv
@@ -234,12 +234,12 @@ def _verify_table(csv: Path, compare: Callable[[Path, bytes | str | None, str], 
     """Compare all that is recorded of one table. Raises InputError where a file is absent or unreadable."""
     target, about, videos = csv.stem, csv.with_suffix(".provenance.json"), csv.with_suffix(".videos.csv")
     shown = View(target, *experiments.load(target, csv.parent.name))
-    if shown.about != _sealed(shown.about):
+    if shown.about != sealed(shown.about):
         raise InputError(f"{about}: was changed after it was recorded")
     for name, path in (("table", csv), ("videos", videos)):
         if shown.about[name] != sha256(path):
             raise InputError(f"{path}: is not the table that {about.name} was recorded with")
-    compare(about, _json(shown.about), "itself, read and written again")
+    compare(about, provenance_json(shown.about), "itself, read and written again")
     compare(csv, tidy_csv(shown.runs), "itself, read and written again")
     compare(csv.with_suffix(".summary.csv"), _summary_csv(shown.summary), csv.name)
     compare(videos, None, csv.name)
@@ -370,8 +370,8 @@ def _view(target: str, result: Result) -> View:
 def _write_data(target: str, result: Result, provenance: dict, folder: Path) -> list[Path]:
     csv = save_tidy(result.tidy, folder / f"{target}.csv")
     videos = write_atomically(folder / f"{target}.videos.csv", hits_csv(result.hits))
-    about = _sealed(provenance | {"table": sha256(csv), "videos": sha256(videos)})
-    return [csv, videos, write_atomically(folder / f"{target}.provenance.json", _json(about))]
+    about = sealed(provenance | {"table": sha256(csv), "videos": sha256(videos)})
+    return [csv, videos, write_atomically(folder / f"{target}.provenance.json", provenance_json(about))]
 
 
 def _write_figures(drawn: dict[str, Figure], folder: Path) -> list[Path]:
@@ -402,12 +402,6 @@ def _counted() -> str:
     return costs.counts_csv(costs.counts())
 
 
-def _sealed(provenance: dict) -> dict:
-    """The provenance with a hash of itself, which shows a later change."""
-    said = {name: value for name, value in provenance.items() if name != "seal"}
-    return said | {"seal": hashlib.sha256(_json(said).encode()).hexdigest()}
-
-
 def _fingerprint(name: str, *made_from: Path) -> str:
     """Hash of all that the figures and the notebook `name` are made from."""
     sources = [*made_from, root() / "notebooks" / f"{name}.ipynb"]
@@ -421,10 +415,6 @@ def _fingerprint(name: str, *made_from: Path) -> str:
 
 def _summary_csv(summary: pd.DataFrame) -> str:
     return summary.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-
-
-def _json(content: dict) -> str:
-    return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def _read_json(path: Path) -> dict:
