@@ -1,4 +1,4 @@
-"""A small data set with its features, runs and tables, made by whole commands in this process; and ways to damage it."""
+"""A small data set with its features, runs and tables, made by commands in this process; and ways to damage it."""
 
 from __future__ import annotations
 

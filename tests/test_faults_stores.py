@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -19,8 +18,6 @@ from fault_table import Fault, answer, check
 from flowclip_core import doctor
 from flowclip_core.data import features
 from flowclip_core.data.features import FeatureStore
-from flowclip_core.errors import InputError
-from flowclip_core.experiments.records import read_record
 
 __all__ = ["cheap", "pristine"]  # fixtures
 

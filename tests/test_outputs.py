@@ -520,7 +520,12 @@ def test_trained_weights_become_a_folder_under_their_names(executed, tmp_path):
 
     kept = write_atomically(tmp_path / "runs" / "0123.safetensors", trained(1))
     config = json.loads(json.dumps(asdict(RunConfig("figures-h", 16, 0))))
-    record = {"key": "0123", "config": config, "scores": {"top1": 43.75, "top5": 87.5}, "seconds": {"train": 1, "test": 1}}
+    record = {
+        "key": "0123",
+        "config": config,
+        "scores": {"top1": 43.75, "top5": 87.5},
+        "seconds": {"train": 1, "test": 1},
+    }
     record |= {"device": "cpu", "software": {"torch": "1", "open_clip_torch": "2"}, "peak_memory_gib": 1}
     record |= {"predictions": {str(i): [0, int(i > 6), 0.5] for i in range(16)}}
     write_atomically(kept.with_suffix(".json"), json.dumps(record))

@@ -96,8 +96,8 @@ def find(name: str | Path, **download) -> Path:
 def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """Settings and tensors of a file written by `FlowCLIP.save`, or of a folder written by `save_pretrained`.
 
-    Raises InputError for anything else, for tensors that are not those that were saved, and for a folder whose two files
-    disagree.
+    Raises InputError for anything else, for tensors that are not those that were saved, and for a folder whose two
+    files disagree.
     """
     about = read_settings(path)
     file = path / WEIGHTS if path.is_dir() else path

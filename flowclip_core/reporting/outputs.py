@@ -339,7 +339,7 @@ def overview(profile: str) -> str:
 class _Seal:
     """Says whether files are older than what they are made from, or not as they were made: `with _Seal(...) as stale`.
 
-    Written at the end: what they were made from, then the hash of each. figures: the pattern of those that belong to it.
+    Written at the end: what they were made from, then the hash of each. figures: pattern of those that belong to it.
     """
 
     def __init__(self, path: Path, made: str, *files: Path, figures: str | None = None) -> None:
@@ -351,7 +351,8 @@ class _Seal:
 
     def _text(self) -> bytes:
         more = sorted((self.path.parent / "figures").glob(self.figures)) if self.figures else ()
-        return "".join([f"{self.made}\n", *(f"{sha256(file)}  {file.name}\n" for file in (*self.files, *more))]).encode()
+        hashes = [f"{sha256(file)}  {file.name}\n" for file in (*self.files, *more)]
+        return "".join([f"{self.made}\n", *hashes]).encode()
 
     def __enter__(self) -> bool:
         if self.stale:

@@ -250,9 +250,7 @@ def _state_sum(tensors: dict[str, Tensor], said: dict[str, str]) -> str:
     return f"{sums} {hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _resume(
-    path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer, run: str
-) -> tuple[int, list[float]]:
+def _resume(path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer, run: str) -> tuple[int, list[float]]:
     """First step still to do, and the losses before it; a state that is damaged or another run's is left aside."""
     if path is None or not path.exists():
         return 0, []
