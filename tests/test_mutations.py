@@ -157,7 +157,7 @@ assert sum(count for _, count in FILES.values()) + SHARDS + STATES + SAVED + REC
 
 
 class Trials:
-    """What came of each: kept (the same tables), refused (a line), other (a list: runs of other names), or a failure."""
+    """What came of each: kept (the same tables), refused (a line), other (a list: runs of other names), or failed."""
 
     def __init__(self) -> None:
         self.found: Counter[str] = Counter()
