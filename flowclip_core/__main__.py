@@ -398,7 +398,8 @@ def _verify(asked: argparse.Namespace) -> int:
         print(f"DIFFERENT  {shown(line)}", file=sys.stderr)
     print(f"{len(checked) - len(wrong)} of {len(checked)} recorded files follow from their runs")
     # What is here beside the recorded files is only read: the next call that needs it makes it again.
-    for what, (count, damaged) in (("feature stores", doctor.stores()), ("run records", doctor.records(root() / "results"))):
+    kinds = (("feature stores", doctor.stores()), ("run records", doctor.records(root() / "results")))
+    for what, (count, damaged) in kinds:
         for line in damaged:
             print(f"DAMAGED    {line}", file=sys.stderr)
         if count:

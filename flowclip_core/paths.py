@@ -106,7 +106,7 @@ def sha256(path: Path) -> str:
 
 def stamp(path: Path) -> list[int]:
     """What changes when a file does: inode, bytes, time of its content, time of its inode, which nobody can set."""
-    said = os.stat(path)
+    said = Path(path).stat()
     return [said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns]
 
 

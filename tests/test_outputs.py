@@ -520,8 +520,14 @@ def test_trained_weights_become_a_folder_under_their_names(executed, tmp_path):
 
     kept = write_atomically(tmp_path / "runs" / "0123.safetensors", trained(1))
     config = json.loads(json.dumps(asdict(RunConfig("figures-h", 16, 0))))
-    record = {"key": "0123", "config": config, "scores": {"top1": 43.21, "top5": 87.65}, "predictions": {}}
-    record |= {"device": "cpu", "software": {"torch": "1", "open_clip_torch": "2"}}
+    record = {
+        "key": "0123",
+        "config": config,
+        "scores": {"top1": 43.75, "top5": 87.5},
+        "seconds": {"train": 1, "test": 1},
+    }
+    record |= {"device": "cpu", "software": {"torch": "1", "open_clip_torch": "2"}, "peak_memory_gib": 1}
+    record |= {"predictions": {str(i): [0, int(i > 6), 0.5] for i in range(16)}}
     write_atomically(kept.with_suffix(".json"), json.dumps(record))
     result = replace(small(), checkpoints={"table5-figures-h-full-k16": kept})
 
@@ -534,14 +540,14 @@ def test_trained_weights_become_a_folder_under_their_names(executed, tmp_path):
     assert first.keys() == {"model.safetensors", "config.json", "README.md"}
     assert first["model.safetensors"].read_bytes() == trained(1)
     assert json.loads(first["config.json"].read_text()) == {"flowclip": about}
-    assert "top-1 43.21 %" in first["README.md"].read_text()
+    assert "top-1 43.75 %" in first["README.md"].read_text()
     before = {path: path.stat().st_ino for path in first.values()}  # a file that is written anew is another one
     assert {path: path.stat().st_ino for path in write().values()} == before
     write_atomically(kept, trained(2))  # as long as before
     assert write()["model.safetensors"].read_bytes() == trained(2) != trained(1)
-    record["scores"]["top1"] = 12.34
+    record["scores"]["top5"] = 93.75
     write_atomically(kept.with_suffix(".json"), json.dumps(record))
-    assert "top-1 12.34 %" in write()["README.md"].read_text()
+    assert "top-5 93.75 %" in write()["README.md"].read_text()
 
 
 def test_the_files_of_a_call_say_what_it_did(executed, tmp_path):

@@ -422,8 +422,8 @@ def _need_space(wanted: Plan, video_bytes: int) -> None:
 def find(wanted: Plan) -> tuple[Plan, FeatureStore | None]:
     """The plan with the folder where features of its very videos lie or belong, and the store there if it is whole.
 
-    What videos hold decides, not their names, sizes and times. A damaged store is named and dropped, but for the features
-    that are as they were written. Raises InputError where that cannot be done, in a cache that is not ours to write.
+    What videos hold decides, not their names, sizes and times. A damaged store is named and dropped, but for those of
+    its features that are as they were written. Raises InputError in a cache that is not ours to write.
     """
     try:
         with _lock(wanted.base):
@@ -513,7 +513,7 @@ def _read_shard(shard: Path, names: Sequence[str]) -> tuple[list[dict], list[dic
             about, tensors = file.metadata(), len(file.keys())
         index, failed = json.loads(about["index"]), json.loads(about["failed"])
         whole = len(index) == tensors and sorted(row["name"] for row in (*index, *failed)) == sorted(names)
-        whole = whole and all({*columns} <= {*row} for rows, columns in ((index, INDEX), (failed, FAILED)) for row in rows)
+        whole = whole and all({*INDEX} <= {*row} for row in index) and all({*FAILED} <= {*row} for row in failed)
     except FileNotFoundError:
         return None
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
@@ -526,8 +526,8 @@ def _read_shard(shard: Path, names: Sequence[str]) -> tuple[list[dict], list[dic
 def _merge(wanted: Plan, allow_unreadable: bool) -> None:
     """Turn the shards, if all are there, into one array and one index; `about.json` appears last.
 
-    Raises InputError for unreadable videos: their shards alone are dropped, so that mended files are tried again. So are
-    damaged shards, and those of other videos of the same names and sizes.
+    Raises InputError for unreadable videos: their shards alone are dropped, so that mended files are tried again. So
+    are damaged shards, and those of other videos of the same names and sizes.
     """
     folder, config = wanted.folder, wanted.config
     shards = [shard for shard, _ in wanted.parts]
@@ -535,10 +535,11 @@ def _merge(wanted: Plan, allow_unreadable: bool) -> None:
         if (folder / ABOUT).exists() or not all(shard.exists() for shard in shards):
             return  # another process was faster, or is not done
         rows = [_read_shard(*part) for part in wanted.parts]
-        stale = [shard for shard, found in zip(shards, rows, strict=True) if not found or not _unchanged(*found, wanted.videos)]
-        for shard in stale:
-            shard.unlink(missing_ok=True)
-        if stale:
+        whole = [found is not None and _unchanged(*found, wanted.videos) for found in rows]
+        if not all(whole):
+            for shard, good in zip(shards, whole, strict=True):
+                if not good:
+                    shard.unlink(missing_ok=True)
             return
         index = [row for found, _ in rows for row in found]
         failed = [row for _, lost in rows for row in lost]
@@ -574,14 +575,14 @@ def _merge(wanted: Plan, allow_unreadable: bool) -> None:
             write_atomically(folder / table, pd.DataFrame(found, columns=columns).to_csv(index=False))
         about = {"schema": SCHEMA, "weights": config.weights, "frames": config.frames, "crops": config.crops}
         about = to_json(folder, about | {"precision": config.precision}, indent=1) + "\n"
-        sums = sums_of(sums, (len(index), *shape), sha256(folder / TABLES[1]), hashlib.sha256(about.encode()).hexdigest())
-        write_atomically(folder / SUMS, json.dumps(sums) + "\n")
+        others = sha256(folder / TABLES[1]), hashlib.sha256(about.encode()).hexdigest()
+        write_atomically(folder / SUMS, json.dumps(sums_of(sums, (len(index), *shape), *others)) + "\n")
         write_atomically(folder / ABOUT, about)
         contents.learn(wanted.videos, (*index, *failed), wanted.base.parent)
 
 
 def _features(shard: Path, index: list[dict], shape: tuple[int, ...] | None) -> list[np.ndarray] | None:
-    """The features (C,F,D) of the videos of a shard, each of the shape; None where they are not as they were written."""
+    """The features (C,F,D) of a shard's videos, each of the shape; None where they are not as they were written."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -79,8 +79,8 @@ class FeatureStore:
         """The store in `folder`. Its features are read and held against their sums only if its files are not those that
         were found whole the last time, or with `whole`.
 
-        Raises `Damaged` where a file is not what was written, InputError where one cannot be read. A store that was made
-        before there were sums gets them, unless its features or its index are such as no encoding leaves.
+        Raises `Damaged` where a file is not what was written, InputError where one cannot be read. A store that was
+        made before there were sums gets them, unless its features or its index are such as no encoding leaves.
         """
         try:
             files = {name: stamp(folder / name) for name in (ARRAY, *TABLES, ABOUT)}
@@ -225,7 +225,7 @@ def _look(
     order = list(sums["videos"]) if sums else names
     fits = dtype == np.float16 and len(shape) == 4 and features.flags.c_contiguous and shape[0] > 0
     fits = fits and (list(shape) == sums["shape"] if sums else shape[:3] == (len(order), crops, frames))
-    if not fits or os.path.getsize(folder / ARRAY) != features.offset + features.nbytes:
+    if not fits or (folder / ARRAY).stat().st_size != features.offset + features.nbytes:
         said = f"{len(order)} videos, {crops} crops and {frames} frames, but features {dtype} {shape}"
         raise Damaged(folder, said)
     rows = {row["name"]: row for row in index.to_dict("records")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -39,14 +40,26 @@ def load(
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no provenance beside the table; make both with ./reproduce.sh {target}") from error
-    for name, file in (("table", f"{target}.csv"), ("videos", f"{target}.videos.csv")):
-        if about.get(name, "") not in ("", sha256(folder / file)):
-            raise InputError(f"{folder / file}: is not the table that {path.name} was made with; make both again")
     hits = read_hits(folder / f"{target}.videos.csv")
+    if about.get("seal") not in (None, sealed(about)["seal"]):
+        raise InputError(f"{path}: was changed after it was written; make it again with ./reproduce.sh {target}")
+    for name, file in (("table", f"{target}.csv"), ("videos", f"{target}.videos.csv")):
+        if about.get(name) not in (None, sha256(folder / file)):
+            raise InputError(f"{folder / file}: is not the table that {path.name} was written with; make both again")
     if lacking := set(tidy["key"]) - set(hits):
         files = f"{folder / target}.videos.csv: lacks run {min(lacking)} of {folder / target}.csv"
         raise InputError(f"{files}; make both again with ./reproduce.sh {target}")
     return tidy, hits, about
+
+
+def sealed(provenance: dict) -> dict:
+    """The provenance with a hash of itself, which shows a later change."""
+    said = {name: value for name, value in provenance.items() if name != "seal"}
+    return said | {"seal": hashlib.sha256(provenance_json(said).encode()).hexdigest()}
+
+
+def provenance_json(provenance: dict) -> str:
+    return json.dumps(provenance, indent=1, sort_keys=True) + "\n"
 
 
 def pair_share(about: dict) -> dict[str, tuple[int, int]]:

@@ -59,19 +59,19 @@ def _fault(record: object, key: str) -> str | None:
     """What is wrong with a record, if anything. Those made before there were seals must be consistent in themselves."""
     if not isinstance(record, dict):
         return "no JSON object"
-    scores, predictions, seconds, software = (
-        record.get(name) for name in ("scores", "predictions", "seconds", "software")
-    )
+    scores, predictions, seconds, software = map(record.get, ("scores", "predictions", "seconds", "software"))
+    losses, halves = record.get("losses", []), record.get("halves", [])
+    guesses = isinstance(predictions, dict) and all(map(_guess, predictions.values()))
     sound = {
         "scores": _numbers(scores, 100),
-        "predictions": isinstance(predictions, dict) and len(predictions) > 0 and all(map(_guess, predictions.values())),
+        "predictions": guesses and len(predictions) > 0,
         "seconds": _numbers(seconds) and {"train", "test"} <= seconds.keys(),
         "software": isinstance(software, dict) and all(isinstance(said, str) for said in software.values()),
         "device": isinstance(record.get("device"), str),
         "config": isinstance(record.get("config"), dict),
         "peak_memory_gib": _numbers({"": record.get("peak_memory_gib")}),
-        "losses": _numbers(dict(enumerate(losses))) if isinstance(losses := record.get("losses", []), list) else False,
-        "halves": _numbers(dict(enumerate(halves)), 100) if isinstance(halves := record.get("halves", []), list) else False,
+        "losses": isinstance(losses, list) and _numbers(dict(enumerate(losses))),
+        "halves": isinstance(halves, list) and _numbers(dict(enumerate(halves)), 100),
     }
     if wrong := [name for name, right in sound.items() if not right]:
         return f"no {wrong[0]} in it" if wrong[0] not in record else f"its {wrong[0]} are not such as a run leaves"

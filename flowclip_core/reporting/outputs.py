@@ -17,7 +17,7 @@ import pandas as pd
 from flowclip_core import environment, experiments
 from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import Result, estimates
+from flowclip_core.experiments import Result, estimates, provenance_json, sealed
 from flowclip_core.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_core.experiments.records import read_record
 from flowclip_core.experiments.tidy import by_key, hits_csv, save_tidy, tidy_csv
@@ -236,12 +236,12 @@ def _verify_table(csv: Path, compare: Callable[[Path, bytes | str | None, str], 
     """Compare all that is recorded of one table. Raises InputError where a file is absent or unreadable."""
     target, about, videos = csv.stem, csv.with_suffix(".provenance.json"), csv.with_suffix(".videos.csv")
     shown = View(target, *experiments.load(target, csv.parent.name))
-    if shown.about != _sealed(shown.about):
+    if shown.about != sealed(shown.about):
         raise InputError(f"{about}: was changed after it was recorded")
     for name, path in (("table", csv), ("videos", videos)):
         if shown.about[name] != sha256(path):
             raise InputError(f"{path}: is not the table that {about.name} was recorded with")
-    compare(about, _json(shown.about), "itself, read and written again")
+    compare(about, provenance_json(shown.about), "itself, read and written again")
     compare(csv, tidy_csv(shown.runs), "itself, read and written again")
     compare(csv.with_suffix(".summary.csv"), _summary_csv(shown.summary), csv.name)
     compare(videos, None, csv.name)
@@ -341,8 +341,7 @@ def overview(profile: str) -> str:
 class _Seal:
     """Says whether files are older than what they are made from, or not as they were made: `with _Seal(...) as stale`.
 
-
-    Written at the end: what they were made from, then the hash of each. figures: the pattern of those that belong to it.
+    Written at the end: what they were made from, then the hash of each. figures: pattern of those that belong to it.
     One call at a time makes them. made: fingerprint of what they are made from; no seal where it changes meanwhile.
     """
 
@@ -352,7 +351,8 @@ class _Seal:
 
     def _text(self, made: str) -> bytes:
         more = sorted((self.path.parent / "figures").glob(self.figures)) if self.figures else ()
-        return "".join([f"{made}\n", *(f"{sha256(file)}  {file.name}\n" for file in (*self.files, *more))]).encode()
+        hashes = [f"{sha256(file)}  {file.name}\n" for file in (*self.files, *more)]
+        return "".join([f"{made}\n", *hashes]).encode()
 
     def __enter__(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -381,8 +381,8 @@ def _view(target: str, result: Result) -> View:
 def _write_data(target: str, result: Result, provenance: dict, folder: Path) -> list[Path]:
     csv = save_tidy(result.tidy, folder / f"{target}.csv")
     videos = write_atomically(folder / f"{target}.videos.csv", hits_csv(result.hits))
-    about = _sealed(provenance | {"table": sha256(csv), "videos": sha256(videos)})
-    return [csv, videos, write_atomically(folder / f"{target}.provenance.json", _json(about))]
+    about = sealed(provenance | {"table": sha256(csv), "videos": sha256(videos)})
+    return [csv, videos, write_atomically(folder / f"{target}.provenance.json", provenance_json(about))]
 
 
 def _write_figures(drawn: dict[str, Figure], folder: Path) -> list[Path]:
@@ -413,12 +413,6 @@ def _counted() -> str:
     return costs.counts_csv(costs.counts())
 
 
-def _sealed(provenance: dict) -> dict:
-    """The provenance with a hash of itself, which shows a later change."""
-    said = {name: value for name, value in provenance.items() if name != "seal"}
-    return said | {"seal": hashlib.sha256(_json(said).encode()).hexdigest()}
-
-
 def _fingerprint(name: str, *made_from: Path) -> str:
     """Hash of all that the figures and the notebook `name` are made from."""
     sources = [*made_from, root() / "notebooks" / f"{name}.ipynb"]
@@ -432,10 +426,6 @@ def _fingerprint(name: str, *made_from: Path) -> str:
 
 def _summary_csv(summary: pd.DataFrame) -> str:
     return summary.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-
-
-def _json(content: dict) -> str:
-    return to_json("provenance", content, indent=1, sort_keys=True) + "\n"
 
 
 def _read_json(path: Path) -> dict:
