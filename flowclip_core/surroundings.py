@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from multiprocessing import process
 from pathlib import Path
 
@@ -197,6 +198,7 @@ def _stop(number: int, frame: object) -> None:
         for each in SIGNALS:  # the watching thread hears the next one; nothing is raised twice
             if signal.getsignal(each) == _stop:
                 signal.signal(each, lambda *_: None)
+        warnings.simplefilter("ignore")  # of what ends before its time
         raise Stopped(number)
 
 

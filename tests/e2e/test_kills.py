@@ -140,7 +140,7 @@ def hit(rng: random.Random, call: Call, stage: str, event: signal.Signals, cache
     os.kill(call.process.pid, event) if alone else os.killpg(call.process.pid, event)
     code = call.process.wait(60)
     said = f"{event.name} {'alone' if alone else 'to all'} while {stage}: {code} {call.err}"
-    # Ten seconds of a machine that does nothing else: a fork server that is importing torch notices when it has done so.
+    # Ten seconds of an idle machine: a fork server that is importing torch notices when it has done so.
     left = call.left(10 * max(1.0, os.getloadavg()[0] / default_jobs()))
     assert not left, f"{[words(process) for process in left]} {said}"
     if event != signal.SIGKILL:
