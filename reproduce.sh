@@ -6,12 +6,11 @@ if [ -z "${BASH_VERSION:-}" ]; then # called as sh reproduce.sh
   exec bash "$0" "$@"
 fi
 set +o posix -euo pipefail
-# Whoever closed a stream wants nothing from it; the next file that is opened must not take its number.
-if [ -d /dev/fd ]; then
-  [ -e /dev/fd/0 ] || exec </dev/null
-  [ -e /dev/fd/1 ] || exec >/dev/null
-  [ -e /dev/fd/2 ] || exec 2>/dev/null
-fi
+# Whoever closed a stream wants nothing from it. bash may have opened this script in its place.
+closed() { [ -d /dev/fd ] && { [ ! -e "/dev/fd/$1" ] || [ "/dev/fd/$1" -ef "${BASH_SOURCE[0]}" ]; }; }
+if closed 0; then exec </dev/null; fi
+if closed 1; then exec >/dev/null; fi
+if closed 2; then exec 2>/dev/null; fi
 # Settings of the user's own Python, IPython and matplotlib, which would change or break what is made here.
 unset CDPATH PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS MPLBACKEND
 export PYTHONNOUSERSITE=1 PYTHONUTF8=1 MATPLOTLIBRC=/dev/null
@@ -108,7 +107,7 @@ HELP
 
 find_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
 
-say() { printf 'reproduce.sh: %s\n' "$*" >&2; }
+say() { printf 'reproduce.sh: %s\n' "$*" >&2 || true; } # stderr may be full
 die() { say "$*"; exit 2; }
 
 recent_enough() { "$1" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }

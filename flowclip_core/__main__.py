@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             need_checkout()
         if asked.run in (_target, _extract, _notebook) or asked.run is _doctor and asked.decoders_of:
             surroundings.need_room()
+        elif asked.run is _predict:
+            surroundings.need_limits()
         code = asked.run(asked)
         sys.stdout.flush()
         return code

@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from multiprocessing import process
 from pathlib import Path
 
@@ -140,9 +141,15 @@ def _open_streams() -> None:
     """Open what the caller closed, and let no character and no full disk behind stderr be an error of ours."""
     for number in range(3):
         try:
-            os.fstat(number)
+            used = os.fstat(number) and (number == 0 or fcntl is None or _writable(number))
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+            used = False
+        if not used:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, number)
+            if nothing > 2:
+                os.close(nothing)
+            os.set_inheritable(number, True)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: PTH123
     for number, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
@@ -152,6 +159,11 @@ def _open_streams() -> None:
         made = io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=number == 2 or raw.isatty())
         setattr(sys, name, made)
         setattr(sys, f"__{name}__", made)
+
+
+def _writable(number: int) -> bool:
+    """Whether a descriptor is there to be written; one that a shell left open by chance is not."""
+    return fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _listen() -> None:
@@ -186,6 +198,7 @@ def _stop(number: int, frame: object) -> None:
         for each in SIGNALS:  # the watching thread hears the next one; nothing is raised twice
             if signal.getsignal(each) == _stop:
                 signal.signal(each, lambda *_: None)
+        warnings.simplefilter("ignore")  # of what ends before its time
         raise Stopped(number)
 
 
@@ -207,12 +220,8 @@ def _end(code: int) -> None:
 # --- temporary files and limits -------------------------------------------------------------------------------
 
 
-def need_room() -> None:
-    """Raise InputError, naming the resource, where this process has too little of one for a long command.
-
-    In a settled process also give it, and all that it starts, a folder of its own for temporary files, which the next
-    command removes where a kill left it.
-    """
+def need_limits() -> None:
+    """Raise InputError, naming the limit, where this process may have too little of a resource; raise what we may."""
     for limit, option, what, needed, reads in LIMITS:
         if not hasattr(resource, limit):
             continue
@@ -221,14 +230,23 @@ def need_room() -> None:
         if _at_least(soft, needed):
             continue
         if _at_least(hard, needed):
-            want = min(hard, 4096) if option == "n" and hard != resource.RLIM_INFINITY else 4096
-            resource.setrlimit(number, (want if option == "n" else hard, hard))
+            files = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
+            resource.setrlimit(number, (files if option == "n" else hard, hard))
             continue
         had = f"{hard:,}" if option == "n" else _size(hard)
         raise InputError(
             f"a limit on {what}: {had} (ulimit -{option}), {reads} are needed; raise it, for instance with"
             f" ulimit -{option} {'4096' if option == 'n' else 'unlimited'}"
         )
+
+
+def need_room() -> None:
+    """Raise InputError, naming the resource, where there is too little of one for a long command.
+
+    In a settled process also give it, and all that it starts, a folder of its own for temporary files, which the next
+    command removes where a kill left it.
+    """
+    need_limits()
     base = _temporary()
     if _settled and _folder is None:
         _sweep(base)

@@ -38,8 +38,10 @@ def deaf_to_ctrl_c() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # it would unblock the signal if it were started inside
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # blocked is inherited, and nothing is lost
+    hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # a closed terminal sends that to all, too
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, hangup)
+    resource_tracker.ensure_running()  # it would unblock SIGINT if it were started later
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # blocked is inherited, and nothing is lost
     try:
         yield
     finally:

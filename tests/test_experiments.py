@@ -972,7 +972,7 @@ def test_hits_are_packed_without_loss(n, tmp_path):
 def test_hits_that_are_not_n_packed_bits_are_refused(n, correct, tmp_path):
     path = tmp_path / "table5.videos.csv"
     path.write_text(f"key,n,correct\n0e1,9,ff80\n12e45,{n},{correct}\n")
-    with pytest.raises(InputError, match="table5.videos.csv: line 3 does not hold.*make the file again"):
+    with pytest.raises(InputError, match="table5.videos.csv: line 3 does not hold.*table5 again"):
         tidy.read_hits(path)
     path.write_text("key,n,correct\n0e1,9,ff80\n")
     assert tidy.read_hits(path)["0e1"].tolist() == [True] * 9

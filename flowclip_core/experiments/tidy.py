@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from flowclip_core import paths
 from flowclip_core.errors import InputError, NotFinite
-from flowclip_core.experiments.catalogue import Cell
+from flowclip_core.experiments.catalogue import ALL_TARGETS, Cell
 from flowclip_core.paths import write_atomically
 
 TIDY = (
@@ -80,7 +81,7 @@ def read_hits(path: Path) -> dict[str, np.ndarray]:
         try:
             found[key] = unpack(int(n), correct)
         except ValueError:
-            raise InputError(f"{path}: line {line} does not hold {n} packed bits; make the file again") from None
+            raise InputError(f"{path}: line {line} does not hold {n} packed bits; {_again(path, key)}") from None
     return found
 
 
@@ -98,12 +99,12 @@ def read_tidy(path: Path) -> pd.DataFrame:
     for name in [*WHOLE, "lr", "value"]:
         frame[name] = numbers(frame, name, path)
         if name in WHOLE and (frame[name] % 1 != 0).any():
-            raise InputError(f"{path}: column {name} must hold whole numbers; make the file again")
+            raise InputError(f"{path}: column {name} must hold whole numbers; {_again(path)}")
     wrong = frame[~frame["value"].between(0, 100)]
     if len(wrong):
         raise InputError(
             f"{path}: line {wrong.index[0] + 2} has value {wrong['value'].iloc[0]:g}, expected percent "
-            "between 0 and 100; make the file again"
+            f"between 0 and 100; {_again(path, wrong['key'].iloc[0])}"
         )
     return frame.astype(dict.fromkeys(WHOLE, int))
 
@@ -143,7 +144,7 @@ def read_csv(path: Path, columns: list[str], origin: str) -> pd.DataFrame:
         frame = pd.read_csv(text, dtype=str, keep_default_na=False)
     except ValueError as error:  # pandas' parser errors and undecodable text are both ValueErrors
         why = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a CSV table ({why}); make the file again") from None
+        raise InputError(f"{path}: not a CSV table ({why}); {_again(path)}") from None
     missing = [name for name in columns if name not in frame]
     if missing or frame.empty:
         what = f"lacks column {', '.join(missing)}" if missing else "has no rows"
@@ -157,6 +158,17 @@ def numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
     if values.isna().any():
         line = values.index[values.isna()][0]
         raise InputError(
-            f"{path}: line {line + 2}, column {name} is «{frame[name][line]}», expected a number; make the file again"
+            f"{path}: line {line + 2}, column {name} is «{frame[name][line]}», expected a number;"
+            f" {_again(path, frame['key'][line] if 'key' in frame else '')}"
         )
     return values
+
+
+def _again(path: Path, key: str = "") -> str:
+    """What mends a table. key: of the run that a wrong line is of: from a wrong record it would be as wrong again."""
+    printed = paths.root() / "results"
+    if {printed / "paper", printed / "recorded"} & {*path.absolute().parents}:
+        return f"it is in git, which has it as it was: git checkout -- {path}"
+    target, record = path.name.partition(".")[0], path.parent.parent / "runs" / f"{key}.json"
+    again = f"run ./reproduce.sh {target if target in ALL_TARGETS else 'all'} again"
+    return f"delete {record} if it says the same, then {again}" if key and record.exists() else again

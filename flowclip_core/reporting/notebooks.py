@@ -171,10 +171,18 @@ def _apart(folder: Path, run: Callable[[], Any]) -> Any:
     done: Future = Future()
 
     def work() -> None:
+        import asyncio
+
+        from jupyter_core.utils import ensure_event_loop
+
+        loop = ensure_event_loop()  # which nobody would close
         try:
             done.set_result(run())
         except BaseException as error:
             done.set_exception(error)
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
 
     threading.Thread(target=work, name="notebook", daemon=True).start()
     try:

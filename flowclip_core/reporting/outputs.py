@@ -23,7 +23,7 @@ from flowclip_core.experiments.records import read_record
 from flowclip_core.experiments.tidy import by_key, hits_csv, save_tidy, tidy_csv
 from flowclip_core.locks import Lock
 from flowclip_core.model import hub
-from flowclip_core.paths import root, sha256, to_json, write_atomically
+from flowclip_core.paths import root, sha256, write_atomically
 from flowclip_core.reporting import tables, view
 from flowclip_core.reporting.view import View
 
