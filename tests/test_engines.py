@@ -76,7 +76,7 @@ def test_workers_have_one_thread_our_folder_and_serve_many_tasks(engine, tmp_pat
     assert len(set(pids.values())) <= 2
 
 
-def test_a_worker_that_dies_is_replaced_and_its_task_done_again(engine, tmp_path):
+def test_D12_a_worker_that_dies_is_replaced_and_its_task_done_again(engine, tmp_path):
     assert made(engine, in_workers.dies, (tmp_path / "a", 1), (tmp_path / "b", 0)) == {
         (tmp_path / "a", 1): 2,
         (tmp_path / "b", 0): 1,

@@ -11,11 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from conftest import ROOT
-from safetensors.torch import load_file
 from test_engines import MAY_DIFFER
 from test_table5 import LONGEST, ONE_SET, Call, assert_whole
 
@@ -90,7 +87,7 @@ def test_ctrl_c_stops_ray_too_and_says_one_line(ray, cache, tmp_path):
     assert_whole(results)
 
 
-def test_two_ranks_of_torchrun_equal_one_process(cache, tmp_path, monkeypatch):
+def test_D12_two_ranks_of_torchrun_equal_one_process_to_the_byte(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWCLIP_CACHE", str(cache))
     runs.ensure("table8", "smoke", Options(dataset="figures-k", results=tmp_path / "one"))
     words = ("table8", "--profile", "smoke", "--dataset", "figures-k", "--results", str(tmp_path / "two"))
@@ -105,14 +102,7 @@ def test_two_ranks_of_torchrun_equal_one_process(cache, tmp_path, monkeypatch):
     alone, both = lasting(tmp_path / "one"), lasting(tmp_path / "two")
     (key,) = alone
     assert both.keys() == alone.keys() and both[key].pop("ranks") == 2
-    np.testing.assert_allclose(both[key].pop("losses"), alone[key].pop("losses"), rtol=1e-4)
-    ours, theirs = (record[key].pop("predictions") for record in (both, alone))
-    assert ours.keys() == theirs.keys()
-    assert np.mean([ours[name][:2] == theirs[name][:2] for name in ours]) > 0.95  # of near ties either may win
-    assert both[key].keys() == alone[key].keys()
-    assert all(both[key][name] == alone[key][name] for name in both[key] if name != "scores")
-    ours, theirs = (load_file(tmp_path / name / "runs" / f"{key}.safetensors") for name in ("two", "one"))
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+    assert both == alone
+    ours, theirs = ((tmp_path / name / "runs" / f"{key}.safetensors").read_bytes() for name in ("two", "one"))
+    assert ours == theirs
     assert not list((tmp_path / "two/runs").glob("*.partial")) and "Traceback" not in done.stderr
