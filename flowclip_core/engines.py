@@ -318,6 +318,7 @@ def _connect(jobs: int, device: str, threads: int, address: str | None, name: st
     how = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": environment}}
     try:
         if address is None:
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # nobody starts it again
             how |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "_temp_dir": str(_home(name))}
             ray.init("local", num_cpus=jobs if device == "cpu" else None, **how)
         else:
