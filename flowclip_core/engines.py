@@ -195,10 +195,10 @@ def _end_all(name: str) -> None:
                 if process.environ().get(NAME) == name and process.status() != psutil.STATUS_ZOMBIE:
                     process.kill()
                     alive.append(process)
+        shutil.rmtree(_home(name), ignore_errors=True)
         if not alive:
             break
         psutil.wait_procs(alive, timeout=1)
-    shutil.rmtree(_home(name), ignore_errors=True)
 
 
 def _home(name: str) -> Path:
@@ -214,12 +214,14 @@ def _drive(talk, jobs: int, device: str, threads: int, address: str | None, name
 
     def watch() -> None:  # the parent may be killed, and tell nobody
         multiprocessing.parent_process().join()
-        if address is None:
-            _end_all(name)
         mark.unlink(missing_ok=True)
+        if address is None:
+            shutil.rmtree(_home(name), ignore_errors=True)
+            _end_all(name)  # without which Ray ends this process, too
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
     os.setsid()  # what a terminal sends is for the parent
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):
@@ -250,6 +252,8 @@ def _drive(talk, jobs: int, device: str, threads: int, address: str | None, name
                     talk.send(error)
                 except (TypeError, AttributeError, pickle.PicklingError):
                     talk.send(RuntimeError(f"{type(error).__name__}: {error}"))
+    if not multiprocessing.parent_process().is_alive():
+        watching.join()
     ray.shutdown()
 
 
