@@ -109,7 +109,8 @@ class RayEngine:
         seen = [str(path) for path in (root() / "flowclip_core", self._mark, *self._others())]
         waiting = None
         while tasks:
-            self._talk.send((work, tasks, RETRIES, seen, str(Path.cwd())))
+            with suppress(BrokenPipeError):  # what is heard next says why
+                self._talk.send((work, tasks, RETRIES, seen, str(Path.cwd())))
             held, self._busy = [], True
             try:
                 while (said := self._hear()) is not None:
@@ -121,9 +122,10 @@ class RayEngine:
                         yield tasks[number], result
             except GeneratorExit:  # whoever asked has enough
                 if self._talk is not None:
-                    self._talk.send(None)
-                    while self._hear() is not None:
-                        pass
+                    with suppress(BrokenPipeError, InputError):
+                        self._talk.send(None)
+                        while self._hear() is not None:
+                            pass
                 raise
             finally:
                 self._busy = False

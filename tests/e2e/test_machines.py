@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ def until(holds, call: Call) -> None:
     deadline = time.monotonic() + LONGEST
     while not holds() and call.process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    if call.process.poll() == 2 and "Ray does not start here" in call.err:
+        pytest.skip("Ray gives itself 30 seconds to start, in which this busy machine could not")
     assert call.process.poll() is None, call.err
 
 
@@ -47,12 +50,38 @@ def in_work(results: Path) -> int:
     return len(list((results / "runs").glob("*.lock")))
 
 
-def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(ray, cache, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def local(cache, tmp_path_factory) -> Path:
+    """The results of worker processes."""
+    folder = tmp_path_factory.mktemp("local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWCLIP_CACHE", str(cache))
+        found = runs.ensure("table5", "smoke", Options(dataset="figures-h", results=folder))
+    (folder / "table5.csv").write_text(tidy_csv(found.tidy))
+    return folder
+
+
+def test_D12_a_worker_killed_in_the_middle_of_a_run_changes_no_byte(ray, local, cache, tmp_path):
+    results = tmp_path / "ray"
+    call = Call((*ONE_SET, "--engine", "ray", "--results", str(results)), tmp_path, cache)
+    until(lambda: in_work(results) > 0 and len(list((results / "runs").glob("*.json"))) >= 2, call)
+    for _ in range(100):
+        with suppress(OSError, ValueError, StopIteration):  # done meanwhile
+            held = next((results / "runs").glob("*.lock"))
+            os.kill(json.loads(held.read_text())["pid"], signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    assert len(list((results / "runs").glob("*.json"))) < 21
+    call.end()
+    assert (results / "smoke/table5.csv").read_text() == (local / "table5.csv").read_text()
+    assert lasting(results) == lasting(local) and not call.left(20)
+    assert not [path.name for path in (results / "runs").iterdir() if path.name.endswith((".part", ".lock"))]
+
+
+def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(ray, local, cache, tmp_path):
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("FLOWCLIP_CACHE", str(cache))
-    local, results = tmp_path / "local", tmp_path / "ray"
-    expected = runs.ensure("table5", "smoke", Options(dataset="figures-h", results=local))
+    results = tmp_path / "ray"
     soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a lost node is noticed
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -67,7 +96,7 @@ def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(r
         call.end()
     finally:
         cluster.shutdown()
-    assert (results / "smoke/table5.csv").read_text() == tidy_csv(expected.tidy)
+    assert (results / "smoke/table5.csv").read_text() == (local / "table5.csv").read_text()
     assert len(lasting(results)) == 21 and lasting(results) == lasting(local)
     assert_whole(results)
     assert not call.left(20)
