@@ -225,7 +225,7 @@ set_up() {
   # Whoever held the lock may have done the work. Text in the lock file says that it was cut off: start afresh.
   if ! stamped; then
     [ ! -s "$venv.lock" ] || unfinished=yes
-    echo unfinished >&9
+    echo "unfinished $(uname -n), PID $$" >&9
     if [ -n "$unfinished" ] || ! recent_enough "$venv/bin/python"; then
       say "making $venv with $("$python" -V)"
       "$python" -m venv --clear "$venv" >&2 || die "set-up failed: $python cannot make $venv, for the reason above"

@@ -6,12 +6,15 @@ Standard library only, and runnable as a file, because reproduce.sh asks before 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import operator
+import os
 import platform
 import re
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 PYTHON = (3, 11)
@@ -207,18 +210,66 @@ def stamped() -> bool:
         return False
 
 
-def hold_lock(descriptor: int) -> None:
-    """Lock the file that the calling shell holds open. The lock is the shell's: it ends with it, however."""
+def hold_lock(descriptor: int, path: Path = Path(f"{VENV}.lock")) -> None:
+    """Lock the file `path` that the calling shell holds open. The lock is the shell's: it ends with it, however.
+
+    Where the file system has no locks, or such as lock nothing, the shells of this machine queue in the file itself.
+    """
     import fcntl
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print("reproduce.sh: another set-up of this checkout is running; waiting for it", file=sys.stderr)
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "PID" in line]
+        who = f" ({lines[-1].removeprefix('unfinished ')})" if lines else ""
+        print(f"reproduce.sh: another set-up of this checkout is running{who}; waiting for it", file=sys.stderr)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
     except OSError:
-        # A file system without locks: two set-ups at once are then the user's to avoid.
-        pass
+        locks = False
+    else:
+        with path.open("a") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks = False
+            except OSError:
+                locks = True
+    if not locks:
+        print(f"reproduce.sh: {path}: this file system has no locks that hold; other machines must not set up this"
+              " checkout meanwhile", file=sys.stderr)  # fmt: skip
+        _queue(path)
+
+
+def _queue(path: Path) -> None:
+    """Wait until no process before ours in the file `path` is alive. The file may be emptied meanwhile."""
+    mine, told = f"unfinished {platform.node()}, PID {os.getppid()}", False
+    while True:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if mine not in lines:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{mine}\n")
+            continue
+        before = [line for line in lines[: lines.index(mine)] if _alive(line)]
+        if not before:
+            return
+        if not told:
+            print(
+                f"reproduce.sh: waiting for another set-up ({before[0].removeprefix('unfinished ')})", file=sys.stderr
+            )
+            told = True
+        time.sleep(0.5)
+
+
+def _alive(line: str) -> bool:
+    """Whether the process that wrote a line runs on this machine."""
+    host, _, pid = line.removeprefix("unfinished ").partition(", PID ")
+    if host != platform.node() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
 
 
 def main(arguments: list[str]) -> int:

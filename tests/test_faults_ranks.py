@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from fault_table import Fault, check
 
 from flowclip_core import locks
+from flowclip_core.data import prepare
 from flowclip_core.data.datasets import Dataset, Split, Video
 from flowclip_core.data.extraction import _Claims, plan
 from flowclip_core.data.features import StoreConfig
@@ -49,6 +51,26 @@ def held_elsewhere(path: Path, seconds_ago: float) -> Path:
     then = time.time() - seconds_ago
     os.utime(path, (then, then))
     return path
+
+
+def prepared_elsewhere(folder: Path) -> list[object]:
+    home = prepare.home("ucf101", folder)
+    home.mkdir(exist_ok=True)
+    held_elsewhere(home / ".flowclip-data.lock", 1)
+    return ["data", "ucf101", "--data-root", folder]
+
+
+FAULTS = [
+    Fault(
+        "D12", "another machine prepares the data set", prepared_elsewhere, 2,
+        r"another command is preparing it \(node7, PID 12; lock .*\.flowclip-data\.lock\); wait for that one",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_faults(fault, tmp_path, capsys):
+    check(fault, tmp_path, capsys)
 
 
 @pytest.fixture
@@ -218,3 +240,43 @@ def test_D12_a_living_peers_unfinished_shard_survives_the_claim_of_it(tmp_path, 
     assert next(claims).path == path and part.exists()
     claims.release()
     assert not path.with_suffix(".lock").exists()
+
+
+# --- the set-up's lock ----------------------------------------------------------------------------------------
+
+
+def set_up(path: Path, kind: str) -> subprocess.Popen:
+    """A shell that holds the set-up's lock for a while, on a file system of some kind."""
+    flock = {
+        "usual": "pass",
+        "none": "fcntl.flock = lambda *a: (_ for _ in ()).throw(OSError(38, 'no locks'))",
+        "idle": "fcntl.flock = lambda *a: None",
+    }[kind]
+    code = f"import fcntl\n{flock}\nfrom pathlib import Path\nfrom flowclip_core.environment import hold_lock\n"
+    code += f"hold_lock(9, Path({str(path)!r}))"
+    script = f'exec 9>>"$1"; "{sys.executable}" -P -c "$2" || exit 3; echo "unfinished $(uname -n), PID $$" >&9; '
+    script += 'echo in; read -r; : >"$1"'
+    return subprocess.Popen(
+        ["bash", "-c", script, "bash", str(path), code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["usual", "none", "idle"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_D12_set_ups_wait_for_each_other_on_every_file_system(kind, killed, tmp_path):
+    first = set_up(tmp_path / "venv.lock", kind)
+    assert first.stdout.readline() == "in\n"
+    second = set_up(tmp_path / "venv.lock", kind)
+    said = second.stderr.readline()
+    if kind != "usual":
+        assert "this file system has no locks that hold; other machines must not set up this checkout" in said
+        said = second.stderr.readline()
+    assert f", PID {first.pid})" in said and "set-up" in said
+    if killed:
+        first.kill()
+    first.communicate("" if killed else "done\n", timeout=60)
+    assert second.stdout.readline() == "in\n"
+    second.communicate("done\n", timeout=60)
+    assert second.returncode == 0

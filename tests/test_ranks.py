@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import lonely
 import pytest
 import together
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
+from flowclip_core import locks
 from flowclip_core.config import SMOKE
 from flowclip_core.data.extraction import Rank
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.runs import Options, Workshop
 from flowclip_core.experiments.towers import one_gpu
-from flowclip_core.training import ranks
+from flowclip_core.training import loop, ranks
 
 LONGEST = 300
 
@@ -137,3 +144,123 @@ def test_ranks_and_ray_exclude_each_other(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(InputError, match="--engine ray: ranks of torchrun or srun share the work by themselves"):
         Workshop(SMOKE, Options(engine="ray"), Rank(0, 2))
+
+
+# --- deaths -----------------------------------------------------------------------------------------------------
+
+
+def by_hand(what: str, folder: Path, count: int, **settings: str) -> list[subprocess.Popen]:
+    """Ranks that a launcher without an agent starts, or a user: nobody ends those of a dead one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
+    return [start([lonely.__file__, what, str(folder)], **settings, RANK=str(number)) for number in range(count)]
+
+
+def until_there(path: Path, processes: list[subprocess.Popen]) -> None:
+    deadline = time.monotonic() + LONGEST
+    while not path.exists():
+        assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("what", ["waits", "works", "sums"])
+def test_D12_a_rank_without_agent_ends_when_another_is_killed_and_names_it(what, tmp_path):
+    """While it waits for the dead one, works on something of its own for long, or takes steps with it."""
+    processes = by_hand(what, tmp_path, 2)
+    try:
+        for number in range(2):
+            until_there(tmp_path / str(number), processes)
+        processes[1].kill()
+        began = time.monotonic()
+        _, err = processes[0].communicate(timeout=120)
+        took = time.monotonic() - began
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    print(f"{what}: ended after {took:.1f} s")
+    assert processes[0].returncode == 2, err
+    (line,) = [line for line in err.splitlines() if line.startswith("reproduce.sh:")]
+    assert f"rank 1 of 2 ({locks.me().host}, PID {processes[1].pid}) has ended; what is finished is kept" in line
+    assert "Traceback" not in err and not list(tmp_path.glob(".ranks-*"))
+
+
+def test_D12_ranks_end_with_their_killed_launcher(tmp_path):
+    """torchrun puts its ranks into sessions of their own: killing its group leaves them."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    agent = start([*launcher, lonely.__file__, "works", str(tmp_path)])
+    pids = []
+    try:
+        for number in range(2):
+            until_there(tmp_path / str(number), [agent])
+            pids.append(int((tmp_path / str(number)).read_text()))
+        began = {pid: locks.born(pid) for pid in pids}
+        agent.kill()
+        deadline = time.monotonic() + 60
+        while any(locks.born(pid) == began[pid] for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(locks.born(pid) == began[pid] for pid in pids)
+        _, err = agent.communicate(timeout=60)
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        agent.kill()
+        agent.communicate()
+    for number in range(2):
+        assert f"rank {number}: its launcher (PID {agent.pid}) has ended" in err
+
+
+def test_D12_a_rank_that_never_comes_is_named(tmp_path):
+    process, other = by_hand("waits", tmp_path, 2, FLOWCLIP_TEST_MEET="4")
+    other.kill()
+    other.communicate()
+    try:
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 2 and "Traceback" not in err
+    assert "reproduce.sh: rank 1 of 2 has not come within 4 s; all need the same launcher, --results" in err
+
+
+def test_D12_a_rank_of_another_machine_is_dead_when_it_is_silent(tmp_path, monkeypatch):
+    """Its machine may have lost its power, which closes no connection."""
+    monkeypatch.setattr(locks, "BEAT", 0.2)
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    watch = ranks._Watch(tmp_path, Rank(0, 2))
+    other = dataclasses.replace(locks.me(), host="node1", pid=7, machine="0" * 12)
+    path = watch._locks[1].path
+    path.write_text(json.dumps(dataclasses.asdict(other)))
+    watch.met([locks.me(), other])
+    assert watch._lost() == []
+    then = time.time() - ranks.SILENT - 1
+    os.utime(path, (then, then))
+    assert watch._lost() == []  # a second look decides
+    time.sleep(0.5)
+    assert watch._lost() == [1] and watch._named([1]) == "rank 1 of 2 (node1, PID 7)"
+    os.utime(path)
+    assert watch._lost() == []  # it was the file system
+
+
+def test_D12_a_rank_that_is_there_twice_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    first = ranks._Watch(tmp_path, Rank(1, 2))
+    first.begin()
+    with pytest.raises(InputError, match=rf"^rank 1 of 2 is there twice .*PID {os.getpid()}"):
+        ranks._Watch(tmp_path, Rank(1, 2)).begin()
+    first.leave()
+    assert not list(tmp_path.iterdir())
+
+
+def test_D12_on_gpus_another_number_of_ranks_does_not_go_on(tmp_path):
+    value = torch.nn.Parameter(torch.zeros(2))
+    optimiser = torch.optim.SGD([value], lr=0.1, momentum=0.9)
+    optimiser.state[value]["momentum_buffer"] = torch.ones(2)
+    path = tmp_path / "a.partial"
+    loop._checkpoint(path, {"v": value}, optimiser, [0.5, 0.25], [2])
+    assert loop._resume(path, {"v": value}, optimiser) == ([0.5, 0.25], [2])
+    there = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    with pytest.raises(InputError, match=r"a.partial: 2 steps .* by 2 ranks, and this call has 1: start it with 2, or"):
+        loop._resume(path, {"v": there}, optimiser)

@@ -9,13 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from conftest import ROOT
-from safetensors.torch import load_file
 from test_engines import MAY_DIFFER
 from test_table5 import LONGEST, ONE_SET, Call, assert_whole
 
@@ -33,6 +31,8 @@ def until(holds, call: Call) -> None:
     deadline = time.monotonic() + LONGEST
     while not holds() and call.process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    if call.process.poll() == 2 and "Ray does not start here" in call.err:
+        pytest.skip("Ray gives itself 30 seconds to start, in which this busy machine could not")
     assert call.process.poll() is None, call.err
 
 
@@ -50,12 +50,38 @@ def in_work(results: Path) -> int:
     return len(list((results / "runs").glob("*.lock")))
 
 
-def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(ray, cache, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def local(cache, tmp_path_factory) -> Path:
+    """The results of worker processes."""
+    folder = tmp_path_factory.mktemp("local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWCLIP_CACHE", str(cache))
+        found = runs.ensure("table5", "smoke", Options(dataset="figures-h", results=folder))
+    (folder / "table5.csv").write_text(tidy_csv(found.tidy))
+    return folder
+
+
+def test_D12_a_worker_killed_in_the_middle_of_a_run_changes_no_byte(ray, local, cache, tmp_path):
+    results = tmp_path / "ray"
+    call = Call((*ONE_SET, "--engine", "ray", "--results", str(results)), tmp_path, cache)
+    until(lambda: in_work(results) > 0 and len(list((results / "runs").glob("*.json"))) >= 2, call)
+    for _ in range(100):
+        with suppress(OSError, ValueError, StopIteration):  # done meanwhile
+            held = next((results / "runs").glob("*.lock"))
+            os.kill(json.loads(held.read_text())["pid"], signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    assert len(list((results / "runs").glob("*.json"))) < 21
+    call.end()
+    assert (results / "smoke/table5.csv").read_text() == (local / "table5.csv").read_text()
+    assert lasting(results) == lasting(local) and not call.left(20)
+    assert not [path.name for path in (results / "runs").iterdir() if path.name.endswith((".part", ".lock"))]
+
+
+def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(ray, local, cache, tmp_path):
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("FLOWCLIP_CACHE", str(cache))
-    local, results = tmp_path / "local", tmp_path / "ray"
-    expected = runs.ensure("table5", "smoke", Options(dataset="figures-h", results=local))
+    results = tmp_path / "ray"
     soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a lost node is noticed
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -70,7 +96,7 @@ def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(r
         call.end()
     finally:
         cluster.shutdown()
-    assert (results / "smoke/table5.csv").read_text() == tidy_csv(expected.tidy)
+    assert (results / "smoke/table5.csv").read_text() == (local / "table5.csv").read_text()
     assert len(lasting(results)) == 21 and lasting(results) == lasting(local)
     assert_whole(results)
     assert not call.left(20)
@@ -90,7 +116,7 @@ def test_ctrl_c_stops_ray_too_and_says_one_line(ray, cache, tmp_path):
     assert_whole(results)
 
 
-def test_two_ranks_of_torchrun_equal_one_process(cache, tmp_path, monkeypatch):
+def test_D12_two_ranks_of_torchrun_equal_one_process_to_the_byte(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWCLIP_CACHE", str(cache))
     runs.ensure("table8", "smoke", Options(dataset="figures-k", results=tmp_path / "one"))
     words = ("table8", "--profile", "smoke", "--dataset", "figures-k", "--results", str(tmp_path / "two"))
@@ -105,14 +131,7 @@ def test_two_ranks_of_torchrun_equal_one_process(cache, tmp_path, monkeypatch):
     alone, both = lasting(tmp_path / "one"), lasting(tmp_path / "two")
     (key,) = alone
     assert both.keys() == alone.keys() and both[key].pop("ranks") == 2
-    np.testing.assert_allclose(both[key].pop("losses"), alone[key].pop("losses"), rtol=1e-4)
-    ours, theirs = (record[key].pop("predictions") for record in (both, alone))
-    assert ours.keys() == theirs.keys()
-    assert np.mean([ours[name][:2] == theirs[name][:2] for name in ours]) > 0.95  # of near ties either may win
-    assert both[key].keys() == alone[key].keys()
-    assert all(both[key][name] == alone[key][name] for name in both[key] if name != "scores")
-    ours, theirs = (load_file(tmp_path / name / "runs" / f"{key}.safetensors") for name in ("two", "one"))
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+    assert both == alone
+    ours, theirs = ((tmp_path / name / "runs" / f"{key}.safetensors").read_bytes() for name in ("two", "one"))
+    assert ours == theirs
     assert not list((tmp_path / "two/runs").glob("*.partial")) and "Traceback" not in done.stderr
