@@ -56,7 +56,7 @@ NO_VIDEOS = {  # name: what makes it, what is said of it
     "list.avi": (lambda path: concat(path, other(path).name), TEXT),
     "list.m3u8": (lambda path: path.write_text(f"{M3U8}{other(path).name}\n#EXT-X-ENDLIST\n"), TEXT),
     "live.m3u8": (lambda path: path.write_text(f"{M3U8}{other(path).name}\n"), TEXT),  # has no end: more may come
-    "elsewhere.m3u8": (lambda path: path.write_text(f"{M3U8}http://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"), TEXT),
+    "elsewhere.m3u8": (lambda path: path.write_text(f"{M3U8}http://nowhere.invalid/a.ts\n#EXT-X-ENDLIST\n"), TEXT),
     "hidden.m3u8": (lambda path: path.write_bytes(f"#EXTM3U\n#\1\n{M3U8}{other(path).name}\n".encode()), KIND),
     "itself.mp4": (nested, TEXT),
     "pipe_inside.mp4": (onto_a_pipe, TEXT),

@@ -14,7 +14,7 @@ from flowclip_core.demo import world
 from flowclip_core.errors import InputError
 from flowclip_core.experiments.runs import Options, Result, ensure, ensure_all
 from flowclip_core.experiments.tidy import by_key, read_hits, read_tidy
-from flowclip_core.paths import root, sha256
+from flowclip_core.paths import root, sha256, to_json
 
 __all__ = ["Options", "Result", "ensure", "ensure_all", "load", "model_note", "pair_share", "results_folder"]
 
@@ -59,7 +59,7 @@ def sealed(provenance: dict) -> dict:
 
 
 def provenance_json(provenance: dict) -> str:
-    return json.dumps(provenance, indent=1, sort_keys=True) + "\n"
+    return to_json("provenance", provenance, indent=1, sort_keys=True) + "\n"
 
 
 def pair_share(about: dict) -> dict[str, tuple[int, int]]:
