@@ -227,6 +227,9 @@ def test_files_of_a_whole_command(folder, trials, capsys):
             path = choose(folder, rng)
             name, data = mutated(tree[path], rng)
             write(path, data)
+            if kind in ("features", "index"):  # which finished runs do not ask for
+                for gone in sorted((folder / "results/runs").glob("*.json"))[1:3]:
+                    gone.unlink()
             trials.judge(f"{kind}, {path.name}, {name}", partial(call, folder, capsys, expected, kind == "lists"))
             restore(folder, tree)
 
