@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
-import pickle
 import secrets
 import shutil
 import socket
@@ -252,7 +251,7 @@ def _drive(talk, jobs: int, device: str, threads: int, address: str | None, name
             except Exception as error:
                 try:
                     talk.send(error)
-                except (TypeError, AttributeError, pickle.PicklingError):
+                except Exception:  # one that cannot be sent
                     talk.send(RuntimeError(f"{type(error).__name__}: {error}"))
     if not multiprocessing.parent_process().is_alive():
         watching.join()
