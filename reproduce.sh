@@ -22,7 +22,7 @@ while [ -L "$script" ]; do # macOS' readlink had no -f for long
 done
 here=$(cd -- "$(dirname -- "$script")" && pwd -P)
 venv=$here/.venv
-environment=$here/flowclip_core/environment.py
+environment=$here/flowclip_kit/environment.py
 
 usage() {
   cat <<'HELP'
@@ -60,7 +60,7 @@ Targets
   extra ray|browser           add Ray (--engine ray) or Playwright to the environment in use; nothing in it is changed
   bench prompts|training|table|costs|extraction VIDEOS [--record]
                               ratios to plain ways of the same work: prompts by the tree, a training step, a whole table,
-                              hours predicted and real, decoding beside encoding (benchmarks/README.md)
+                              hours predicted and real, decoding beside encoding (flowclip_kit/bench/README.md)
 
 Options
   --profile demo|quick|paper  demo: generated world, no data needed (default; extract: paper); quick, paper: real data
@@ -309,7 +309,7 @@ case $1 in
     cd -- "$here"
     own_ipython
     export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
-    jobs=$("$python" -P -c 'from flowclip_core.workers import default_jobs; print(min(8, default_jobs()))')
+    jobs=$("$python" -P -c 'from flowclip_kit.distributed.process_pool import default_jobs; print(min(8, default_jobs()))')
     apart=(-n "$jobs" --dist loadfile --no-loadscope-reorder) # a process a core; slow files, which come first, first
     code=0
     "$python" -P -m pytest "${apart[@]}" ${units[@]+"${units[@]}"} || code=$?
@@ -323,11 +323,11 @@ case $1 in
     exit "$code" ;;
   bench)
     shift
-    [ -n "${1:-}" ] && [ -f "$here/benchmarks/${1}.py" ] ||
-      die "bench: which? There are: $(cd "$here/benchmarks" && printf '%s ' [a-z]*.py | sed 's/\.py//g')"
+    [ -n "${1:-}" ] && [ -f "$here/flowclip_kit/bench/${1}.py" ] ||
+      die "bench: which? There are: $(cd "$here/flowclip_kit/bench" && printf '%s ' [a-z]*.py | sed 's/\.py//g')"
     name=$1
     shift
-    exec "$python" -P "$here/benchmarks/$name.py" ${1+"$@"} ;;
+    exec "$python" -P -m "flowclip_kit.bench.$name" ${1+"$@"} ;;
   extra)
     [ $# -eq 2 ] || die "extra: which? ray or browser"
     add_extra "$2" ;;
@@ -344,5 +344,5 @@ case $1 in
     exec "$python" -P -m jupyterlab -y --ip=127.0.0.1 --LabApp.default_url=/lab/tree/index.ipynb "$here/notebooks" \
       --ServerApp.tornado_settings="{'websocket_max_message_size': 268435456}" ${1+"$@"} ;;
   *)
-    exec "$python" -P -m flowclip_core "$@" ;;
+    exec "$python" -P -m flowclip_kit "$@" ;;
 esac

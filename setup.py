@@ -4,4 +4,4 @@ import runpy
 
 import setuptools
 
-setuptools.setup(install_requires=runpy.run_path("flowclip_core/environment.py")["requirements"]("environment.yml"))
+setuptools.setup(install_requires=runpy.run_path("flowclip_kit/environment.py")["requirements"]("environment.yml"))

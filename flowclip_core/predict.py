@@ -68,7 +68,7 @@ def classify(
     if texts is None and checkpoint is None:
         raise InputError("--labels: give the class names, separated by commas, or a --checkpoint that has its own")
     from flowclip_core.data.video import read_frames, resize_and_crop, segment_centres
-    from flowclip_core.experiments.catalogue import CLIP
+    from flowclip_kit.experiments.catalogue import CLIP
 
     # The video first: a wrong path is told before a model is loaded.
     clip = read_frames(video, lambda n: segment_centres(n, CLIP.frames), decoder)
@@ -114,7 +114,7 @@ def classify(
     if (alike := int((scores == scores.max()).sum())) > 1:
         notes.append(f"The first {alike} names have the same score: their order says nothing.")
     if backbone == TINY:
-        from flowclip_core.demo.pretrain import unknown_words
+        from flowclip_kit.demo.pretrain import unknown_words
 
         unknown = sorted({word for text in model.class_texts for word in unknown_words(text)})
         notes += [f"It has never seen the words: {', '.join(unknown)}."] if unknown else []

@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowclip_core.demo import world
 from flowclip_core.model.backbone import Backbone
+from flowclip_kit.demo import world
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which have a core each
     torch.set_num_threads(1)

@@ -14,10 +14,10 @@ from conftest import SMALL, backbone
 from test_features import write_video
 from test_outputs import files_of_sketches, sketches
 
-from flowclip_core.__main__ import main
-from flowclip_core.experiments import runs, towers
 from flowclip_core.paths import write_atomically
-from flowclip_core.reporting import notebooks, plots
+from flowclip_kit.cli import main
+from flowclip_kit.experiments import devices, runs
+from flowclip_kit.reporting import notebooks, plots
 
 LISTS = {"train.csv": range(3), "test.csv": range(3, 5)}
 CLASSES = ("clap", "wave")
@@ -47,7 +47,7 @@ def cheap():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "Pool", Inline)
         patch.setattr(runs, "weights_hash", lambda backbone: "weights")
-        for module in (runs, towers):
+        for module in (runs, devices):
             patch.setattr(module, "load_once", lambda backbone, device: tower)
         patch.setattr(notebooks, "load", lambda: None)
         patch.setattr(notebooks, "execute", lambda notebook, parameters, html, cwd: write_atomically(html, "shown"))

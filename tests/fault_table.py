@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from flowclip_core.__main__ import main
+from flowclip_kit.cli import main
 
 
 class Fault(NamedTuple):

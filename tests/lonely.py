@@ -7,16 +7,15 @@ import sys
 import time
 from pathlib import Path
 
-from flowclip_core import workers
-from flowclip_core.data.extraction import rank
 from flowclip_core.errors import InputError
 from flowclip_core.paths import write_atomically
-from flowclip_core.training import ranks
+from flowclip_kit.datasets.extraction import rank
+from flowclip_kit.distributed import process_pool, ranks
 
 if __name__ == "__main__":
     what, folder, us = sys.argv[1], Path(sys.argv[2]), rank(None, os.environ)
     ranks.MEET = float(os.environ.get("FLOWCLIP_TEST_MEET", ranks.MEET))
-    workers.end_with_launcher()
+    process_pool.end_with_launcher()
     try:
         ranks.start(us, "cpu", folder)
         write_atomically(folder / str(us.number), str(os.getpid()))

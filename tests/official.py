@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flowclip_core.data.class_names import CLASSES
-from flowclip_core.demo.world import encode
+from flowclip_kit.datasets.class_names import CLASSES
+from flowclip_kit.demo.world import encode
 
 HMDB_CLASSES = [text.replace(" ", "_") for text in CLASSES["HMDB-51"]]
 UCF_CLASSES = [text.replace(" ", "") for text in CLASSES["UCF-101"]]

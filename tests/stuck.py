@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from flowclip_core.data.decoders import Reading
+from flowclip_kit.datasets.decoder_audit import Reading
 
 
 def hang(path: Path, frames: int, reading: Reading) -> Reading:

@@ -22,10 +22,10 @@ import pytest
 from official import rar
 from test_datasets import one_line, put
 
-from flowclip_core.data import archives
-from flowclip_core.data.archives import Archive, fetch, unpack
-from flowclip_core.data.datasets import videos_in
 from flowclip_core.errors import InputError
+from flowclip_kit.datasets import archives
+from flowclip_kit.datasets.archives import Archive, fetch, unpack
+from flowclip_kit.datasets.formats import videos_in
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
 HALF = 2 << 16  # whole blocks of 64 KiB in the half of it that comes before a drop, and in half of the rest
@@ -159,7 +159,7 @@ def test_a_server_that_goes_on_elsewhere_is_not_believed(server, tmp_path):
 
 def test_a_killed_download_goes_on_where_it_was(server, tmp_path):
     archive = offered(server, "stall")
-    code = f"from flowclip_core.data.archives import *; fetch(Archive(*{tuple(archive)!r}), {str(tmp_path)!r})"
+    code = f"from flowclip_kit.datasets.archives import *; fetch(Archive(*{tuple(archive)!r}), {str(tmp_path)!r})"
     child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(archives.__file__).parents[2])
     part, end = tmp_path / "data.zip.part", time.time() + 60
     try:

@@ -8,10 +8,10 @@ from conftest import fixed
 from test_estimates import here
 from test_features import write_video
 
-from benchmarks import _common as common
-from benchmarks import costs, extraction, prompts, training
 from flowclip_core.errors import InputError
 from flowclip_core.model.prompt_tree import PromptTree
+from flowclip_kit.bench import _common as common
+from flowclip_kit.bench import costs, extraction, prompts, training
 
 NAMES = ["brush hair", "brush teeth", "climb", "climb stairs", "wave"]
 

@@ -13,12 +13,12 @@ import pytest
 from flowclip_core import paths
 from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.catalogue import BOTH, HMDB, KINETICS, TARGETS, UCF
-from flowclip_core.experiments.tidy import tidy_rows
-from flowclip_core.reporting import audit, claims, stats
-from flowclip_core.reporting.claims import DEMO, VERDICTS, Measured, verdict
-from flowclip_core.reporting.register import KINDS, PROTOCOL, Part
-from flowclip_core.reporting.tables import WIDTH
+from flowclip_kit.experiments.catalogue import BOTH, HMDB, KINETICS, TARGETS, UCF
+from flowclip_kit.experiments.results_table import tidy_rows
+from flowclip_kit.reporting import audit, claims, stats
+from flowclip_kit.reporting.claims import DEMO, VERDICTS, Measured, verdict
+from flowclip_kit.reporting.register import KINDS, PROTOCOL, Part
+from flowclip_kit.reporting.tables import WIDTH
 
 NAN = math.nan
 REGISTER = claims.register()

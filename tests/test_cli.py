@@ -20,13 +20,14 @@ from safetensors.torch import save_file
 from test_estimates import here
 from test_outputs import checkout_in, small, tree
 
-from flowclip_core import FlowCLIP, ModelConfig, __main__, experiments, load_backbone
-from flowclip_core.__main__ import main
-from flowclip_core.demo import world
-from flowclip_core.experiments import estimates
-from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_core import FlowCLIP, ModelConfig, load_backbone
 from flowclip_core.paths import write_atomically
-from flowclip_core.reporting import notebooks, outputs
+from flowclip_kit import cli, experiments
+from flowclip_kit.cli import main
+from flowclip_kit.demo import world
+from flowclip_kit.experiments import estimates
+from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_kit.reporting import notebooks, outputs
 
 LABELS = ("--labels", "wave,clap")
 
@@ -297,10 +298,10 @@ def test_list_doctor_and_help_succeed(monkeypatch, capfd):
 def checkout(tmp_path, monkeypatch) -> Path:
     """A checkout without results of its own, whose figures, counts and notebooks cost nothing; runs are made up."""
     folder = checkout_in(tmp_path / "checkout", monkeypatch)
-    monkeypatch.setattr(__main__, "root", lambda: folder)
+    monkeypatch.setattr(cli, "root", lambda: folder)
     for name in (*PAPER_TARGETS, "verdicts"):
         write_atomically(folder / "notebooks" / f"{name}.ipynb", name)
-    write_atomically(folder / "flowclip_core/experiments/costs.py", "")
+    write_atomically(folder / "flowclip_kit/experiments/costs.py", "")
 
     def execute(notebook, parameters, html, cwd):
         said = " ".join(f"{name}={value}" for name, value in parameters.items())
@@ -387,7 +388,7 @@ def test_all_makes_every_table_and_panel_then_verdicts_and_report(monkeypatch, c
 
 
 def test_report_names_its_file(checkout, monkeypatch, capfd):
-    monkeypatch.setattr("flowclip_core.reporting.report.html", lambda *given: "report")
+    monkeypatch.setattr("flowclip_kit.reporting.report.html", lambda *given: "report")
     assert main(["report"]) == 0
     out, err = capfd.readouterr()
     assert (out, err) == ("checkout/results/demo/report.html\n", "")
@@ -403,7 +404,7 @@ def test_notebook_hands_its_parameters_on(checkout, capfd):
 def test_a_notebook_without_a_record_says_so_in_one_line():
     arguments = ["notebook", "table1", "-p", "profile=quick", "--results", "out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-P", "-m", "flowclip_core", *arguments], env=environment,
+    done = subprocess.run([sys.executable, "-P", "-m", "flowclip_kit", *arguments], env=environment,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert "results/recorded/quick/table1.csv: no such file; expected a table made by ./reproduce.sh" in done.stderr
@@ -433,7 +434,7 @@ def test_what_goes_wrong_while_reporting_is_one_line_too(error, code, said, monk
 def test_a_reader_that_leaves_early_causes_no_complaint():
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-P", "-m", "flowclip_core", "list"]
+    command = [sys.executable, "-P", "-m", "flowclip_kit", "list"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)

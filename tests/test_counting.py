@@ -15,16 +15,15 @@ from conftest import FULL_TEXT, SMALL, backbone
 from torch import Tensor, nn
 
 from flowclip_core.config import ModelConfig
-from flowclip_core.data.class_names import CLASSES
-from flowclip_core.data.datasets import class_text
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import catalogue, costs
-from flowclip_core.model import counting
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.paths import root
-from flowclip_core.reporting import costs as shown
-from flowclip_core.reporting import plots, tables
+from flowclip_kit.datasets.class_names import CLASSES
+from flowclip_kit.datasets.formats import class_text
+from flowclip_kit.experiments import catalogue, costs, counting
+from flowclip_kit.reporting import costs as shown
+from flowclip_kit.reporting import plots, tables
 
 NAMES = ["sit down", "stand up", "kick ball", "kick", "smile"]
 DATASETS = ("HMDB-51", "UCF-101", "Kinetics-400")
@@ -66,13 +65,13 @@ def test_class_lists_are_the_data_sets_own():
 
 
 def test_short_lists_do_not_wait_for_torchvision():
-    code = "from flowclip_core.data.class_names import CLASSES; CLASSES['UCF-101']; import sys; print(*sys.modules)"
+    code = "from flowclip_kit.datasets.class_names import CLASSES; CLASSES['UCF-101']; import sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), check=True)
-    assert "torchvision" not in done.stdout.split() and "flowclip_core.data.class_names" in done.stdout.split()
+    assert "torchvision" not in done.stdout.split() and "flowclip_kit.datasets.class_names" in done.stdout.split()
 
 
 def test_costs_can_be_read_and_told_without_torch_or_matplotlib():
-    code = "import flowclip_core.reporting.costs, sys; print(*sys.modules)"
+    code = "import flowclip_kit.reporting.costs, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), check=True)
     assert not {"torch", "torchvision", "matplotlib"} & {name.split(".")[0] for name in done.stdout.split()}
 

@@ -11,17 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flowclip_core.data.datasets import (
-    Dataset,
-    Split,
-    Video,
-    class_text,
-    few_shot,
-    half_of_classes,
-    hold_out,
-    load,
-)
 from flowclip_core.errors import InputError
+from flowclip_kit.datasets.formats import Dataset, Split, Video, class_text, few_shot, half_of_classes, hold_out, load
 
 HMDB_NAMES = {
     "brush_hair": [
@@ -537,5 +528,5 @@ def test_presence_costs_one_look_per_folder_not_per_video(tmp_path, monkeypatch)
 
 
 def test_import_is_light():
-    code = "import sys, flowclip_core.data.datasets; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, flowclip_kit.datasets.formats; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,10 +16,10 @@ import pytest
 import stuck
 from clips import cut_short, every_frame, has_decord, make
 
-from flowclip_core.data import decoders
-from flowclip_core.data.decoders import IN_ORDER, PYAV, SEEKING, Reading, audit, frame, text
 from flowclip_core.data.video import segment_centres
 from flowclip_core.errors import InputError
+from flowclip_kit.datasets import decoder_audit
+from flowclip_kit.datasets.decoder_audit import IN_ORDER, PYAV, SEEKING, Reading, audit, frame, text
 
 needs_decord = pytest.mark.skipif(not has_decord(), reason="decord is not installed")
 
@@ -90,7 +90,7 @@ def test_damaged_files_are_told_and_cost_no_other(made, tmp_path, capfd):
     assert "damaged or cut short" in by_reader(readings, "cut.avi")[PYAV].error
     said = text(readings)
     assert "- cannot be read by PyAV: 3 (cut.avi, cut.mp4, text.mp4)" in said
-    assert by_reader(readings, "text.mp4")[SEEKING].error.startswith(decoders.NOT_OPENED)
+    assert by_reader(readings, "text.mp4")[SEEKING].error.startswith(decoder_audit.NOT_OPENED)
     assert "whole.mp4" not in said
     assert capfd.readouterr() == ("", "")
 
@@ -112,7 +112,7 @@ def test_other_pixels_are_not_taken_for_other_moments(tmp_path):
     [(stuck.hang, "no end after 2 s"), (stuck.crash, "crashed (SIGSEGV)"), (stuck.leave, "ended with code 3")],
 )
 def test_a_reading_that_is_lost_costs_itself_alone(made, monkeypatch, fault, said):
-    monkeypatch.setitem(decoders.READERS, IN_ORDER, fault)
+    monkeypatch.setitem(decoder_audit.READERS, IN_ORDER, fault)
     before = time.monotonic()
     readings = audit(made, seconds=2)
     assert time.monotonic() - before < 15
@@ -129,7 +129,7 @@ def test_a_reading_that_is_lost_costs_itself_alone(made, monkeypatch, fault, sai
 
 @needs_decord
 def test_without_a_reference_there_is_one_wait_not_three(made, monkeypatch):
-    monkeypatch.setitem(decoders.READERS, PYAV, stuck.hang)
+    monkeypatch.setitem(decoder_audit.READERS, PYAV, stuck.hang)
     readings = audit(made, seconds=2)
     lost = by_reader(readings, "no_b_frames.avi")
     assert lost[PYAV].error == "no end after 2 s"
@@ -166,7 +166,7 @@ class Idle:
 def unread(monkeypatch):
     if not has_decord():
         pytest.skip("decord is not installed")
-    monkeypatch.setattr(decoders, "_Child", Idle)
+    monkeypatch.setattr(decoder_audit, "_Child", Idle)
 
 
 def sampled(folder: Path, **options) -> list[str]:
@@ -234,7 +234,7 @@ WORLD = [
     *three("jumps.avi", FINE, FINE, FINE | {"wrong": 29}),
     *three("class/" + "a_very_long_name_" * 9 + "x.avi", FINE, FINE | {"wrong": 3}, FINE | {"wrong": 30}),
     *three("miscounted.avi", FINE, FINE | {"frames": 133}, {"frames": 133, "wanted": 32, "error": "ends early"}),
-    *three("closed.mkv", FINE, *[{"error": f"{decoders.NOT_OPENED} (" + "why " * 60 + ")"}] * 2),
+    *three("closed.mkv", FINE, *[{"error": f"{decoder_audit.NOT_OPENED} (" + "why " * 60 + ")"}] * 2),
     *three("broken.mp4", {"error": "damaged at frame 3"}, *[{"frames": 9, "error": "nothing to compare with"}] * 2),
 ]
 

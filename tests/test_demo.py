@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-from flowclip_core.demo import captions, figures, pretrain, world
-from flowclip_core.demo.actions import ACTIONS
 from flowclip_core.errors import InputError
+from flowclip_kit.demo import captions, figures, pretrain, world
+from flowclip_kit.demo.actions import ACTIONS
 
 PAIRS = [(name, *pair) for name in world.LOOKS for pair in world.pairs(name)]
 SMALL = {
@@ -172,7 +172,7 @@ def test_a_killed_ensure_leaves_no_orphan_and_no_half_video_and_two_at_once_fini
     script = tmp_path / "run.py"
     size = world.Size(("run", "wave"), 10, 4)
     script.write_text(
-        "from pathlib import Path\nfrom flowclip_core.demo import world\nif __name__ == '__main__':\n"
+        "from pathlib import Path\nfrom flowclip_kit.demo import world\nif __name__ == '__main__':\n"
         f"    world.ensure('figures-h', Path({str(tmp_path)!r}), 2, size=world.{size})\n"
     )
 
@@ -200,7 +200,7 @@ def test_a_killed_ensure_leaves_no_orphan_and_no_half_video_and_two_at_once_fini
 
 
 def test_renderer_and_world_need_no_torch():
-    code = "import sys, flowclip_core.demo.world, flowclip_core.demo.captions; sys.exit('torch' in sys.modules)"
+    code = "import sys, flowclip_kit.demo.world, flowclip_kit.demo.captions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=pretrain.WEIGHTS.parents[2], check=False).returncode == 0
 
 

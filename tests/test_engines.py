@@ -19,16 +19,16 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from flowclip_core import engines
 from flowclip_core.config import SMOKE, ModelConfig, RunConfig
-from flowclip_core.data.datasets import Dataset, Split, Video
 from flowclip_core.data.features import FAILED, INDEX
-from flowclip_core.engines import RayEngine, need_engine
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import runs
-from flowclip_core.experiments.catalogue import VARIANTS
-from flowclip_core.experiments.runs import Options, Task, Workshop
-from flowclip_core.workers import Pool
+from flowclip_kit.datasets.formats import Dataset, Split, Video
+from flowclip_kit.distributed import ray_pool
+from flowclip_kit.distributed.process_pool import Pool
+from flowclip_kit.distributed.ray_pool import RayEngine, need_engine
+from flowclip_kit.experiments import runs
+from flowclip_kit.experiments.catalogue import VARIANTS
+from flowclip_kit.experiments.runs import Options, Task, Workshop
 
 # What may differ between two records of one run: how long it took, and the largest memory its process ever had.
 MAY_DIFFER = {"seconds", "peak_memory_gib", "seal"}
@@ -98,7 +98,7 @@ def test_D12_a_worker_that_dies_is_replaced_and_its_task_done_again(engine, tmp_
 
 
 def test_a_task_that_kills_every_worker_ends_in_one_line(engine, tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "RETRIES", 1)
+    monkeypatch.setattr(ray_pool, "RETRIES", 1)
     with pytest.raises(InputError, match=r"a run was lost 2 times with its worker.*--jobs") as caught:
         made(engine, in_workers.dies, (tmp_path / "a", 99))
     assert "\n" not in str(caught.value) and (tmp_path / "a").read_text() == "xx"
@@ -148,12 +148,12 @@ def test_D12_a_killed_part_of_ray_ends_in_one_line_and_nothing_is_left(part, tmp
     print(f"{part}: {time.monotonic() - began:.0f} s")
     assert "\n" not in str(caught.value) and "Traceback" not in capfd.readouterr().err
     assert not [process for process in psutil.process_iter() if of_cluster(process, name)]
-    assert not list(tmp_path.iterdir()) and not engines._home(name).exists()
+    assert not list(tmp_path.iterdir()) and not ray_pool._home(name).exists()
 
 
 def of_cluster(process: psutil.Process, name: str) -> bool:
     try:
-        return process.environ().get(engines.NAME) == name and process.status() != psutil.STATUS_ZOMBIE
+        return process.environ().get(ray_pool.NAME) == name and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
@@ -171,16 +171,16 @@ def test_D12_a_cluster_with_a_token_is_joined_with_it(monkeypatch, tmp_path):
     with pytest.raises(
         InputError, match=r"^--ray-address h:1: no Ray cluster .* takes us.*\(Failed to connect\); .*TOKEN"
     ):
-        engines._connect(1, "cpu", 1, "h:1", "name")
+        ray_pool._connect(1, "cpu", 1, "h:1", "name")
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
     with pytest.raises(InputError, match="no Ray cluster"):
-        engines._connect(1, "cpu", 1, "h:1", "name")
+        ray_pool._connect(1, "cpu", 1, "h:1", "name")
     assert asked == [("h:1", None, False), ("h:1", "token", False)]
     del os.environ["RAY_AUTH_MODE"]
     (tmp_path / ".ray" / "auth_token").unlink()
     with pytest.raises(InputError, match=r"Ray does not start here \(Failed to connect\); try again"):
-        engines._connect(1, "cpu", 1, None, "name")
+        ray_pool._connect(1, "cpu", 1, None, "name")
     assert asked[2:] == [("local", "token", True)] and not list((tmp_path / ".ray").iterdir())
 
 

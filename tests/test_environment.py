@@ -20,7 +20,7 @@ from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from flowclip_core import environment
+from flowclip_kit import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "reproduce.sh"
@@ -360,7 +360,7 @@ def test_a_python_that_does_not_do_is_one_line_and_exit_2(python):
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """What reproduce.sh needs to add an extra that is nowhere to be had, and an installer that notes its call."""
-    for name in ("reproduce.sh", "environment.yml", "requirements.lock", "flowclip_core/environment.py"):
+    for name in ("reproduce.sh", "environment.yml", "requirements.lock", "flowclip_kit/environment.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "requirements-extras.lock").write_text("# [ray]\nflowclip-no-such==1.0 \\\n    --hash=sha256:aa\n")

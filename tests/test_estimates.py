@@ -15,19 +15,19 @@ import pytest
 from official import build_hmdb, build_ucf
 from test_features import write_video
 
-from flowclip_core import doctor
-from flowclip_core.__main__ import main
 from flowclip_core.config import PROFILES, TINY, BackboneConfig, ModelConfig, RunConfig, TrainConfig, Transfer
 from flowclip_core.data.features import FeatureStore
-from flowclip_core.data.prepare import FACTS
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import estimates
-from flowclip_core.experiments import speed as speeds
-from flowclip_core.experiments.catalogue import CLIP, FULL, PAPER_TARGETS, READINGS, TARGETS, VARIANTS
-from flowclip_core.experiments.runs import Options
-from flowclip_core.experiments.speed import Speed
 from flowclip_core.training import loop
-from flowclip_core.workers import default_jobs
+from flowclip_kit import doctor
+from flowclip_kit.cli import main
+from flowclip_kit.datasets.acquire import FACTS
+from flowclip_kit.distributed.process_pool import default_jobs
+from flowclip_kit.experiments import estimates
+from flowclip_kit.experiments import speed as speeds
+from flowclip_kit.experiments.catalogue import CLIP, FULL, PAPER_TARGETS, READINGS, TARGETS, VARIANTS
+from flowclip_kit.experiments.runs import Options
+from flowclip_kit.experiments.speed import Speed
 
 
 @pytest.fixture(autouse=True)

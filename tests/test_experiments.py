@@ -33,13 +33,13 @@ from flowclip_core.config import (
     Transfer,
     run_key,
 )
-from flowclip_core.data.datasets import Dataset, Split, Video
 from flowclip_core.data.features import FeatureStore
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import catalogue, records, runs, tidy
-from flowclip_core.experiments.catalogue import CLIP, READINGS, TARGETS, VARIANTS, Cell, best_rates, table5
-from flowclip_core.experiments.runs import Options
 from flowclip_core.model.flowclip import FlowCLIP
+from flowclip_kit.datasets.formats import Dataset, Split, Video
+from flowclip_kit.experiments import catalogue, records, results_table, runs
+from flowclip_kit.experiments.catalogue import CLIP, READINGS, TARGETS, VARIANTS, Cell, best_rates, table5
+from flowclip_kit.experiments.runs import Options
 
 BASE = RunConfig("set", k=4, seed=0)
 SENT = replace(BASE, transfer=Transfer("other", split=2))
@@ -320,7 +320,7 @@ def test_a_panel_varies_the_sizes_of_the_model_and_says_so(small, target, varian
     out = FlowCLIP(cell.config.model, small, ["sit", "stand up"])(fixed(2, frames, 32))
     assert len(out["differences"][0] if length else ()) == length
     assert not cell.config.model.map or out["prompts"].shape[1] == words
-    row = tidy.tidy_rows(target, "demo", cell, made_up("key", top1=50.0))[0]
+    row = results_table.tidy_rows(target, "demo", cell, made_up("key", top1=50.0))[0]
     assert [row[name] for name in ("T", "H", "s", "L")] == [frames, words, step, length]
     assert (TARGETS[target].axis in (None, "k")) or f"{TARGETS[target].axis}={row[TARGETS[target].axis]}" == variant
 
@@ -332,7 +332,7 @@ def test_what_a_target_compares_and_varies_is_among_its_rows(target):
     variants = [cell.variant for cell in cells]
     assert {name for pair in asked.compare for name in pair} <= set(variants)
     assert all(one != other for one, other in asked.compare) and len(set(asked.compare)) == len(asked.compare)
-    row = tidy.tidy_rows(target, "demo", cells[-1], made_up("key", top1=50.0))[0]
+    row = results_table.tidy_rows(target, "demo", cells[-1], made_up("key", top1=50.0))[0]
     assert asked.axis is None or asked.axis in row
     tested = {K} if target == "table4" else {H, U, K} if target == "table8" else {H, U}
     assert {cell.role for cell in cells} == tested <= set(asked.roles)
@@ -911,8 +911,8 @@ def test_a_tidy_row_says_what_was_trained_where_and_tested_where():
     }
     columns = ["dataset", "role", "trained_on", "variant", "L", "lr", "k", "seed", "split"]
     for cell, row in expected.items():
-        rows = tidy.tidy_rows("table7", "paper", cell, record)
-        assert [list(found) for found in rows] == [tidy.TIDY] * 2
+        rows = results_table.tidy_rows("table7", "paper", cell, record)
+        assert [list(found) for found in rows] == [results_table.TIDY] * 2
         assert [(found["metric"], found["value"], found["key"]) for found in rows] == [
             ("top1", 50.0, "12e45"),
             ("top5", 90.0, "12e45"),
@@ -933,11 +933,13 @@ def test_a_tidy_table_comes_back_as_it_was_in_any_order(tmp_path):
     for number, config in enumerate(configs):
         cell = Cell(H, "clip" if config.train is None else "full", config, H)
         record = made_up(f"{number}e{number}", top1=100 / 3, top1_half=number + 0.12345, half_sd=0.0)
-        rows += tidy.tidy_rows("table6", "paper", cell, record)
+        rows += results_table.tidy_rows("table6", "paper", cell, record)
     frame = pd.DataFrame(rows)
-    path = tidy.save_tidy(frame, tmp_path / "table6.csv")
-    back = tidy.read_tidy(path)
-    assert list(back) == tidy.TIDY and back.dtypes[tidy.WHOLE].map(pd.api.types.is_integer_dtype).all()
+    path = results_table.save_tidy(frame, tmp_path / "table6.csv")
+    back = results_table.read_tidy(path)
+    assert (
+        list(back) == results_table.TIDY and back.dtypes[results_table.WHOLE].map(pd.api.types.is_integer_dtype).all()
+    )
     keys = ["key", "metric"]
     pd.testing.assert_frame_equal(
         back.sort_values(keys, ignore_index=True), frame.sort_values(keys, ignore_index=True), atol=6e-5, rtol=0,
@@ -945,7 +947,7 @@ def test_a_tidy_table_comes_back_as_it_was_in_any_order(tmp_path):
     )  # fmt: skip
     assert set(back["lr"]) == {0.0015, 0.00125, 0.2, 0.00005, 1.0, 0.0}  # to the last digit
     assert set(back.loc[back["variant"] == "clip", "trained_on"]) == {""}
-    mixed = tidy.save_tidy(back.sample(frac=1, random_state=0), tmp_path / "mixed.csv")
+    mixed = results_table.save_tidy(back.sample(frac=1, random_state=0), tmp_path / "mixed.csv")
     assert mixed.read_bytes() == path.read_bytes() and b",0.0015,4," in path.read_bytes()
 
 
@@ -953,13 +955,13 @@ def test_a_tidy_table_comes_back_as_it_was_in_any_order(tmp_path):
 def test_hits_are_packed_without_loss(n, tmp_path):
     hits = np.random.default_rng(n).random(n) < 0.4
     predictions = {f"{i:04d}.avi": [1, int(hit), 0.5] for i, hit in enumerate(hits)}
-    row = tidy.hit_row({"key": "12e45", "predictions": predictions})
+    row = results_table.hit_row({"key": "12e45", "predictions": predictions})
     assert row["n"] == n and len(row["correct"]) == 2 * math.ceil(n / 8)
-    np.testing.assert_array_equal(tidy.unpack(n, row["correct"]), hits)
-    none = tidy.hit_row({"key": "0e1", "predictions": {name: [1, 0, 0.5] for name in predictions}})
+    np.testing.assert_array_equal(results_table.unpack(n, row["correct"]), hits)
+    none = results_table.hit_row({"key": "0e1", "predictions": {name: [1, 0, 0.5] for name in predictions}})
     path = tmp_path / "table5.videos.csv"
-    path.write_text(tidy.hits_csv(pd.DataFrame([row, none])))
-    back = tidy.read_hits(path)
+    path.write_text(results_table.hits_csv(pd.DataFrame([row, none])))
+    back = results_table.read_hits(path)
     assert list(back) == ["0e1", "12e45"] and back["12e45"].dtype == bool
     np.testing.assert_array_equal(back["12e45"], hits)
     assert len(back["0e1"]) == n and not back["0e1"].any()
@@ -973,9 +975,9 @@ def test_hits_that_are_not_n_packed_bits_are_refused(n, correct, tmp_path):
     path = tmp_path / "table5.videos.csv"
     path.write_text(f"key,n,correct\n0e1,9,ff80\n12e45,{n},{correct}\n")
     with pytest.raises(InputError, match="table5.videos.csv: line 3 does not hold.*table5 again"):
-        tidy.read_hits(path)
+        results_table.read_hits(path)
     path.write_text("key,n,correct\n0e1,9,ff80\n")
-    assert tidy.read_hits(path)["0e1"].tolist() == [True] * 9
+    assert results_table.read_hits(path)["0e1"].tolist() == [True] * 9
 
 
 # --- records --------------------------------------------------------------------------------------------------
@@ -1099,7 +1101,7 @@ def test_hits_follow_the_names_of_the_videos_and_their_mean_is_top1(home, tmp_pa
     assert table["key"].tolist() == list(map(workshop.key, configs))  # one row a run
     seen = []
     for config, row in zip(configs, table.itertuples(), strict=True):
-        record, hits = workshop.record(config), tidy.unpack(row.n, row.correct)
+        record, hits = workshop.record(config), results_table.unpack(row.n, row.correct)
         listed = [video.name for video in workshop.sets["a"].splits[config.split].test]
         assert list(record["predictions"]) == sorted(listed) != listed and row.n == len(listed) == 6
         labels = {video.name: video.label for video in workshop.sets["a"].splits[config.split].test}

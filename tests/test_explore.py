@@ -9,12 +9,12 @@ import torch
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.data.video import resize_and_crop
-from flowclip_core.demo import world
 from flowclip_core.errors import InputError, VideoError
-from flowclip_core.explore import clips as explore_clips
-from flowclip_core.explore import drawings, motion, panels, parts, prompts, widgets
 from flowclip_core.model.backbone import load_backbone
 from flowclip_core.model.motion import pairs
+from flowclip_kit.demo import world
+from flowclip_kit.explore import checkpoints, drawings, motion, panels, prompts, widgets
+from flowclip_kit.explore import clips as explore_clips
 
 WORDS = "tree wall stairs rope ladder hill fence rock roof gate pole tower".split()
 
@@ -26,7 +26,7 @@ def tower():
 
 @pytest.fixture(scope="module")
 def model(tower):
-    return parts.load(tower)
+    return checkpoints.load(tower)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_the_shift_is_what_the_model_adds_and_static_prompts_have_none(tower, mo
     out = motion.outcome(model, features, 4)
     added = out["prompts"] - model.prompts.vectors.detach().numpy()
     np.testing.assert_allclose(added, np.tile(prompts.shift(model, out["motion"][None]), (5, 1)), atol=1e-4)
-    static = parts.load_static(tower)
+    static = checkpoints.load_static(tower)
     assert not prompts.shift(static, out["motion"][None]).any()
     assert prompts.moved_texts(static, out["motion"][None]).max() < 1e-5
 
@@ -236,7 +236,7 @@ def test_swapped_motion_changes_prompts_alone(tower, model, features):
     own = prompts.swapped(model, features, None)
     np.testing.assert_allclose(prompts.swapped(model, features, features), own, atol=1e-5)
     assert abs(prompts.swapped(model, features, features[::-1].copy()) - own).max() > 0.01
-    static = parts.load_static(tower)
+    static = checkpoints.load_static(tower)
     still = prompts.swapped(static, features, None)
     np.testing.assert_allclose(prompts.swapped(static, features, features[::-1].copy()), still, atol=1e-6)
     table = prompts.side_by_side(model, static, features, "a photo of {}.", features)
@@ -248,10 +248,10 @@ def test_swapped_motion_changes_prompts_alone(tower, model, features):
 
 
 def test_shipped_parts_are_small_and_above_chance(tower, model):
-    size = sum(file.stat().st_size for folder in parts.SHIPPED.values() for file in folder.iterdir())
+    size = sum(file.stat().st_size for folder in checkpoints.SHIPPED.values() for file in folder.iterdir())
     assert size < 3_000_000
     labels = list(world.CLASSES["figures-h"])[:10:2]
-    for one in (model, parts.load_static(tower)):
+    for one in (model, checkpoints.load_static(tower)):
         right = 0
         for label in labels:
             index = min(world.test_videos("figures-h", label, 1, world.WHOLE))
@@ -264,14 +264,14 @@ def test_shipped_parts_are_small_and_above_chance(tower, model):
 
 
 def test_models_for_other_names_and_other_towers(tower, small):
-    assert parts.load(tower, ["run", "wave"]).class_texts == ("run", "wave")
-    assert parts.class_names("a, b ,c") == ["a", "b", "c"]
+    assert checkpoints.load(tower, ["run", "wave"]).class_texts == ("run", "wave")
+    assert checkpoints.class_names("a, b ,c") == ["a", "b", "c"]
     for wrong in ("run", "run,run", "run,,wave"):
         with pytest.raises(InputError):
-            parts.class_names(wrong)
-    assert parts.load(small, ["run", "wave"]).config == ModelConfig() and parts.load_static(small) is None
+            checkpoints.class_names(wrong)
+    assert checkpoints.load(small, ["run", "wave"]).config == ModelConfig() and checkpoints.load_static(small) is None
     with pytest.raises(InputError, match="no trained parts"):
-        parts.load(small)
+        checkpoints.load(small)
 
 
 # --- panels and widgets ---------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_prompt_controls_redraw_and_errors_are_one_line(tower, monkeypatch, tmp_
 
 
 def test_only_tiles_that_changed_are_drawn_and_all_look_new(tower, model, footage):
-    static, tiles = parts.load_static(tower), drawings.Tiles()
+    static, tiles = checkpoints.load_static(tower), drawings.Tiles()
     seen = {"get up": footage}
     panels.prompt_board(model, static, footage, "a photo of {}.", seen, tiles=tiles)
     assert tiles.drawn == ["tokens", "tree", "words", "heat", "scores"]

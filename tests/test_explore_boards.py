@@ -15,11 +15,11 @@ from matplotlib.text import Text
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
-from flowclip_core.explore import clips as explore_clips
-from flowclip_core.explore import drawings, kept, motion, panels, parts, prompts
 from flowclip_core.model.backbone import load_backbone
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.motion import pairs
+from flowclip_kit.explore import checkpoints, drawings, kept, motion, panels, prompts
+from flowclip_kit.explore import clips as explore_clips
 
 ORDERS = list(explore_clips.ORDERS)
 MANY = [f"{verb} {thing}" for verb in "climb run push pick wave".split() for thing in "tree wall rope gate".split()]
@@ -37,7 +37,7 @@ def tower():
 
 @pytest.fixture(scope="module")
 def model(tower):
-    return parts.load(tower)
+    return checkpoints.load(tower)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_nothing_overlaps_on_the_motion_board(model, footage, monkeypatch, frame
 
 @pytest.mark.parametrize("names", [["run", "get up"], ["run", "wave", "get up", "brush hair", "jog"], MANY, None])
 def test_nothing_overlaps_on_the_prompt_board(tower, footages, monkeypatch, names):
-    model, static = parts.load(tower, names), parts.load_static(tower, names)
+    model, static = checkpoints.load(tower, names), checkpoints.load_static(tower, names)
     seen = {f"a video with a long name {number}": footages["wave"] for number in range(20)}
     for template, other in (("a photo of {}.", None), (LONG, footages["wave"])):
         tiles = drawings.Tiles()
@@ -118,7 +118,7 @@ def test_nothing_overlaps_on_the_prompt_board(tower, footages, monkeypatch, name
 
 def test_nothing_overlaps_in_one_clip(tower, footage, monkeypatch):
     for labels in (None, MANY):
-        model = parts.load(tower, labels)
+        model = checkpoints.load(tower, labels)
         for fig in one_clip(model, footage):
             assert crowded(fig, monkeypatch) == []
 
@@ -226,7 +226,7 @@ def test_every_distance_has_a_colour_of_its_own_or_is_grey(model, footage):
 
 
 def test_the_prompt_board_follows_the_other_video(tower, model, footages):
-    static, tiles, own, other = parts.load_static(tower), drawings.Tiles(), footages["get up"], footages["wave"]
+    static, tiles, own, other = checkpoints.load_static(tower), drawings.Tiles(), footages["get up"], footages["wave"]
     fig = panels.prompt_board(model, static, own, "a photo of {}.", {}, other, "run", tiles)
     said = fig.get_suptitle()
     assert own.title in said and other.title in said
@@ -265,7 +265,7 @@ def test_without_a_static_model_there_is_no_learnt_row(model, footage):
 
 
 def test_of_many_classes_the_heat_map_shows_those_that_move_most(tower, footages):
-    model, tiles = parts.load(tower, MANY), drawings.Tiles()
+    model, tiles = checkpoints.load(tower, MANY), drawings.Tiles()
     fig = panels.prompt_board(model, None, footages["wave"], "a {}.", footages, tiles=tiles)
     heat = tiles.part("heat").axes[0]
     videos = [footages["get up"], footages["wave"]]
@@ -286,7 +286,7 @@ def test_what_is_left_out_is_counted():
 
 
 def test_a_clip_of_a_data_set_shows_its_class_and_an_own_file_none(tower, footage):
-    model = parts.load(tower, ["get", "get up", "run"])
+    model = checkpoints.load(tower, ["get", "get up", "run"])
     assert panels.own_class(model, footage) == "get up"
     assert panels.own_class(model, replace(footage, title="get up")) == "get up"
     assert panels.own_class(model, replace(footage, title="get upstairs, clip 0")) is None
@@ -414,8 +414,8 @@ def test_token_maps_part_the_pairs_by_distance(model, footage):
 def test_only_new_questions_are_computed(tower, footages, monkeypatch):
     """Moving the pair, the tokens' class or back to an earlier clip asks no model anything."""
     model, static, asked = (
-        parts.load(tower, ["run", "wave", "get up"]),
-        parts.load_static(tower, ["run", "wave", "get up"]),
+        checkpoints.load(tower, ["run", "wave", "get up"]),
+        checkpoints.load_static(tower, ["run", "wave", "get up"]),
         [],
     )
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from flowclip_core.config import ModelConfig
-from flowclip_core.data import datasets
-from flowclip_core.demo import world
 from flowclip_core.errors import InputError
-from flowclip_core.explore import clips, panels, parts, sets, widgets
 from flowclip_core.model.backbone import load_backbone
 from flowclip_core.model.flowclip import FlowCLIP
+from flowclip_kit.datasets import formats
+from flowclip_kit.demo import world
+from flowclip_kit.explore import checkpoints, clips, dataset_report, panels, widgets
 
 SIZE = world.Size(("sit_down", "stand_up", "wave"), 3, 2)
 
@@ -34,7 +34,7 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture
 def explorer(tower, tmp_path, monkeypatch) -> widgets.MotionExplorer:
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "cache"))
-    return widgets.MotionExplorer(parts.load(tower))
+    return widgets.MotionExplorer(checkpoints.load(tower))
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ def test_real_files_upright_and_broken(explorer, clips):
 
 
 def test_a_data_set_is_offered_by_class_and_number(tower, root, drawn):
-    data = datasets.load("figures-h", root)
-    explorer = widgets.MotionExplorer(parts.load(tower, data.texts), data)
+    data = formats.load("figures-h", root)
+    explorer = widgets.MotionExplorer(checkpoints.load(tower, data.texts), data)
     assert explorer.source.labels == ["sit down", "stand up", "wave"] and explorer.source.number.max == 1
     explorer.source.menu.value = "wave"
     explorer.source.number.value = 1
@@ -128,11 +128,11 @@ def test_a_data_set_is_offered_by_class_and_number(tower, root, drawn):
 
 def test_a_first_clip_that_cannot_be_read_leaves_the_explorer_usable(tower, root, tmp_path):
     shutil.copytree(root, tmp_path / "set")
-    data = datasets.load("figures-h", tmp_path / "set")
+    data = formats.load("figures-h", tmp_path / "set")
     first = clips.clips_of(data)["sit down"][0]
     first.write_bytes(b"no video")
     for explorer in (
-        widgets.MotionExplorer(parts.load(tower, data.texts), data),
+        widgets.MotionExplorer(checkpoints.load(tower, data.texts), data),
         widgets.PromptExplorer(tower, dataset=data),
     ):
         assert first.name in explorer.live.error and not explorer.live.picture.value
@@ -142,7 +142,7 @@ def test_a_first_clip_that_cannot_be_read_leaves_the_explorer_usable(tower, root
 
 
 def test_bad_class_names_are_a_line_too(tower, root):
-    explorer = widgets.PromptExplorer(tower, names="run", dataset=datasets.load("figures-h", root))
+    explorer = widgets.PromptExplorer(tower, names="run", dataset=formats.load("figures-h", root))
     assert "at least two" in explorer.live.error
     explorer.names.value = "run, wave"
     assert not explorer.live.error and explorer.live.picture.value and explorer.shown.value == "run"
@@ -152,7 +152,7 @@ def test_bad_class_names_are_a_line_too(tower, root):
 
 
 def test_clips_that_were_seen_and_files_of_ones_own_can_lend_their_motion(tower, root, tmp_path):
-    explorer = widgets.PromptExplorer(tower, dataset=datasets.load("figures-h", root))
+    explorer = widgets.PromptExplorer(tower, dataset=formats.load("figures-h", root))
     path = tmp_path / "own.avi"
     path.write_bytes(video())
     explorer.source.path.value = str(path)
@@ -164,18 +164,18 @@ def test_clips_that_were_seen_and_files_of_ones_own_can_lend_their_motion(tower,
 
 
 def test_overlap_is_found_in_the_lists_themselves(root, tmp_path):
-    folder, classes, splits = datasets.read_lists("figures-h", root)
-    assert not sets.overlap((folder, classes, splits)).any(axis=None)
+    folder, classes, splits = formats.read_lists("figures-h", root)
+    assert not dataset_report.overlap((folder, classes, splits)).any(axis=None)
     train, test = splits[1]
-    leaky = sets.overlap((folder, classes, {1: (train, [*test, train[0]]), 2: ([*train, train[0]], test)}))
+    leaky = dataset_report.overlap((folder, classes, {1: (train, [*test, train[0]]), 2: ([*train, train[0]], test)}))
     assert leaky.loc[1].tolist() == [1, 1, 0, 0] and leaky.loc[2].tolist() == [1, 0, 0, 0]
     copy = replace_bytes(folder, tmp_path / "copy", test[0].name, (folder / train[0].name).read_bytes())
-    assert sets.overlap((copy, classes, {1: (train, test)})).loc[1].tolist() == [0, 0, 1, 0]
+    assert dataset_report.overlap((copy, classes, {1: (train, test)})).loc[1].tolist() == [0, 0, 1, 0]
     (copy / test[0].name).unlink()
-    assert not sets.overlap((copy, classes, {1: (train, test)})).any(axis=None)
-    named = [datasets.Video(f"Archery/v_Archery_g{group}_c{clip}.avi", 0) for group, clip in ("11", "12", "21")
+    assert not dataset_report.overlap((copy, classes, {1: (train, test)})).any(axis=None)
+    named = [formats.Video(f"Archery/v_Archery_g{group}_c{clip}.avi", 0) for group, clip in ("11", "12", "21")
              for group, clip in [(f"0{group}", f"0{clip}")]]  # fmt: skip
-    assert sets.overlap((copy, classes, {1: (named[:1], named[1:])})).loc[1, "recordings in both"] == 1
+    assert dataset_report.overlap((copy, classes, {1: (named[:1], named[1:])})).loc[1, "recordings in both"] == 1
 
 
 def replace_bytes(folder: Path, copy: Path, name: str, content: bytes) -> Path:
@@ -194,59 +194,63 @@ def test_a_leaky_set_is_reported_before_it_is_refused(root, tmp_path, monkeypatc
         (videos / label).mkdir()
         for name in "123":
             (videos / label / f"{name}.avi").write_bytes(f"{label}{name}".encode())
-    found = sets.lists("folder", str(videos))
-    assert sets.overlap(found).loc[1].tolist() == [2, 2, 0, 0]
+    found = dataset_report.lists("folder", str(videos))
+    assert dataset_report.overlap(found).loc[1].tolist() == [2, 2, 0, 0]
     with pytest.raises(InputError, match="listed more than once"):
-        sets.open_set("folder", str(videos))
+        dataset_report.open_set("folder", str(videos))
 
 
 def test_counts_balance_and_missing_videos_by_name(root):
-    data = datasets.load("figures-h", root)
-    assert sets.counts(data).loc[1, ["training", "test"]].tolist() == [9, 6]
-    assert sets.balance(data).loc["sit down"].tolist() == [3, 2]
+    data = formats.load("figures-h", root)
+    assert dataset_report.counts(data).loc[1, ["training", "test"]].tolist() == [9, 6]
+    assert dataset_report.balance(data).loc["sit down"].tolist() == [3, 2]
     lacking = replace(data, missing=tuple(f"lost{n}.avi" for n in range(12)))
-    assert "12 listed videos missing: lost0.avi" in sets.overview(lacking) and "and 2 more" in sets.overview(lacking)
-    assert "missing:" not in sets.overview(data)
+    assert "12 listed videos missing: lost0.avi" in dataset_report.overview(
+        lacking
+    ) and "and 2 more" in dataset_report.overview(lacking)
+    assert "missing:" not in dataset_report.overview(data)
 
 
 def test_the_sample_sheet_shows_the_classes_asked_for(root):
-    data = datasets.load("figures-h", root)
-    sheet = sets.sample_sheet(data, chosen=["wave", "sit down"])
+    data = formats.load("figures-h", root)
+    sheet = dataset_report.sample_sheet(data, chosen=["wave", "sit down"])
     assert [ax.get_title(loc="left").split(":")[0] for ax in sheet.axes] == ["wave", "sit down"]
     for ax in sheet.axes:
         assert np.asarray(ax.images[0].get_array()).std() > 1
-    assert len(sets.sample_sheet(data, classes=2).axes) == 2
+    assert len(dataset_report.sample_sheet(data, classes=2).axes) == 2
     with pytest.raises(InputError, match="no class 'waves'"):
-        sets.sample_sheet(data, chosen=["waves"])
-    assert sets.balance_picture(data).axes
+        dataset_report.sample_sheet(data, chosen=["waves"])
+    assert dataset_report.balance_picture(data).axes
 
 
 # --- models ---------------------------------------------------------------------------------------------------
 
 
 def test_captions_say_what_scores_mean(tower, small):
-    shipped, untrained = parts.load(tower), parts.load(small, ["run", "wave"])
-    assert parts.about(shipped, demo=True) == "demo world, not evidence about the paper's data"
-    assert "demo" not in parts.about(shipped, demo=False) and parts.about(shipped, demo=False) == tower.about
+    shipped, untrained = checkpoints.load(tower), checkpoints.load(small, ["run", "wave"])
+    assert checkpoints.about(shipped, demo=True) == "demo world, not evidence about the paper's data"
+    assert (
+        "demo" not in checkpoints.about(shipped, demo=False) and checkpoints.about(shipped, demo=False) == tower.about
+    )
     for demo in (True, False):
-        assert "untrained" in parts.about(untrained, demo) and "untrained" not in parts.about(shipped, demo)
-    assert "untrained" in parts.about(parts.resized(untrained, 4, 2), False)
+        assert "untrained" in checkpoints.about(untrained, demo) and "untrained" not in checkpoints.about(shipped, demo)
+    assert "untrained" in checkpoints.about(checkpoints.resized(untrained, 4, 2), False)
 
 
 def test_a_checkpoint_brings_its_backbone_and_no_foreign_companion(tower, tmp_path):
     other = load_backbone("ViT-B-32", None)
     folder = tmp_path / "parts"
     FlowCLIP(ModelConfig(), other, ["run", "wave"]).save_pretrained(folder)
-    found = parts.backbone(checkpoint=folder)
+    found = checkpoints.backbone(checkpoint=folder)
     assert found.name == other.name and found.weights_hash == other.weights_hash
-    assert parts.load(found, None, folder).class_texts == ("run", "wave")
-    assert parts.load_static(tower) is not None and parts.load_static(tower, beside=folder) is None
-    shipped = parts.SHIPPED[parts.STATIC]
-    assert parts.load_static(tower, beside=parts.SHIPPED[parts.FULL], checkpoint=shipped) is not None
+    assert checkpoints.load(found, None, folder).class_texts == ("run", "wave")
+    assert checkpoints.load_static(tower) is not None and checkpoints.load_static(tower, beside=folder) is None
+    shipped = checkpoints.SHIPPED[checkpoints.STATIC]
+    assert checkpoints.load_static(tower, beside=checkpoints.SHIPPED[checkpoints.FULL], checkpoint=shipped) is not None
 
 
 def test_a_model_of_32_frames_is_shown_at_32_frames(tower, tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path))
-    model = parts.resized(parts.load(tower), 32, 4)
+    model = checkpoints.resized(checkpoints.load(tower), 32, 4)
     explorer = widgets.MotionExplorer(model)
     assert explorer.frames.value == 32 and explorer.view.frames == 32 and explorer.step.max == 31

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from test_features import CONFIG, NAMES, Inline, Projection, cache, content, dataset, ensure, write_video
 
-from flowclip_core import locks, workers
-from flowclip_core.data import extraction
-from flowclip_core.data.datasets import Dataset, load
-from flowclip_core.data.extraction import Rank, extract, find, plan, rank
+from flowclip_core import locks
 from flowclip_core.data.features import FeatureStore
 from flowclip_core.errors import InputError
-from flowclip_core.workers import Pool
+from flowclip_kit.datasets import extraction
+from flowclip_kit.datasets.extraction import Rank, extract, find, plan, rank
+from flowclip_kit.datasets.formats import Dataset, load
+from flowclip_kit.distributed import process_pool
+from flowclip_kit.distributed.process_pool import Pool
 
 __all__ = ["cache", "dataset"]  # fixtures
 
@@ -81,7 +82,7 @@ def test_progress_counts_every_video_once_and_starts_where_the_last_call_stopped
     seen = []
 
     def map_and_listen(self, work, tasks, told):
-        monkeypatch.setattr(workers, "tell", told)
+        monkeypatch.setattr(process_pool, "tell", told)
         return ((task, work(*task)) for task in tasks)
 
     monkeypatch.setattr(Inline, "map", map_and_listen)
@@ -97,7 +98,7 @@ def test_a_shard_that_another_is_at_is_waited_for(dataset, monkeypatch):
     assert other.take()
 
     def nap(seconds: float) -> None:
-        if seconds != workers.PATIENCE:
+        if seconds != process_pool.PATIENCE:
             return  # the tower's own, and that of locks
         naps.append(seconds)
         assert {part.exists() for part, _ in (*wanted.parts[:1], *wanted.parts[2:])} == {True}  # the rest is done
@@ -106,7 +107,7 @@ def test_a_shard_that_another_is_at_is_waited_for(dataset, monkeypatch):
 
     monkeypatch.setattr(extraction.time, "sleep", nap)
     filled = extract(wanted, [Projection], Inline())
-    assert naps == [workers.PATIENCE] * 2 and filled.videos == 8 and find(wanted)[1]
+    assert naps == [process_pool.PATIENCE] * 2 and filled.videos == 8 and find(wanted)[1]
 
 
 def test_a_failure_leaves_its_shards_to_others(dataset):
@@ -227,7 +228,7 @@ def test_a_store_that_others_made_can_be_read_where_nothing_can_be_written(datas
     ],
 )
 def test_ranks_of_one_machine_share_its_cores(launched, mine, machine, cores, monkeypatch):
-    monkeypatch.setattr(workers, "default_jobs", lambda: mine)
+    monkeypatch.setattr(process_pool, "default_jobs", lambda: mine)
     monkeypatch.setattr(extraction.os, "cpu_count", lambda: machine)
     assert launched.cores == cores
 

@@ -26,11 +26,11 @@ from clips import (
 )
 from test_features import Inline, Projection
 
-from flowclip_core.data import datasets
-from flowclip_core.data.extraction import ensure_features
 from flowclip_core.data.features import FeatureStore, StoreConfig
 from flowclip_core.data.video import resize_and_crop, segment_centres
 from flowclip_core.errors import InputError
+from flowclip_kit.datasets import formats
+from flowclip_kit.datasets.extraction import ensure_features
 
 CONFIG = StoreConfig("weights", frames=4, crops=("left", "centre", "mirrored"))
 SOUND = ["run/a.avi", "run/b.avi", "walk/a.avi", "walk/b.avi"]
@@ -53,7 +53,7 @@ def root(tmp_path, monkeypatch, sound) -> Path:
 
 
 def ensure(root: Path, config: StoreConfig = CONFIG, **options) -> FeatureStore:
-    return ensure_features(datasets.load("folder", root), config, [Projection], Inline(), **options)
+    return ensure_features(formats.load("folder", root), config, [Projection], Inline(), **options)
 
 
 def expected(frames: np.ndarray, numbers: list[int], config: StoreConfig = CONFIG) -> np.ndarray:

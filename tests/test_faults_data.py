@@ -19,17 +19,17 @@ from test_datasets import hmdb, kinetics, one_line, put, ucf
 from test_features import Inline, Projection
 
 from flowclip_core import classify
-from flowclip_core.data import archives, prepare
-from flowclip_core.data.class_names import CLASSES
-from flowclip_core.data.datasets import Video, load
-from flowclip_core.data.extraction import ensure_features
 from flowclip_core.data.features import StoreConfig
 from flowclip_core.data.labels import check_texts, class_text, joined, split_names
-from flowclip_core.data.lists import read_list
-from flowclip_core.demo import world
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.runs import Options, Workshop, resolve
-from flowclip_core.explore import parts
+from flowclip_kit.datasets import acquire, archives
+from flowclip_kit.datasets.class_names import CLASSES
+from flowclip_kit.datasets.extraction import ensure_features
+from flowclip_kit.datasets.few_shot_lists import read_list
+from flowclip_kit.datasets.formats import Video, load
+from flowclip_kit.demo import world
+from flowclip_kit.experiments.runs import Options, Workshop, resolve
+from flowclip_kit.explore import checkpoints
 
 COMMA = "Lifting up one end of something, then letting it drop down"
 HIDDEN = "wa\u200bve"
@@ -289,7 +289,7 @@ def test_B6_names_with_commas_have_three_ways_in(tmp_path, capsys):
         assert code == 0, err
         assert {row["label"] for row in json.loads(out)["top"]} == {COMMA, "sit down", "Bench Press"}
     assert split_names(joined([COMMA, 'say "hi", he said', '"', "run"])) == [COMMA, 'say "hi", he said', '"', "run"]
-    assert parts.class_names(f'"{COMMA}",using iPad, sit_down') == [COMMA, "using iPad", "sit down"]
+    assert checkpoints.class_names(f'"{COMMA}",using iPad, sit_down') == [COMMA, "using iPad", "sit down"]
 
 
 def test_B6_a_text_in_the_place_of_a_list_is_refused():
@@ -339,7 +339,7 @@ def test_B7_opening_a_data_set_needs_no_tokenizer(tmp_path, monkeypatch):
 
     monkeypatch.setattr(backbone, "tokenizer_of", lambda *_: pytest.fail("the tokenizer was loaded"))
     workshop = Workshop(resolve("smoke", "table5", Options(dataset="figures-h")), Options(jobs=1))
-    from flowclip_core.experiments.towers import check_prompts
+    from flowclip_kit.experiments.devices import check_prompts
 
     data = load("folder", classes(tmp_path, "ride a bike", "ApplyEyeMakeup"))
     check_prompts(workshop.profile.backbone, data, "a common human action of")
@@ -359,7 +359,7 @@ def test_C8_a_re_encoded_copy_is_the_same_data(build, tmp_path):
     assert [len(part) for part in copy.splits[1]] == [len(part) for part in whole.splits[1]]
     assert all((copy.folder / video.name).is_file() for part in copy.splits[1] for video in part)
     assert len(said) == 1 and "differs in extension" in said[0] and f"{len(files)} of" in said[0]
-    report = prepare.inspect(name, tmp_path)
+    report = acquire.inspect(name, tmp_path)
     assert report.missing == () == report.unlisted
 
 
@@ -554,8 +554,8 @@ def test_C9_what_is_missing_is_said_before_what_stops_it(there, tmp_path, monkey
 
 
 def test_C9_a_whole_data_set_that_cannot_be_written_is_counted(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("flowclip_core.__main__._need_writable", lambda *_: pytest.fail("nothing is to be written"))
-    monkeypatch.setitem(prepare.FACTS, "hmdb51", prepare.FACTS["hmdb51"]._replace(classes=3, splits={}))
+    monkeypatch.setattr("flowclip_kit.cli._need_writable", lambda *_: pytest.fail("nothing is to be written"))
+    monkeypatch.setitem(acquire.FACTS, "hmdb51", acquire.FACTS["hmdb51"]._replace(classes=3, splits={}))
     hmdb(tmp_path / "hmdb51")
     code, out, err = answer(capsys, "data", "hmdb51", "--data-root", tmp_path)
     assert code == 0 and "to bring in" not in out, err

@@ -37,16 +37,16 @@ from flowclip_core.config import (
     TrainConfig,
     Transfer,
 )
-from flowclip_core.data.datasets import Dataset, Split, Video
-from flowclip_core.data.extraction import ensure_features
 from flowclip_core.data.features import FeatureStore, StoreConfig
-from flowclip_core.demo import world
 from flowclip_core.errors import Diverged, InputError, NotFinite, shown
-from flowclip_core.experiments import catalogue, rates, records, runs
-from flowclip_core.experiments.catalogue import CLIP, READINGS, best_rates
 from flowclip_core.model import hub
 from flowclip_core.paths import to_json
 from flowclip_core.training import loop, metrics
+from flowclip_kit.datasets.extraction import ensure_features
+from flowclip_kit.datasets.formats import Dataset, Split, Video
+from flowclip_kit.demo import world
+from flowclip_kit.experiments import catalogue, rates, records, runs
+from flowclip_kit.experiments.catalogue import CLIP, READINGS, best_rates
 
 NAMES = ["wave", "clap", "sit down"]
 NONE = (math.nan, math.inf, -math.inf)

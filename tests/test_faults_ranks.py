@@ -17,12 +17,12 @@ from conftest import ROOT
 from fault_table import Fault, check
 
 from flowclip_core import locks
-from flowclip_core.data import prepare
-from flowclip_core.data.datasets import Dataset, Split, Video
-from flowclip_core.data.extraction import _Claims, plan
 from flowclip_core.data.features import StoreConfig
 from flowclip_core.locks import Held, Lock, Waiting
 from flowclip_core.paths import write_atomically
+from flowclip_kit.datasets import acquire
+from flowclip_kit.datasets.extraction import _Claims, plan
+from flowclip_kit.datasets.formats import Dataset, Split, Video
 
 HOLDS = """
 import sys, time
@@ -54,7 +54,7 @@ def held_elsewhere(path: Path, seconds_ago: float) -> Path:
 
 
 def prepared_elsewhere(folder: Path) -> list[object]:
-    home = prepare.home("ucf101", folder)
+    home = acquire.home("ucf101", folder)
     home.mkdir(exist_ok=True)
     held_elsewhere(home / ".flowclip-data.lock", 1)
     return ["data", "ucf101", "--data-root", folder]
@@ -252,7 +252,7 @@ def set_up(path: Path, kind: str) -> subprocess.Popen:
         "none": "fcntl.flock = lambda *a: (_ for _ in ()).throw(OSError(38, 'no locks'))",
         "idle": "fcntl.flock = lambda *a: None",
     }[kind]
-    code = f"import fcntl\n{flock}\nfrom pathlib import Path\nfrom flowclip_core.environment import hold_lock\n"
+    code = f"import fcntl\n{flock}\nfrom pathlib import Path\nfrom flowclip_kit.environment import hold_lock\n"
     code += f"hold_lock(9, Path({str(path)!r}))"
     script = f'exec 9>>"$1"; "{sys.executable}" -P -c "$2" || exit 3; echo "unfinished $(uname -n), PID $$" >&9; '
     script += 'echo in; read -r; : >"$1"'

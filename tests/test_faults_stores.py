@@ -15,9 +15,9 @@ import pytest
 from damage import changed, cheap, copy, pristine, record, store, tables, videos, words
 from fault_table import Fault, answer, check
 
-from flowclip_core import doctor
 from flowclip_core.data import features
 from flowclip_core.data.features import FeatureStore
+from flowclip_kit import doctor
 
 __all__ = ["cheap", "pristine"]  # fixtures
 
@@ -214,7 +214,7 @@ def test_A3_moved_copied_or_touched_videos_are_read_once_more_and_not_encoded(
         (shutil.move if how == "moved" else shutil.copytree)(tmp_path / "data", tmp_path / "there")
     read, inode = [], (store(tmp_path) / "features.npy").stat().st_ino
     monkeypatch.setattr(features, "sha256", features.sha256)
-    from flowclip_core.data import contents
+    from flowclip_kit.datasets import contents
 
     monkeypatch.setattr(contents, "sha256", lambda path, sha256=contents.sha256: read.append(path) or sha256(path))
     time.sleep(0.1)  # past a tick of the file system's clock
@@ -254,7 +254,7 @@ def test_E13_a_store_without_sums_that_no_encoding_leaves_is_made_again(given, p
 
 
 def test_E13_what_is_whole_of_a_damaged_store_is_not_encoded_again(pristine, tmp_path, monkeypatch, capsys):
-    from flowclip_core.data import extraction
+    from flowclip_kit.datasets import extraction
 
     copy(pristine, tmp_path)
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "cache"))

@@ -20,11 +20,12 @@ import pytest
 from conftest import ROOT, hearing
 from fault_table import Fault, check
 
-from flowclip_core import paths, surroundings
-from flowclip_core.demo import world
+from flowclip_core import paths
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.tidy import read_tidy
-from flowclip_core.reporting import notebooks, plots
+from flowclip_kit import surroundings
+from flowclip_kit.demo import world
+from flowclip_kit.experiments.results_table import read_tidy
+from flowclip_kit.reporting import notebooks, plots
 
 SCRIPT = ROOT / "reproduce.sh"
 RECORDED = ROOT / "results/recorded/demo"
@@ -210,9 +211,9 @@ def own(tmp_path) -> dict[str, str]:
 def test_D11_the_users_own_settings_change_nothing_in_figures(monkeypatch, own):
     import matplotlib as mpl
 
-    from flowclip_core.reporting import view
+    from flowclip_kit.reporting import target_results
 
-    shown = view.load("figure3d", "demo", "recorded")
+    shown = target_results.load("figure3d", "demo", "recorded")
     before = {path.name: data for path, data in plots.files(shown.figures(), Path()).items()}
     with mpl.rc_context({"text.usetex": True, "font.family": "serif", "axes.grid": True, "savefig.dpi": 7}):
         after = {path.name: data for path, data in plots.files(shown.figures(), Path()).items()}
@@ -271,7 +272,7 @@ def test_D11_a_package_without_its_checkout_says_so_and_leaves_nothing(tmp_path)
     before = sorted((tmp_path / "site").iterdir())
     variables = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
     for command in ("table5", "all", "verify", "list", "report", "notebook table5", "table3"):
-        done = subprocess.run([sys.executable, "-P", "-m", "flowclip_core", *command.split()], env=variables,
+        done = subprocess.run([sys.executable, "-P", "-m", "flowclip_kit", *command.split()], env=variables,
                               capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert "needs a whole checkout" in done.stderr and "pip install -e" in done.stderr
@@ -285,7 +286,7 @@ def drawing(tmp_path: Path) -> subprocess.Popen:
     """A call that is at drawing videos."""
     with hearing(), (tmp_path / "err").open("w") as err:
         call = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flowclip_core", "table5", "--profile", "smoke", "--results", "results"],
+            [sys.executable, "-P", "-m", "flowclip_kit", "table5", "--profile", "smoke", "--results", "results"],
             env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=err, stderr=err,
             start_new_session=True,
         )  # fmt: skip
@@ -373,13 +374,13 @@ def test_E16_a_full_disk_is_named_with_its_folder(tmp_path, monkeypatch, capsys)
     with pytest.raises(OSError, match="No space left on device") as caught:
         paths.write_atomically(tmp_path / "sub/table5.csv", "x")
     assert caught.value.filename == str(tmp_path / "sub/table5.csv") and not [*(tmp_path / "sub").iterdir()]
-    from flowclip_core import __main__
+    from flowclip_kit import cli
 
     def run(asked):
         paths.write_atomically(tmp_path / "sub/table5.csv", "x")
 
-    monkeypatch.setattr(__main__, "_list", run)
-    assert __main__.main(["list"]) == 2
+    monkeypatch.setattr(cli, "_list", run)
+    assert cli.main(["list"]) == 2
     assert capsys.readouterr().err == (
         f"reproduce.sh: cannot write {tmp_path}/sub/table5.csv: No space left on device; make room in {tmp_path}/sub,"
         " or name another folder (--results, FLOWCLIP_CACHE)\n"
@@ -432,7 +433,7 @@ def wheel(index: Path, name: str, version: str, python: str = "py3") -> str:
 def fresh(tmp_path):
     """A checkout without an environment, whose only package is `thing`, in an index of files."""
     checkout, index = tmp_path / "checkout", tmp_path / "index"
-    for name in ("reproduce.sh", "requirements-extras.lock", "flowclip_core/environment.py"):
+    for name in ("reproduce.sh", "requirements-extras.lock", "flowclip_kit/environment.py"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
     (checkout / "environment.yml").write_text("dependencies:\n  - pip:\n    - thing>=1\n")

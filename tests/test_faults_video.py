@@ -16,11 +16,12 @@ import pytest
 from clips import cut_short, every_frame, has_decord, make, make_heic, make_reference, make_still, repeat
 from fault_table import Fault, check
 
-from flowclip_core.data import decoders, video
+from flowclip_core.data import video
 from flowclip_core.data.video import read_frames
 from flowclip_core.errors import VideoError
-from flowclip_core.explore import clips as explorer
-from flowclip_core.workers import Pool
+from flowclip_kit.datasets import decoder_audit
+from flowclip_kit.distributed.process_pool import Pool
+from flowclip_kit.explore import clips as explorer
 
 pytestmark = pytest.mark.usefixtures("watchdog")
 needs_decord = pytest.mark.skipif(not has_decord(), reason="decord is not installed")
@@ -111,15 +112,17 @@ def test_F18_what_is_refused_is_never_shown_to_decord(tmp_path, monkeypatch):
         with pytest.raises(VideoError):
             read_frames(path, lambda n: [0], "decord")
         if not name.startswith("pipe.") and name != "reference.mov":  # a sound head, which decord may open
-            reading = decoders._by_decord(decoders._in_order, path, 4, decoders.Reading(name, decoders.IN_ORDER, "0"))
-            assert reading.error.startswith(decoders.NOT_OPENED) or name == "picture.gif"
+            reading = decoder_audit._by_decord(
+                decoder_audit._in_order, path, 4, decoder_audit.Reading(name, decoder_audit.IN_ORDER, "0")
+            )
+            assert reading.error.startswith(decoder_audit.NOT_OPENED) or name == "picture.gif"
 
 
 @needs_decord
 def test_F18_decord_reads_no_reference_either(tmp_path):
     make_reference(tmp_path / "reference.mov", make(tmp_path / "other.mov", 8))
     (tmp_path / "other.mov").rename(tmp_path / "other.hidden")
-    for reading in decoders.audit(tmp_path):
+    for reading in decoder_audit.audit(tmp_path):
         assert reading.error and not reading.wanted
 
 
@@ -262,10 +265,14 @@ def test_A5_how_far_seeking_is_off_is_said(tmp_path, monkeypatch, offsets, found
     pictures = np.concatenate([every_frame(path), 255 - every_frame(path)[:1]])  # number 50 is none of the video's
     module = type("decord", (), {"VideoReader": lambda *_, **__: Seeker(pictures, offsets)})
     monkeypatch.setattr(video, "import_decord", lambda: module)
-    reading = decoders._by_decord(decoders._seeking, path, 10, decoders.Reading("a.mp4", decoders.SEEKING, "0"))
+    reading = decoder_audit._by_decord(
+        decoder_audit._seeking, path, 10, decoder_audit.Reading("a.mp4", decoder_audit.SEEKING, "0")
+    )
     assert (reading.wrong, reading.usual, reading.furthest, reading.unplaced) == found
-    ours = decoders.Reading("a.mp4", decoders.PYAV, "0", frames=50, wanted=10, wrong=0)
-    report = " ".join(decoders.text([ours, decoders.Reading("a.mp4", decoders.IN_ORDER, "0"), reading]).split())
+    ours = decoder_audit.Reading("a.mp4", decoder_audit.PYAV, "0", frames=50, wanted=10, wrong=0)
+    report = " ".join(
+        decoder_audit.text([ours, decoder_audit.Reading("a.mp4", decoder_audit.IN_ORDER, "0"), reading]).split()
+    )
     assert said in report and ("frame off" in report or "frames off" in report) == bool(offsets)
 
 
@@ -276,8 +283,8 @@ def test_A5_genuine_clips(clips, tmp_path):
         (tmp_path / f"{name}.avi").symlink_to(clips / f"{name}.avi")
     found = [
         (reading.wrong, reading.usual, reading.furthest, reading.unplaced)
-        for reading in decoders.audit(tmp_path)
-        if reading.reader == decoders.SEEKING
+        for reading in decoder_audit.audit(tmp_path)
+        if reading.reader == decoder_audit.SEEKING
     ]
     assert found == [(32, -1, -1, 0), (19, -20, -20, 0), (0, None, None, None)]
 

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, safe_open, save_file
 from flowclip_core import FlowCLIP, ModelConfig, load_backbone
 from flowclip_core.config import RunConfig, TrainConfig, Transfer
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.catalogue import CLIP
 from flowclip_core.model import hub
+from flowclip_kit.experiments.catalogue import CLIP
 
 NAMES = ["sit down", "stand up", "kick ball", "kick", "smile"]
 FILES = {"model.safetensors", "config.json", "README.md"}

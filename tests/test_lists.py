@@ -7,13 +7,13 @@ import re
 import pytest
 from test_datasets import hmdb, kinetics, one_line, put, ucf
 
-from flowclip_core.data import datasets
-from flowclip_core.data.datasets import class_text
-from flowclip_core.data.lists import read_list
+from flowclip_kit.datasets import formats
+from flowclip_kit.datasets.few_shot_lists import read_list
+from flowclip_kit.datasets.formats import class_text
 
 
 def test_a_list_of_vifi_and_one_of_ju(tmp_path):
-    dataset = datasets.load("hmdb51", hmdb(tmp_path))
+    dataset = formats.load("hmdb51", hmdb(tmp_path))
     train = dataset.splits[1].train
     chosen = (train[5], train[0], train[1], train[2])
     vifi = "".join(f"{video.name.rpartition('/')[2]} {video.label}\n" for video in chosen)
@@ -28,7 +28,7 @@ def test_a_list_of_vifi_and_one_of_ju(tmp_path):
 
 
 def test_the_folder_counts_where_a_label_contradicts(tmp_path):
-    dataset = datasets.load("hmdb51", hmdb(tmp_path))
+    dataset = formats.load("hmdb51", hmdb(tmp_path))
     swap = {0: 0, 1: 2, 2: 1}  # kick and kick_ball, as a list in use has them
     lines = [f"{video.name.rpartition('/')[2]} {swap[video.label]}\n" for video in dataset.splits[1].train]
     said = []
@@ -39,7 +39,7 @@ def test_the_folder_counts_where_a_label_contradicts(tmp_path):
 
 
 def test_a_line_that_is_no_training_video_is_refused_by_its_number(tmp_path):
-    dataset = datasets.load("hmdb51", hmdb(tmp_path))
+    dataset = formats.load("hmdb51", hmdb(tmp_path))
     (first, second), test = dataset.splits[1].train[:2], dataset.splits[1].test[0]
     good = f"{first.name} 0\n"
     for line, said in (
@@ -51,7 +51,7 @@ def test_a_line_that_is_no_training_video_is_refused_by_its_number(tmp_path):
         file = put(tmp_path / "l.txt", good + "\n" + line + "\n")
         one_line(lambda file=file: read_list(file, dataset), "l.txt, line 3:", said)
     (tmp_path / "videos" / second.name).unlink()
-    missing = datasets.load("hmdb51", tmp_path, missing="skip")
+    missing = formats.load("hmdb51", tmp_path, missing="skip")
     file = put(tmp_path / "l.txt", f"{second.name} 0")
     one_line(lambda: read_list(file, missing), "line 1:", "is not on the disk")
     one_line(lambda: read_list(put(tmp_path / "l.txt", "\n"), dataset), "names no video")
@@ -62,7 +62,7 @@ def test_names_that_are_not_unique_need_their_folder(tmp_path):
     for name in ("a", "b"):
         for number in range(4):
             put(tmp_path / name / f"{number}.avi")
-    dataset = datasets.load("folder", tmp_path)
+    dataset = formats.load("folder", tmp_path)
     video = dataset.splits[1].train[0]
     assert read_list(put(tmp_path / "l.txt", f"{video.name} 0"), dataset) == (video,)
     bare = put(tmp_path / "l.txt", video.name.rpartition("/")[2] + " 0")
@@ -70,7 +70,7 @@ def test_names_that_are_not_unique_need_their_folder(tmp_path):
 
 
 def test_kinetics_lists_with_spaces_and_without_times(tmp_path):
-    dataset = datasets.load("kinetics400", kinetics(tmp_path))
+    dataset = formats.load("kinetics400", kinetics(tmp_path))
     train = [video for video in dataset.splits[1].train if " " in video.name][:2]
     lines = [train[0].name.removeprefix("train/").removesuffix(".mp4")]
     lines += [re.sub(r"_\d{6}_\d{6}\.mp4$", "", train[1].name.removeprefix("train/"))]
@@ -79,7 +79,7 @@ def test_kinetics_lists_with_spaces_and_without_times(tmp_path):
 
 
 def test_ucf_lists(tmp_path):
-    dataset = datasets.load("ucf101", ucf(tmp_path))
+    dataset = formats.load("ucf101", ucf(tmp_path))
     train = dataset.splits[1].train
     lines = [video.name.removesuffix(".avi") for video in train]
     assert any("HandStandPushups" in line for line in lines)
@@ -88,7 +88,7 @@ def test_ucf_lists(tmp_path):
 
 @pytest.mark.parametrize("style", ["words", "raw"])
 def test_labels_are_compared_as_classes_however_the_prompts_spell_them(tmp_path, style):
-    dataset = datasets.load("ucf101", ucf(tmp_path), class_names=style)
+    dataset = formats.load("ucf101", ucf(tmp_path), class_names=style)
     videos = dataset.splits[1].train
     for spell in (str, class_text, lambda name: class_text(name).replace(" ", "_").lower()):
         lines = [f"{spell(dataset.classes[video.label])}/{video.name.rpartition('/')[2]}" for video in videos]

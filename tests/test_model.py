@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from conftest import FULL_TEXT, SMALL, backbone, fixed
 
 from flowclip_core.config import PROMPTS, EvalConfig, ModelConfig, TrainConfig
-from flowclip_core.data.class_names import CLASSES
 from flowclip_core.data.features import FeatureStore, central_frames, drawn_frames
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.catalogue import CLIP, VARIANTS
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.motion import differences, pairs
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.training import loop
+from flowclip_kit.datasets.class_names import CLASSES
+from flowclip_kit.experiments.catalogue import CLIP, VARIANTS
 
 NAMES = ["sit down", "stand up", "kick ball", "kick", "smile"]
 

@@ -20,12 +20,12 @@ from fault_table import answer
 from test_outputs import recorded, template
 
 from flowclip_core.config import ModelConfig
-from flowclip_core.data import extraction
 from flowclip_core.errors import InputError
 from flowclip_core.model import hub
 from flowclip_core.model.flowclip import FlowCLIP
-from flowclip_core.reporting import outputs
 from flowclip_core.training import loop
+from flowclip_kit.datasets import extraction
+from flowclip_kit.reporting import outputs
 
 __all__ = ["cheap", "pristine", "recorded", "template"]  # fixtures
 

@@ -16,17 +16,18 @@ from conftest import ROOT
 from safetensors.numpy import save
 from test_estimates import here
 
-from flowclip_core import environment, experiments, paths
+from flowclip_core import paths
 from flowclip_core.config import PROFILES, ModelConfig, RunConfig
-from flowclip_core.data.class_names import CLASSES
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import Result, runs
-from flowclip_core.experiments import costs as counting
-from flowclip_core.experiments.catalogue import TARGETS
-from flowclip_core.experiments.tidy import hit_row, tidy_rows
 from flowclip_core.paths import write_atomically
-from flowclip_core.reporting import claims, notebooks, outputs, plots
-from flowclip_core.reporting import costs as cost_figures
+from flowclip_kit import environment, experiments
+from flowclip_kit.datasets.class_names import CLASSES
+from flowclip_kit.experiments import Result, runs
+from flowclip_kit.experiments import costs as counting
+from flowclip_kit.experiments.catalogue import TARGETS
+from flowclip_kit.experiments.results_table import hit_row, tidy_rows
+from flowclip_kit.reporting import claims, notebooks, outputs, plots
+from flowclip_kit.reporting import costs as cost_figures
 
 MARKS = {part: outputs._marks(part) for part in ("table5", "verdicts")}
 README = "\n\n".join(
@@ -445,7 +446,7 @@ def test_other_profiles_leave_the_readme_and_the_demos_verdicts_alone(recorded):
 def executed(checkout, monkeypatch) -> list[tuple[str, dict]]:
     """A checkout with what the notebooks are made from; calls of a notebook are noted instead of run."""
     sources = [*(f"notebooks/{name}.ipynb" for name in ("table3", "table5", "verdicts")), "flowclip_core/model/mcb.py"]
-    sources += ["flowclip_core/reporting/plots.py", "flowclip_core/experiments/costs.py"]
+    sources += ["flowclip_kit/reporting/plots.py", "flowclip_kit/experiments/costs.py"]
     for name in sources:
         write_atomically(checkout / name, name)
     calls = []
@@ -478,7 +479,7 @@ def test_the_notebook_is_run_once_and_again_only_when_something_changed(executed
     assert len(executed) == 2
     after = tree(results)
     assert not any(after[f"demo/{name}"] == before[f"demo/{name}"] for name in names)
-    for name in ("notebooks/table5.ipynb", "results/paper/table5.csv", "flowclip_core/reporting/plots.py"):
+    for name in ("notebooks/table5.ipynb", "results/paper/table5.csv", "flowclip_kit/reporting/plots.py"):
         (checkout / name).write_text((checkout / name).read_text() + "\n")
         outputs.write("table5", "demo", small(seed=1), results)
     assert len(executed) == 5
@@ -573,7 +574,7 @@ def test_costs_are_counted_once_and_again_only_when_the_model_changed(executed, 
     assert (results / "smoke/table3.csv").read_text() == counts_text()
     outputs.write_costs("smoke", results)
     assert len(executed) == len(counted) == 1
-    for n, name in enumerate(("flowclip_core/model/mcb.py", "flowclip_core/experiments/costs.py"), 2):
+    for n, name in enumerate(("flowclip_core/model/mcb.py", "flowclip_kit/experiments/costs.py"), 2):
         (checkout / name).write_text("changed")
         outputs.write_costs("smoke", results)
         assert len(executed) == len(counted) == n
@@ -616,7 +617,7 @@ def test_runs_of_another_model_are_not_judged(executed, tmp_path):
 
 def test_the_report_shows_own_runs_or_else_the_recorded_ones(recorded, monkeypatch):
     results, shown = recorded.parents[2] / "elsewhere", []
-    monkeypatch.setattr("flowclip_core.reporting.report.html", lambda *given: shown.append(given) or "report")
+    monkeypatch.setattr("flowclip_kit.reporting.report.html", lambda *given: shown.append(given) or "report")
     assert relative(outputs.write_report("demo", results), results) == ["demo/report.html"]
     outputs._write_data("table5", small(seed=1), small().provenance, results / "demo")
     for _ in range(2):  # the second time nothing has changed
@@ -638,7 +639,7 @@ def test_nothing_ever_writes_among_the_printed_numbers(executed, checkout, monke
     """The paper profile's own name is that of their folder."""
     results = checkout / "results"
     before = tree(results / "paper")
-    monkeypatch.setattr("flowclip_core.reporting.report.html", lambda *given: "report")
+    monkeypatch.setattr("flowclip_kit.reporting.report.html", lambda *given: "report")
     written = outputs.write("table5", "paper", small("paper"), results)
     for write in (outputs.write_costs, outputs.write_verdicts, outputs.write_report):
         written += write("paper", results)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from flowclip_core import FlowCLIP, ModelConfig, classify, load_backbone
 from flowclip_core.data.video import segment_centres
-from flowclip_core.demo import world
-from flowclip_core.demo.pretrain import load_tiny_clip
 from flowclip_core.errors import InputError
+from flowclip_kit.demo import world
+from flowclip_kit.demo.pretrain import load_tiny_clip
 
 
 def well_formed(found, labels) -> None:

@@ -13,12 +13,12 @@ from official import build_hmdb, build_ucf, hmdb_names, rar, tiny_video, ucf_lis
 from test_archives import FILE, Server, digest, inside, serving, tools_or_skip, tree, zipped
 from test_datasets import hmdb, kinetics, one_line, put, ucf
 
-from flowclip_core.__main__ import main
-from flowclip_core.data import archives, datasets, prepare
-from flowclip_core.data.archives import Archive
-from flowclip_core.data.prepare import inspect
 from flowclip_core.errors import InputError
 from flowclip_core.locks import Lock
+from flowclip_kit.cli import main
+from flowclip_kit.datasets import acquire, archives, formats
+from flowclip_kit.datasets.acquire import inspect
+from flowclip_kit.datasets.archives import Archive
 
 
 @pytest.fixture
@@ -29,18 +29,18 @@ def server(monkeypatch) -> Iterator[Server]:
 def test_sources_have_their_digests_and_a_mirror_takes_the_place_of_the_hosts(monkeypatch):
     monkeypatch.delenv("FLOWCLIP_MIRROR", raising=False)
     for name in ("hmdb51", "ucf101"):
-        assert all(re.fullmatch("[0-9a-f]{64}", archive.sha256) for archive in prepare.sources(name))
-        assert all(url.startswith("https://") for archive in prepare.sources(name) for url in archive.urls)
-    assert [archive.file for archive in prepare.sources("kinetics400")] == ["train.csv", "val.csv"]
-    lists = prepare.sources("hmdb51", "https://mirror.example/x/")[0]
+        assert all(re.fullmatch("[0-9a-f]{64}", archive.sha256) for archive in acquire.sources(name))
+        assert all(url.startswith("https://") for archive in acquire.sources(name) for url in archive.urls)
+    assert [archive.file for archive in acquire.sources("kinetics400")] == ["train.csv", "val.csv"]
+    lists = acquire.sources("hmdb51", "https://mirror.example/x/")[0]
     assert lists.urls == (
         "https://mirror.example/x/wp-content/uploads/2013/10/test_train_splits.rar",
         "https://mirror.example/x/test_train_splits.rar",
     )
     monkeypatch.setenv("FLOWCLIP_MIRROR", "http://other.example")
-    assert {url.split("/")[2] for archive in prepare.sources("ucf101") for url in archive.urls} == {"other.example"}
-    one_line(lambda: prepare.sources("ucf101", "ftp://x"), "'ftp://x'", "https://host/folder")
-    one_line(lambda: prepare.sources("figures-h"), "expected one of hmdb51, ucf101, kinetics400")
+    assert {url.split("/")[2] for archive in acquire.sources("ucf101") for url in archive.urls} == {"other.example"}
+    one_line(lambda: acquire.sources("ucf101", "ftp://x"), "'ftp://x'", "https://host/folder")
+    one_line(lambda: acquire.sources("figures-h"), "expected one of hmdb51, ucf101, kinetics400")
 
 
 # --- the official trees ---------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ BUILD = {"hmdb51": build_hmdb, "ucf101": build_ucf}
 
 
 def no_network(monkeypatch) -> None:
-    monkeypatch.setattr(prepare, "fetch", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(acquire, "fetch", lambda *_: pytest.fail("fetched"))
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -61,10 +61,10 @@ def test_the_whole_of_an_official_tree(name, tmp_path, monkeypatch):
     no_network(monkeypatch)
     folder = BUILD[name](tmp_path / name, b"x")
     before = inside(folder)
-    report = prepare.prepare(name, folder, say=lambda line: pytest.fail(line))
+    report = acquire.prepare(name, folder, say=lambda line: pytest.fail(line))
     assert report.complete and inside(folder) == before
     assert report.splits == {n: ((a, a), (b, b)) for n, (a, b) in COUNTS[name].items()}
-    assert report.classes == len(datasets.load(name, folder).classes) == {"hmdb51": 51, "ucf101": 101}[name]
+    assert report.classes == len(formats.load(name, folder).classes) == {"hmdb51": 51, "ucf101": 101}[name]
     assert report.files == ((6766, 6766) if name == "hmdb51" else (13320, 13320))
     lines = report.text().splitlines()
     assert len(lines) <= 24 and max(map(len, lines)) <= 110 and f"{report.files[0]:,}" in lines[2]
@@ -92,18 +92,18 @@ def test_the_names_are_as_odd_as_the_real_ones():
 )
 def test_usual_layouts_are_taken_as_they_are(name, videos, lists, tmp_path, monkeypatch):
     no_network(monkeypatch)
-    monkeypatch.setitem(prepare.FACTS, name, prepare.FACTS[name]._replace(classes=3, splits={}))
+    monkeypatch.setitem(acquire.FACTS, name, acquire.FACTS[name]._replace(classes=3, splits={}))
     whole, folder = {"hmdb51": hmdb, "ucf101": ucf}[name](tmp_path / "whole"), tmp_path / "new"
-    for source, target in (("UCF-101" if name == "ucf101" else "videos", videos), (prepare._LISTS[name][0], lists)):
+    for source, target in (("UCF-101" if name == "ucf101" else "videos", videos), (acquire._LISTS[name][0], lists)):
         shutil.copytree(whole / source, folder / target, dirs_exist_ok=True)
     # Frames of other projects have class folders of the same names: they hold no videos.
     put(folder / "rawframes" / ("kick" if name == "hmdb51" else "YoYo") / "v" / "img_1.jpg")
     before = {path for path in folder.rglob("*") if path.is_file()}
-    report = prepare.prepare(name, folder, say=lambda line: pytest.fail(line))
+    report = acquire.prepare(name, folder, say=lambda line: pytest.fail(line))
     assert report.complete, report.text()
     assert before <= {path for path in folder.rglob("*") if path.is_file()}  # nothing was moved
-    assert datasets.load(name, folder).missing == ()
-    assert prepare.prepare(name, folder) == report
+    assert formats.load(name, folder).missing == ()
+    assert acquire.prepare(name, folder) == report
 
 
 def test_what_is_wrong_is_named(tmp_path):
@@ -169,12 +169,12 @@ def test_opening_each_video_finds_the_unreadable_and_the_copies(tmp_path):
 
 
 def test_kinetics_counts_by_its_own_lists(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "fetch", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(acquire, "fetch", lambda *_: pytest.fail("fetched"))
     folder = kinetics(tmp_path / "k")
     lost = next((folder / "train").rglob("*.mp4"))
     lost.unlink()
     put(folder / "train" / "other" / "x_000001_000011.mp4")
-    report = prepare.prepare("kinetics400", folder)
+    report = acquire.prepare("kinetics400", folder)
     assert report.splits == {1: ((11, 12), (4, 4))} and len(report.missing) == 1 and not report.complete
     assert report.unlisted == ("train/other/x_000001_000011.mp4",) and report.classes == 4
     # As mmaction2 lays it out.
@@ -182,7 +182,7 @@ def test_kinetics_counts_by_its_own_lists(tmp_path, monkeypatch):
     for part in ("train", "val"):
         shutil.copytree(folder / part, other / f"videos_{part}")
         put(other / "annotations" / f"kinetics_{part}.csv", (folder / f"{part}.csv").read_text())
-    assert prepare.prepare("kinetics400", other).splits == report.splits
+    assert acquire.prepare("kinetics400", other).splits == report.splits
 
 
 def test_kinetics_videos_come_by_hand(server, tmp_path):
@@ -190,7 +190,7 @@ def test_kinetics_videos_come_by_hand(server, tmp_path):
     for part in ("train", "val"):
         server.files[f"/kinetics/400/annotations/{part}.csv"] = (whole / f"{part}.csv").read_bytes()
     said = []
-    call = lambda: prepare.prepare("kinetics400", tmp_path / "new", server.url, say=said.append)  # noqa: E731
+    call = lambda: acquire.prepare("kinetics400", tmp_path / "new", server.url, say=said.append)  # noqa: E731
     one_line(call, str(tmp_path / "new"), "436 GB", "k400_val_path.txt", "run this command again")
     assert len(server.asked) == 2 and "licence" in said[0] and len(said) == 3
     for part in ("train", "val"):
@@ -211,28 +211,28 @@ def small_ucf(server, tmp_path, monkeypatch) -> Path:
         server.files[f"/data/{file}"] = content = zipped(entries)
         urls = ("https://nowhere.example/data/" + file,)
         offered.append(Archive(file, urls, part, len(content), digest(content)))
-    facts = prepare.FACTS["ucf101"]._replace(classes=3, splits={1: (9, 3)}, archives=tuple(offered))
-    monkeypatch.setitem(prepare.FACTS, "ucf101", facts)
+    facts = acquire.FACTS["ucf101"]._replace(classes=3, splits={1: (9, 3)}, archives=tuple(offered))
+    monkeypatch.setitem(acquire.FACTS, "ucf101", facts)
     return whole
 
 
 def test_prepare_fetches_what_is_missing_and_that_once(server, small_ucf, tmp_path):
     said = []
-    report = prepare.prepare("ucf101", tmp_path / "new", server.url, say=said.append)
+    report = acquire.prepare("ucf101", tmp_path / "new", server.url, say=said.append)
     assert report.complete and [path for path, _ in server.asked] == ["/data/lists.zip", "/data/videos.zip"]
     assert sum("licence" in line for line in said) == 1 and "licence" not in report.text()  # said once
     assert f"{server.url}/data/videos.zip -> {tmp_path / 'new' / 'videos.zip'}" in said[3]
     assert f"{len(server.files['/data/videos.zip']):,} bytes" in said[3]
     for file in ("lists.zip", "videos.zip"):
         (tmp_path / "new" / file).unlink()
-    assert prepare.prepare("ucf101", tmp_path / "new", server.url, say=said.append).complete
+    assert acquire.prepare("ucf101", tmp_path / "new", server.url, say=said.append).complete
     assert len(server.asked) == 2 and len(said) == 5
     # One video is gone, and what a killed command left is swept: the archive comes again and the rest stays.
     videos = tmp_path / "new" / "UCF-101" / "YoYo"
     (videos / "v_YoYo_g01_c01.avi").unlink()
     put(videos / "v_YoYo_g02_c01.avi", "mine")
     put(tmp_path / "new" / ".unpack-left" / "x.avi")
-    assert prepare.prepare("ucf101", tmp_path / "new", server.url, say=said.append).complete
+    assert acquire.prepare("ucf101", tmp_path / "new", server.url, say=said.append).complete
     assert [path for path, _ in server.asked[2:]] == ["/data/videos.zip"]
     assert (videos / "v_YoYo_g02_c01.avi").read_text() == "mine"
     assert not list((tmp_path / "new").glob(".unpack-*"))
@@ -241,14 +241,14 @@ def test_prepare_fetches_what_is_missing_and_that_once(server, small_ucf, tmp_pa
 def test_prepare_takes_archives_that_lie_around(server, small_ucf, tmp_path):
     for file, place in (("lists.zip", tmp_path / "new"), ("videos.zip", tmp_path)):
         put(place / file).write_bytes(server.files[f"/data/{file}"])
-    assert prepare.prepare("ucf101", tmp_path / "new", say=lambda line: None).complete
+    assert acquire.prepare("ucf101", tmp_path / "new", say=lambda line: None).complete
     assert server.asked == []
 
 
 def test_prepare_completes_what_is_there(server, small_ucf, tmp_path):
     shutil.copytree(small_ucf / "UCF-101", tmp_path / "new" / "mine")
     shutil.rmtree(tmp_path / "new" / "mine" / "YoYo")
-    assert prepare.prepare("ucf101", tmp_path / "new", server.url, say=lambda line: None).complete
+    assert acquire.prepare("ucf101", tmp_path / "new", server.url, say=lambda line: None).complete
     assert len(server.asked) == 2 and (tmp_path / "new" / "UCF-101" / "ApplyEyeMakeup").is_symlink()
     assert not (tmp_path / "new" / "mine" / "YoYo").exists()
 
@@ -256,7 +256,7 @@ def test_prepare_completes_what_is_there(server, small_ucf, tmp_path):
 def test_two_commands_do_not_share_a_folder(small_ucf, tmp_path):
     (tmp_path / "new").mkdir()
     with Lock(tmp_path / "new" / ".flowclip-data.lock"):
-        one_line(lambda: prepare.prepare("ucf101", tmp_path / "new"), "another command")
+        one_line(lambda: acquire.prepare("ucf101", tmp_path / "new"), "another command")
 
 
 def test_hmdb_from_its_rar_files(server, tmp_path, monkeypatch):
@@ -270,12 +270,12 @@ def test_hmdb_from_its_rar_files(server, tmp_path, monkeypatch):
         "test_train_splits.rar": rar(lists),
         "hmdb51_org.rar": rar([(f"{name}.rar", rar(own), FILE) for name, own in classes.items()]),
     }
-    facts = prepare.FACTS["hmdb51"]
+    facts = acquire.FACTS["hmdb51"]
     archives = tuple(a._replace(sha256=digest(contents[a.file])) for a in facts.archives)
     facts = facts._replace(classes=3, splits={1: (6, 3), 2: (6, 3)}, archives=archives)
-    monkeypatch.setitem(prepare.FACTS, "hmdb51", facts)
+    monkeypatch.setitem(acquire.FACTS, "hmdb51", facts)
     server.files |= {f"/{name}": content for name, content in contents.items()}
-    report = prepare.prepare("hmdb51", tmp_path / "new", server.url, say=lambda line: None)
+    report = acquire.prepare("hmdb51", tmp_path / "new", server.url, say=lambda line: None)
     assert report.complete and (tmp_path / "new" / "videos" / "kick").is_dir()
 
 
@@ -283,23 +283,23 @@ def test_no_program_for_rar_is_said_before_gigabytes_come_in(tmp_path, monkeypat
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     no_network(monkeypatch)
-    one_line(lambda: prepare.prepare("hmdb51", tmp_path / "h", say=lambda line: None), "install unar")
+    one_line(lambda: acquire.prepare("hmdb51", tmp_path / "h", say=lambda line: None), "install unar")
 
 
 # --- the command ----------------------------------------------------------------------------------------------
 
 
 def test_a_data_set_has_a_folder_of_its_own_unless_the_root_is_it_already(tmp_path):
-    assert prepare.home("hmdb51", tmp_path) == tmp_path / "hmdb51"
+    assert acquire.home("hmdb51", tmp_path) == tmp_path / "hmdb51"
     build_hmdb(tmp_path)
-    assert prepare.home("hmdb51", tmp_path) == tmp_path
-    assert prepare.home("ucf101", tmp_path) == tmp_path / "ucf101"
+    assert acquire.home("hmdb51", tmp_path) == tmp_path
+    assert acquire.home("ucf101", tmp_path) == tmp_path / "ucf101"
     (tmp_path / "hmdb51").mkdir()
-    assert prepare.home("hmdb51", tmp_path) == tmp_path / "hmdb51"  # as `table5 --data-root` looks
+    assert acquire.home("hmdb51", tmp_path) == tmp_path / "hmdb51"  # as `table5 --data-root` looks
     (tmp_path / "train.csv").write_text("label\n")
-    assert prepare.home("kinetics400", tmp_path) == tmp_path
+    assert acquire.home("kinetics400", tmp_path) == tmp_path
     with pytest.raises(InputError, match="'imagenet' is unknown; use hmdb51, ucf101, kinetics400"):
-        prepare.home("imagenet", tmp_path)
+        acquire.home("imagenet", tmp_path)
 
 
 def test_the_command_reports_and_its_exit_code_says_whether_all_is_there(tmp_path, capfd, monkeypatch):
@@ -309,7 +309,7 @@ def test_the_command_reports_and_its_exit_code_says_whether_all_is_there(tmp_pat
     assert main(command) == 0
     said = capfd.readouterr().out
     assert "6,766 of     6,766" in said and re.search(r"complete\s+yes", said)
-    data = datasets.load("hmdb51", tmp_path / "hmdb51")
+    data = formats.load("hmdb51", tmp_path / "hmdb51")
     (data.folder / data.splits[2].test[7].name).unlink()
     server = ["--mirror", "http://localhost:9/none"]
     assert main(command + server) == 2  # what is missing would have to be fetched

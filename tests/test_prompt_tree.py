@@ -11,11 +11,11 @@ from conftest import FULL_TEXT, SMALL, backbone, fixed
 from torch import Tensor
 
 from flowclip_core.config import PROMPTS
-from flowclip_core.data.class_names import CLASSES
 from flowclip_core.errors import InputError
 from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.prompt_tree import PromptTree, lay_out
 from flowclip_core.model.prompts import prompt_vectors
+from flowclip_kit.datasets.class_names import CLASSES
 
 
 def naive(tower: Backbone, names: list[str], vectors: Tensor) -> Tensor:

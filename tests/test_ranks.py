@@ -24,11 +24,12 @@ from safetensors.torch import load_file
 
 from flowclip_core import locks
 from flowclip_core.config import SMOKE
-from flowclip_core.data.extraction import Rank
 from flowclip_core.errors import InputError
-from flowclip_core.experiments.runs import Options, Workshop
-from flowclip_core.experiments.towers import one_gpu
-from flowclip_core.training import loop, ranks
+from flowclip_core.training import loop
+from flowclip_kit.datasets.extraction import Rank
+from flowclip_kit.distributed import ranks
+from flowclip_kit.experiments.devices import one_gpu
+from flowclip_kit.experiments.runs import Options, Workshop
 
 LONGEST = 300
 

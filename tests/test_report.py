@@ -14,13 +14,14 @@ import pytest
 from matplotlib.figure import Figure
 from test_outputs import checkout_in, counts_text, made
 
-from flowclip_core import experiments, paths
-from flowclip_core.experiments.catalogue import TARGETS
-from flowclip_core.experiments.tidy import unpack
+from flowclip_core import paths
 from flowclip_core.paths import write_atomically
-from flowclip_core.reporting import claims, costs, outputs, plots, report, tables, view
-from flowclip_core.reporting.register import KINDS
-from flowclip_core.reporting.view import View
+from flowclip_kit import experiments
+from flowclip_kit.experiments.catalogue import TARGETS
+from flowclip_kit.experiments.results_table import unpack
+from flowclip_kit.reporting import claims, costs, outputs, plots, report, tables, target_results
+from flowclip_kit.reporting.register import KINDS
+from flowclip_kit.reporting.target_results import View
 
 REGISTER = claims.register
 # One target of each kind of figure and protocol: over k with controls, by variant, over an axis, zero-shot.
@@ -48,7 +49,7 @@ def recorded(tmp_path, monkeypatch):
 def test_what_is_loaded_is_what_was_recorded(recorded, tmp_path):
     folder = tmp_path / "checkout" / "results" / "recorded" / "demo"
     for target, result in recorded.items():
-        shown = view.load(target)
+        shown = target_results.load(target)
         order = ["key", "variant", "metric"]
         expected = result.tidy.assign(value=result.tidy["value"].round(4)).sort_values(order, ignore_index=True)
         found = shown.runs.sort_values(order, ignore_index=True)
@@ -68,12 +69,12 @@ def test_what_is_loaded_is_what_was_recorded(recorded, tmp_path):
 
 def test_other_sources_are_folders_or_runs(recorded, tmp_path, monkeypatch):
     outputs._write_data("table5", recorded["table5"], recorded["table5"].provenance, tmp_path / "own" / "paper-runs")
-    assert len(view.load("table5", "paper", str(tmp_path / "own")).runs) == len(recorded["table5"].tidy)
+    assert len(target_results.load("table5", "paper", str(tmp_path / "own")).runs) == len(recorded["table5"].tidy)
     called = []
     monkeypatch.setattr(experiments, "ensure", lambda *given: called.append(given) or recorded["table7"])
-    made_now = view.load("table7", "smoke", "run")
+    made_now = target_results.load("table7", "smoke", "run")
     assert called == [("table7", "smoke")] and made_now.runs is recorded["table7"].tidy
-    there = view.load("table7").hits
+    there = target_results.load("table7").hits
     assert made_now.hits.keys() == there.keys()
     assert all(np.array_equal(made_now.hits[key], there[key]) for key in there)
 
@@ -85,7 +86,7 @@ def test_the_recorded_tables_of_this_checkout_load():
     if not there:
         pytest.skip("no results are recorded yet")
     for target in there:
-        shown = view.load(target)
+        shown = target_results.load(target)
         assert (
             set(shown.runs["target"]) == {target} and len(shown.summary) and shown.hits.keys() == set(shown.runs["key"])
         )
@@ -170,8 +171,8 @@ def test_verdicts_at_hand_say_the_same_as_verdicts_made_anew(recorded, monkeypat
     judged = outputs.judged("demo", "recorded")
     with monkeypatch.context() as patch:
         patch.setattr(claims, "measure", lambda *_: pytest.fail("measured again"))
-        given = {target: view.load(target).verdicts(judged) for target in recorded}
-    assert given == {target: view.load(target).verdicts() for target in recorded}
+        given = {target: target_results.load(target).verdicts(judged) for target in recorded}
+    assert given == {target: target_results.load(target).verdicts() for target in recorded}
     nothing = judged.assign(verdict="not run", reason="no runs")
     own = view_of("table7").verdicts(nothing)
     assert not judged_ids(own) and re.fullmatch(r"(\d+) of \1 claims not run: no runs", own.strip())

@@ -19,9 +19,9 @@ import pytest
 from flowclip_core import paths
 from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
-from flowclip_core.experiments import catalogue
-from flowclip_core.experiments import tidy as tidy_table
-from flowclip_core.reporting import notebooks, plots, stats, tables
+from flowclip_kit.experiments import catalogue
+from flowclip_kit.experiments import results_table as tidy_table
+from flowclip_kit.reporting import notebooks, plots, stats, tables
 
 FLAGS = {"clip": "000", "baseline": "000", "mcb": "001", "mmb": "100", "mmb+map": "110", "full": "111"}
 PAIR_SHARE = {"figures-h": (10, 16), "figures-u": (6, 24), "figures-k": (12, 40)}
@@ -700,7 +700,7 @@ def test_what_runs_notebooks_is_whole_before_another_thread_draws(tmp_path):
     run = f"""
 import sys
 from pathlib import Path
-from flowclip_core.reporting import notebooks
+from flowclip_kit.reporting import notebooks
 assert "IPython" not in sys.modules
 notebooks.load()
 before = set(sys.modules)

@@ -13,24 +13,29 @@ import pytest
 
 from flowclip_core.paths import root
 
-PACKAGE = root() / "flowclip_core"
+PACKAGES = ("flowclip_core", "flowclip_kit")
 MODULES = {
     ".".join(path.relative_to(root()).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
+    for package in PACKAGES
+    for path in sorted((root() / package).rglob("*.py"))
 }
-# What may import what: a module imports from its own layer and those before it.
+# The data's way. A module imports from its own layer and those before it, so the core never imports the kit.
 LAYERS = (
-    ("errors", "locks", "paths", "surroundings", "environment", "config", "workers", "engines"),
-    ("demo",),
-    ("data",),
-    ("model",),
-    ("training",),
-    ("experiments",),
-    ("predict", "reporting", "doctor"),
-    ("explore",),
-    ("__main__",),
+    ("core.errors", "core.locks", "core.paths", "core.config"),
+    ("core.data",),
+    ("core.model",),
+    ("core.training",),
+    ("core.predict",),
+    ("kit.environment", "kit.surroundings", "kit.distributed"),
+    ("kit.demo",),
+    ("kit.datasets",),
+    ("kit.experiments",),
+    ("kit.reporting", "kit.doctor"),
+    ("kit.explore", "kit.bench"),
+    ("kit.cli",),
+    ("kit.__main__",),
 )
-LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+LAYER = {f"flowclip_{part}": number for number, parts in enumerate(LAYERS) for part in parts}
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 
 
@@ -44,35 +49,38 @@ def imports(source: str, nested: bool = True) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports name the package"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    found = {name for name in found if name.split(".")[0] == "flowclip_core"}
+    found = {name for name in found if name.split(".")[0] in PACKAGES}
     return {name if name in MODULES else name.rpartition(".")[0] for name in found}
 
 
 def wrong_imports(name: str, source: str) -> list[str]:
-    part = name.split(".")[1]
-    return sorted(other for other in imports(source) if LAYER[other.split(".")[1]] > LAYER[part])
+    return sorted(other for other in imports(source) if layer(other) > layer(name))
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - {"flowclip_core"}))
+def layer(name: str) -> int:
+    return LAYER[".".join(name.split(".")[:2])]
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - set(PACKAGES)))
 def test_imports_go_one_way(name):
     assert wrong_imports(name, MODULES[name].read_text()) == []
 
 
 def test_the_package_itself_imports_nothing_of_its_own_at_once():
-    assert imports(MODULES["flowclip_core"].read_text()) == set()
+    assert [imports(MODULES[package].read_text()) for package in PACKAGES] == [set(), set()]
 
 
 def test_the_import_test_sees_every_kind_of_import():
     for line in (
-        "from flowclip_core.reporting import stats",
-        "from flowclip_core.reporting.stats import t_interval",
-        "import flowclip_core.reporting.stats",
-        "def f():\n    from flowclip_core.reporting import stats",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from flowclip_core.reporting import stats",
+        "from flowclip_kit.reporting import stats",
+        "from flowclip_kit.reporting.stats import t_interval",
+        "import flowclip_kit.reporting.stats",
+        "def f():\n    from flowclip_kit.reporting import stats",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from flowclip_kit.reporting import stats",
     ):
-        assert wrong_imports("flowclip_core.data.features", line) == ["flowclip_core.reporting.stats"]
+        assert wrong_imports("flowclip_core.data.features", line) == ["flowclip_kit.reporting.stats"]
     assert wrong_imports("flowclip_core.data.features", "from flowclip_core import environment, config") == []
-    assert wrong_imports("flowclip_core.demo.world", "from flowclip_core import data") == ["flowclip_core.data"]
+    assert wrong_imports("flowclip_kit.demo.world", "from flowclip_core import data") == ["flowclip_core.data"]
 
 
 def test_no_module_waits_for_itself():

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from flowclip_core.errors import InputError
-from flowclip_core.reporting import stats
+from flowclip_kit.reporting import stats
 
 PAPER = "table method source mmb map mcb trained_on dataset k metric value spread note".split()
 NOTHING_PRINTED = pd.DataFrame(columns=PAPER).astype({"k": int, "value": float})

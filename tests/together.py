@@ -17,10 +17,11 @@ from conftest import SMALL, backbone
 from safetensors.torch import save_file
 
 from flowclip_core.config import EvalConfig, ModelConfig, TrainConfig
-from flowclip_core.data.extraction import rank
 from flowclip_core.data.features import FeatureStore
 from flowclip_core.model.flowclip import FlowCLIP
-from flowclip_core.training import loop, ranks
+from flowclip_core.training import loop
+from flowclip_kit.datasets.extraction import rank
+from flowclip_kit.distributed import ranks
 
 NAMES = ("brush hair", "cartwheel", "catch", "clap hands")
 FULL = ModelConfig()

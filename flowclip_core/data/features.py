@@ -25,7 +25,7 @@ import pandas as pd
 from flowclip_core.config import PRECISIONS, need_crops, need_types
 from flowclip_core.errors import InputError, NotFinite
 from flowclip_core.paths import settled, sha256, stamp, write_atomically
-from flowclip_core.workers import default_jobs
+from flowclip_kit.distributed.process_pool import default_jobs
 
 INDEX = ["name", "bytes", "modified", "sha256", "frames", "decoder"]
 FAILED = ["name", "bytes", "modified", "sha256", "error"]

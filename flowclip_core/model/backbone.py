@@ -168,7 +168,7 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
     if name == TINY:
         if pretrained is not None:
             raise InputError(f"backbone {TINY} brings its own weights; leave --pretrained out (got {pretrained!r})")
-        from flowclip_core.demo.pretrain import load_tiny_clip
+        from flowclip_kit.demo.pretrain import load_tiny_clip
 
         return Backbone(load_tiny_clip(), name, None).to(device)
     model = _model_name(name, pretrained)

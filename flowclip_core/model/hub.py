@@ -18,9 +18,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flowclip_core.config import LONGEST_PROMPT, TINY, ModelConfig
-from flowclip_core.demo import world
 from flowclip_core.errors import InputError, NotFinite, shown
 from flowclip_core.paths import sha256, to_json, write_atomically
+from flowclip_kit.demo import world
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -34,7 +34,7 @@ from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.hub import LARGEST, need_sound, tensors_sum
 from flowclip_core.paths import to_json, write_atomically
-from flowclip_core.training import ranks
+from flowclip_kit.distributed import ranks
 
 # Random streams of one run, kept apart so that changing one leaves the others as they are.
 ORDER, DRAW, TEST, SHUFFLE = 1, 2, 3, 4

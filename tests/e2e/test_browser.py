@@ -23,8 +23,8 @@ import psutil
 import pytest
 from conftest import hearing
 
-from flowclip_core.demo import world
 from flowclip_core.paths import root
+from flowclip_kit.demo import world
 
 NOTEBOOKS = ("index", "one_clip", "data", "explore_motion", "explore_prompts")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -61,7 +61,7 @@ class Lab:
     """JupyterLab as `./reproduce.sh lab` starts it, on a copy of the checkout's notebooks."""
 
     def __init__(self, scratch: Path) -> None:
-        for name in ("notebooks", "flowclip_core"):
+        for name in ("notebooks", "flowclip_core", "flowclip_kit"):
             shutil.copytree(root() / name, scratch / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
         for name in ("reproduce.sh", "environment.yml", "pyproject.toml", "requirements.lock"):
             shutil.copy(root() / name, scratch / name)

@@ -80,7 +80,7 @@ def test_two_ranks_of_torchrun_fill_one_store(data, whole, tmp_path):
     launcher = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "FLOWCLIP_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
-        [*launcher, "-m", "flowclip_core", *command(data)],
+        [*launcher, "-m", "flowclip_kit", *command(data)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -19,8 +19,8 @@ import pytest
 from conftest import ROOT
 from test_table5 import ONE_SET, SMOKE, Call, assert_whole, seen
 
-from flowclip_core.demo import world
-from flowclip_core.workers import default_jobs
+from flowclip_kit.demo import world
+from flowclip_kit.distributed.process_pool import default_jobs
 
 KILLS = int(os.environ.get("FLOWCLIP_KILLS", 4))
 SIGNALS = max(2, KILLS // 4)

@@ -17,9 +17,9 @@ from conftest import ROOT
 from test_engines import MAY_DIFFER
 from test_table5 import LONGEST, ONE_SET, Call, assert_whole
 
-from flowclip_core.experiments import runs
-from flowclip_core.experiments.runs import Options
-from flowclip_core.experiments.tidy import tidy_csv
+from flowclip_kit.experiments import runs
+from flowclip_kit.experiments.results_table import tidy_csv
+from flowclip_kit.experiments.runs import Options
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_D12_two_ranks_of_torchrun_equal_one_process_to_the_byte(cache, tmp_path
     words = ("table8", "--profile", "smoke", "--dataset", "figures-k", "--results", str(tmp_path / "two"))
     launcher = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launcher, "-m", "flowclip_core", *words],
+        [*launcher, "-m", "flowclip_kit", *words],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=LONGEST,
     )  # fmt: skip

@@ -14,9 +14,9 @@ import pytest
 from official import build_hmdb, build_ucf, hmdb_names, ucf_names
 from test_table5 import Call
 
-from flowclip_core.data import datasets
-from flowclip_core.demo.world import encode
-from flowclip_core.experiments.catalogue import VARIANTS
+from flowclip_kit.datasets import formats
+from flowclip_kit.demo.world import encode
+from flowclip_kit.experiments.catalogue import VARIANTS
 
 HMDB = ("brush_hair", "kick", "kick_ball")
 UCF = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
@@ -57,8 +57,8 @@ def test_table5_on_the_official_layouts(data, folder):
     assert {*top1["seed"]} == {0} and {*top1["views"].astype(str)} == {"1x1"}
     about = json.loads((folder / "results/quick/table5.provenance.json").read_text())["datasets"]
     sizes = {name: (found["classes"], found["train"], found["test"]) for name, found in about.items()}
-    hmdb = datasets.load("hmdb51", data / "hmdb51").splits[1]
-    ucf = datasets.load("ucf101", data / "ucf101").splits[1]
+    hmdb = formats.load("hmdb51", data / "hmdb51").splits[1]
+    ucf = formats.load("ucf101", data / "ucf101").splits[1]
     assert sizes == {"hmdb51": (3, 210, 90), "ucf101": (3, len(ucf.train), len(ucf.test))}
     assert (len(hmdb.train), len(hmdb.test)) == (210, 90)
     assert len(ucf.train) + len(ucf.test) == sum(len(sum(ucf_names()[name], [])) for name in UCF)
@@ -67,7 +67,7 @@ def test_table5_on_the_official_layouts(data, folder):
 
 def test_a_published_list_is_what_is_trained_on(data, folder):
     names = {name: hmdb_names()[name] for name in HMDB}
-    train = {video.name.partition("/")[2] for video in datasets.load("hmdb51", data / "hmdb51").splits[1].train}
+    train = {video.name.partition("/")[2] for video in formats.load("hmdb51", data / "hmdb51").splits[1].train}
     chosen = [(video, label) for label, name in enumerate(HMDB) for video in names[name] if video in train]
     chosen = [pair for label in range(3) for pair in [p for p in chosen if p[1] == label][:2]]
     listed = folder / "train1_few_shot_2.txt"
@@ -93,5 +93,5 @@ def test_other_class_names_are_another_run(data, folder):
     run(data, folder, "figure3a", "--dataset", "ucf101", "--class-names", "raw")
     about = json.loads((folder / "results/quick/figure3a.provenance.json").read_text())
     assert about["class_names"] == "raw"
-    texts = datasets.load("ucf101", data / "ucf101", class_names="raw").texts
+    texts = formats.load("ucf101", data / "ucf101", class_names="raw").texts
     assert texts == UCF and len({path.stem for path in (folder / "results/runs").glob("*.json")} - before) == 5

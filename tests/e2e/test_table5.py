@@ -33,12 +33,12 @@ from matplotlib.figure import Figure
 from safetensors import safe_open
 from test_outputs import counts_text, tree
 
-from flowclip_core.__main__ import main
 from flowclip_core.config import PROFILES
-from flowclip_core.experiments.catalogue import PAPER_TARGETS, TARGETS, VARIANTS
-from flowclip_core.experiments.tidy import TIDY, read_hits
 from flowclip_core.paths import write_atomically
-from flowclip_core.reporting import claims, notebooks, outputs, plots, tables
+from flowclip_kit.cli import main
+from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS, VARIANTS
+from flowclip_kit.experiments.results_table import TIDY, read_hits
+from flowclip_kit.reporting import claims, notebooks, outputs, plots, tables
 
 LONGEST = 600  # seconds for one call on a busy machine; a quiet one needs some 20
 SMOKE = ("table5", "--profile", "smoke")
@@ -66,7 +66,7 @@ class Call:
         }
         with hearing(), self._log("out").open("w") as out, self._log("err").open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "flowclip_core", *self.arguments],
+                [sys.executable, "-P", "-m", "flowclip_kit", *self.arguments],
                 cwd=self.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,

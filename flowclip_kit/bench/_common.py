@@ -1,0 +1,65 @@
+"""What the benchmarks share: ways timed in turn, the processor's matmul peak, blocks of flowclip_kit/bench/README.md."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+from flowclip_core.errors import InputError
+from flowclip_core.paths import root, write_atomically
+
+README = "flowclip_kit/bench/README.md"
+
+
+def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round; every round takes all of them, so that a slow moment hits all alike."""
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            spent[name].append(time.perf_counter() - began)
+    return spent
+
+
+def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
+    """Median, least and largest of the rounds' ratios."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def matmul_peak(device: str, dtype, run: Callable = map, lanes: int = 1) -> Callable[[float], float]:
+    """GFLOP/s of torch's matrix product, kept up for so many seconds, of the square size that is fastest here.
+
+    run, lanes: see `loop.lanes_of`; every lane multiplies, all at once. A share of the peak is a
+    ratio of two rates over equal times: a machine whose speed wavers has better moments than either keeps up.
+    """
+    import torch
+
+    def rate(size: int, times: int) -> float:
+        a = torch.randn(size, size, device=device, dtype=dtype)
+
+        def products(_: int) -> None:
+            for _ in range(times):
+                result = a @ a
+            result.sum().item()  # a GPU has to be done
+
+        began = time.perf_counter()
+        list(run(products, range(lanes)))
+        return lanes * times * 2 * size**3 / (time.perf_counter() - began) / 1e9
+
+    sizes = (1024, 1536, 2048) if device == "cpu" else (4096, 8192)
+    rates = {size: max(rate(size, 3) for _ in range(3)) for size in sizes}
+    size = max(rates, key=rates.get)
+    return lambda seconds: rate(size, max(1, round(seconds * rates[size] * 1e9 / (lanes * 2 * size**3))))
+
+
+def record(part: str, command: str, said: str) -> None:
+    """Put a benchmark's text between its marks in flowclip_kit/bench/README.md. Raises InputError where they are missing."""
+    readme = root() / README
+    begin, end = f"<!-- {part}: made by ./reproduce.sh bench {command} --record -->", f"<!-- {part}: end -->"
+    before, found, rest = readme.read_text().partition(begin)
+    if not found or end not in rest:
+        raise InputError(f"{readme}: lacks the marks {begin} and {end}")
+    write_atomically(readme, f"{before}{begin}\n\n```text\n{said}\n```\n\n{end}{rest.partition(end)[2]}")

@@ -1,0 +1,146 @@
+"""Does what `list --profile paper` says about hours and memory come true here?
+
+    ./reproduce.sh bench costs [--record]
+
+The same calibration, then the work itself, with all processes busy as in a table:
+
+- the demo: some cells of Table 5 (tiny-clip, stored features, everything that `train_and_test` does) are predicted and
+  run, in a results folder of their own;
+- full size: one training step of the full model on random features, for the class lists of the three data sets. It is
+  fitted to HMDB-51's names and a quarter of Kinetics-400's; larger lists and batches are extrapolated.
+
+Printed are predicted over real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowclip_core.config import PROFILES, BackboneConfig
+from flowclip_core.errors import InputError
+from flowclip_kit.bench import _common as common
+from flowclip_kit.datasets.class_names import CLASSES
+from flowclip_kit.datasets.extraction import Rank
+from flowclip_kit.datasets.formats import Dataset
+from flowclip_kit.distributed.process_pool import Pool, default_jobs
+from flowclip_kit.experiments import estimates, speed
+from flowclip_kit.experiments.catalogue import FULL, few_shot
+from flowclip_kit.experiments.devices import lanes
+from flowclip_kit.experiments.runs import Options, Workshop, resolve
+
+VARIANTS = ("baseline", "mmb", "full")
+# Videos of a step at full size, each list's so that a step takes some twenty seconds.
+STEPS = {"HMDB-51": 32, "UCF-101": 12, "Kinetics-400": 3}
+
+
+def size(dataset: Dataset) -> estimates.Size:
+    """What a prediction has to know of a data set."""
+    splits = {number: (len(split.train), len(split.test)) for number, split in dataset.splits.items()}
+    return estimates.Size(len(dataset.classes), splits)
+
+
+def demo(name: str, shots: int, seeds: int) -> list[str]:
+    """Cells of Table 5 under a drawn profile, predicted and run: means over seeds."""
+    profile = resolve(name, "table5", Options())
+    with tempfile.TemporaryDirectory() as folder, Workshop(profile, Options(results=Path(folder))) as workshop:
+        workshop.open(profile.roles.values())
+        sets = workshop.sets
+        here = speed.measure(
+            profile.backbone, workshop.device, workshop.precision, {name: sets[name].texts for name in sets}
+        )
+        sizes = {name: size(found) for name, found in sets.items()}
+        cells = [
+            cell for cell in few_shot(profile, (shots,), True) if cell.variant in VARIANTS and cell.config.seed < seeds
+        ]
+        workshop.make(cells, "costs")
+        lines = [
+            f"{name}, Table 5 at k = {shots}, {seeds} runs a cell, {here.jobs} processes at once",
+            f"{'data set':12} {'variant':10} {'train s':>9} {'predicted':>10} {'ratio':>6}"
+            f" {'test s':>8} {'predicted':>10} {'ratio':>6} {'GiB':>6} {'predicted':>10}",
+        ]
+        total = {"real": 0.0, "said": 0.0}
+        for dataset in sets:
+            for variant in VARIANTS:
+                configs = [c.config for c in cells if (c.config.dataset, c.variant) == (dataset, variant)]
+                records = [workshop.record(config) for config in configs]
+                work = estimates.passes(configs[0], sizes, here.tokens)
+                real = [statistics.mean(record["seconds"][part] for record in records) for part in ("train", "test")]
+                said = [estimates.seconds([one for one in work if one.train == train], here) for train in (True, False)]
+                total["real"] += sum(real)
+                total["said"] += sum(said)
+                held = max(record["peak_memory_gib"] for record in records)
+                lines.append(
+                    f"{dataset:12} {variant:10} {real[0]:>9.2f} {said[0]:>10.2f} {said[0] / real[0]:>6.2f}"
+                    f" {real[1]:>8.2f} {said[1]:>10.2f} {said[1] / real[1]:>6.2f}"
+                    f" {held:>6.2f} {estimates.gib(work, here):>10.2f}"
+                )
+        lines.append(f"together     predicted / real {total['said'] / total['real']:.2f}")
+    return lines
+
+
+def _step(load, names: Sequence[str], videos: int) -> float:
+    """Seconds of one training step of the full model."""
+    from flowclip_core.model.flowclip import FlowCLIP
+
+    tower = load()
+    model, store = FlowCLIP(FULL, tower, names), speed.random_store(tower.width)
+    speed.random_training(model, store, 1, 1)
+    began = time.perf_counter()
+    speed.random_training(model, store, videos, 1)
+    return time.perf_counter() - began
+
+
+def full_size(backbone: str, lists: Sequence[str]) -> list[str]:
+    """A step of the full model at a backbone's size, predicted and done by every process at once."""
+    here, where = speed.speed(BackboneConfig(backbone, None))
+    lines = [
+        f"full size, {backbone} with random weights, one step of the full model, {where}",
+        f"{'class names':13} {'videos':>6} {'s a step':>9} {'predicted':>10} {'ratio':>6}",
+    ]
+    device = "cpu" if where.endswith("float32") else "cuda"
+    load, _ = lanes(BackboneConfig(backbone, None), device, "float32", here.jobs, None, Rank())
+    with Pool(here.jobs, threads=1 if device == "cpu" else min(8, default_jobs())) as pool:
+        for role in lists:
+            names, videos = CLASSES[role], STEPS[role]
+            real = statistics.mean(s for _, s in pool.map(_step, [(one, names, videos) for one in load[: here.jobs]]))
+            dataset = PROFILES["paper"].roles[role]
+            asked = speed.amounts(FULL, len(names), here.tokens[dataset], videos)
+            said = estimates.seconds([estimates.Pass(True, videos, videos, asked)], here)
+            lines.append(f"{role:13} {videos:>6} {real:>9.2f} {said:>10.2f} {said / real:>6.2f}")
+    return lines
+
+
+def main() -> int:
+    """The command line; 2 for wrong input."""
+    parser = argparse.ArgumentParser(prog="./reproduce.sh bench costs", allow_abbrev=False)
+    parser.add_argument("--profile", default="demo", choices=("demo", "smoke"))
+    parser.add_argument("--shots", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--backbone", default="ViT-B-16")
+    parser.add_argument("--lists", nargs="*", default=list(STEPS), choices=list(STEPS), help="at full size; none: skip")
+    parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
+    asked = parser.parse_args()
+    try:
+        if not 1 <= asked.seeds <= PROFILES[asked.profile].seeds or asked.shots < 1:
+            raise InputError(f"--seeds: 1 to {PROFILES[asked.profile].seeds} are there; --shots: from 1 on")
+        lines = demo(asked.profile, asked.shots, asked.seeds)
+        if asked.lists:
+            lines += ["", *full_size(asked.backbone, asked.lists)]
+    except InputError as error:
+        print(f"reproduce.sh: {error}", file=sys.stderr)
+        return 2
+    said = "\n".join(lines)
+    print(said)
+    if asked.record:
+        common.record("costs", "costs", said)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
