@@ -24,85 +24,12 @@ here=$(cd -- "$(dirname -- "$script")" && pwd -P)
 venv=$here/.venv
 environment=$here/flowclip_kit/environment.py
 
-usage() {
-  cat <<'HELP'
-flowclip: the experiments of «Seeing in Flowing» (ACM MM 2023), measured beside printed.
-
-Usage: ./reproduce.sh TARGET [OPTIONS]
-
-Targets
-  table1 ... table8           one table of the paper: makes missing runs, then CSV, figures, executed notebook
-  figure3a ... figure3d       one panel of Figure 3: parts, frames T, prompt vectors H, temporal step s
-  all                         all of these, then the verdicts on the paper's claims and one report
-  readings                    what the paper leaves open, one choice changed at a time, and two controls
-  report                      one HTML file with every table, figure, verdict and cost that is there
-  notebook NAME [-p NAME=VALUE ...]
-                              run a notebook with parameters; an unknown one is an error
-  data NAME --data-root DIR [--mirror URL] [--open] [--names]
-                              fetch, unpack and count hmdb51, ucf101 or kinetics400; takes what is already there.
-                              --open decodes and hashes every video, --names lists all that are missing
-  extract NAME --data-root DIR [--shard i/n]
-                              encode a data set ahead of its experiments; n machines that share a cache folder each take
-                              a share, as ranks of torchrun and tasks of srun do by themselves
-  predict VIDEO --labels a,b,c [--checkpoint FILE|FOLDER|user/name] [--json]
-                              scores of your class names for your video. Names with commas: --label NAME for each, or
-                              --labels-file FILE with one a line, or quotes inside: --labels '"up, then down",wave'
-  list                        what each target trains, what it cost when it was recorded, and for the real data sets what
-                              this machine will take: hours and memory of each target, gigabytes and hours of features
-  verify                      rebuild every recorded table, figure and verdict; fails on any difference
-  lab [JUPYTERLAB OPTIONS]    JupyterLab on the notebooks, on this machine only; Ctrl-C ends it
-  test [PYTEST OPTIONS]       unit tests, then every notebook (options and test files go to the unit tests)
-  test --browser [--screenshots DIR]
-                              also move every control of the notebooks in a real browser (needs Chromium)
-  doctor [--data-root DIR]    what this machine has and lacks: packages, device, disk, weights, data
-  doctor --decoders DIR [--sample N]
-                              read videos with each decoder and say where they disagree
-  extra ray|browser           add Ray (--engine ray) or Playwright to the environment in use; nothing in it is changed
-  bench prompts|training|table|costs|extraction VIDEOS [--record]
-                              ratios to plain ways of the same work: prompts by the tree, a training step, a whole table,
-                              hours predicted and real, decoding beside encoding (flowclip_kit/bench/README.md)
-
-Options
-  --profile demo|quick|paper  demo: generated world, no data needed (default; extract: paper); quick, paper: real data
-  --data-root DIR             folder that holds the real data sets
-  --dataset NAME              one data set only, e.g. figures-h, hmdb51; folder: videos of your own
-  --results DIR               where tables, figures and records go (default: results/ in the checkout)
-  --seeds N                   runs per cell
-  --device auto|cpu|cuda      where to compute (default: auto)
-  --jobs N                    processes at a time
-  --memory GB                 for the prompt trees of all processes while they train; where memory runs out all the same,
-                              fewer videos are taken at a time, which changes no result (default: as the machine has it)
-  --engine local|ray          what makes the runs: processes of this machine, or Ray, which goes on when it loses some
-  --ray-address HOST:PORT|auto
-                              a running Ray cluster that this machine belongs to; all its machines must see the checkout,
-                              --results and FLOWCLIP_CACHE at the same paths (default: Ray on this machine)
-  --decoder pyav|decord       video reader (default: pyav)
-  --decoders N                decoding processes of each GPU (default: its share of the cores), or of each CPU lane
-                              (default: none, it decodes in a thread)
-  --precision float32|bfloat16|float16
-                              of the image tower (default: float32 on a CPU, float16 on a GPU)
-  --incomplete stop|skip      listed videos that are missing or unreadable: stop, or go on without them
-                              (default: stop; kinetics400: skip)
-  --class-names words|raw     class names in prompts: «Apply Eye Makeup», or «ApplyEyeMakeup» as most peers have it
-  --few-shot-list FILE ...    table4, table5: published lists of training videos in the place of seeded draws
-  --backbone NAME             open_clip model, e.g. ViT-B-16 (OpenAI's, with QuickGELU)
-  --pretrained TAG|FILE|none  its weights: an open_clip tag, a local file, or none for seeded random ones
-  --record                    also copy the results into results/recorded/, which is in git
-
-Examples
-  ./reproduce.sh table5                                             # fresh machine, no data, no GPU
-  ./reproduce.sh all
-  ./reproduce.sh table5 --profile paper --data-root ~/videos --seeds 10
-  ./reproduce.sh predict clip.mp4 --labels "climb stairs,sit down,wave"
-  ./reproduce.sh test -k datasets
-
-Set-up
-  The first call makes .venv in the checkout from requirements.lock (some 6 GB on Linux); it needs Python 3.11 or
-  newer and a package index. PYTHON=/path/to/python chooses the Python. An active virtual or conda environment that
-  satisfies environment.yml is used as it is, and left as it is. pip's and uv's own settings (mirrors, caches) apply.
-  Every package must be the file whose hash is in the lock. Where the lock has none for this Python or platform, set-up
-  stops; FLOWCLIP_NEWEST=1 has it take the newest versions that environment.yml allows, without hashes.
-HELP
+show_help() { # WORDS: argparse's help, which needs a Python but no packages
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} "$venv/bin/python" python3 python3.14 python3.13 python3.12 python3.11 python; do
+    if recent_enough "$candidate"; then PYTHONPATH=$here exec "$candidate" -P -m flowclip_kit.parser "$@"; fi
+  done
+  die "no Python 3.11 or newer found; install one, or name it: PYTHON=/path/to/python $0 --help"
 }
 
 find_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
@@ -219,6 +146,10 @@ set_up() {
   trap 'exit 130' INT
   trap 'exit 143' TERM
   python=$(find_python)
+  case $1 in # what is wrong with the command is said before minutes of installing
+    test | lab | bench | extra) ;;
+    *) PYTHONPATH=$here "$python" -P -m flowclip_kit.parser "$@" || exit 2 ;;
+  esac
   ( : >>"$venv.lock" ) 2>/dev/null || die "cannot write to $here, where .venv belongs"
   exec 9>>"$venv.lock"
   "$python" -I "$environment" lock 9
@@ -258,7 +189,9 @@ add_extra() { # NAME: what the environment in use lacks of it; what is there sta
 }
 
 case ${1:-} in
-  '' | -h | --help | help) usage; exit 0 ;;
+  '' | -h | --help | help) show_help --help ;;
+  bench) [ $# -ne 2 ] || case $2 in -h | --help) show_help bench --help ;; esac ;;
+  *) for word in "$@"; do case $word in -h | --help) show_help "$1" --help ;; esac; done ;;
 esac
 
 if [ -n "${PYTHON:-}" ]; then recent_enough "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or newer"; fi
@@ -274,7 +207,7 @@ for active in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
   fi
 done
 if [ -z "$python" ]; then
-  stamped || set_up
+  stamped || set_up "$@"
   python=$venv/bin/python
 fi
 
@@ -286,7 +219,7 @@ export HF_HUB_DISABLE_TELEMETRY="${HF_HUB_DISABLE_TELEMETRY:-1}"
 
 # Start-up files of the user's IPython would run in every kernel, and could end it.
 own_ipython() {
-  IPYTHONDIR=$("$python" -P -c 'from flowclip_core.paths import cache_dir; print(cache_dir().absolute() / "ipython")')
+  IPYTHONDIR=$("$python" -P -c 'from flowclip_kit.paths import cache_dir; print(cache_dir().absolute() / "ipython")')
   export IPYTHONDIR
 }
 

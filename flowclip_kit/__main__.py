@@ -1,8 +1,17 @@
-"""`python -m flowclip_kit`: the command line."""
+"""The command line: `python -m flowclip_kit`, or `flowclip` where the package is installed."""
 
-import sys
 
-from flowclip_kit.cli import main
+def run() -> None:
+    """Run one command and end the process with its code."""
+    from flowclip_kit import surroundings
+
+    surroundings.settle()  # before the imports below, which take a second: no signal may meet them unprepared
+
+    from flowclip_kit.cli import main
+
+    surroundings.in_main()
+    surroundings.leave(main())
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

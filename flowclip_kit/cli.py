@@ -14,22 +14,18 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-if __name__ == "__main__":  # before the imports below, which take a second: no signal may meet them unprepared
-    from flowclip_kit import surroundings
-
-    surroundings.settle()
-
-from flowclip_core.config import PRECISIONS, PROFILES, TINY
-from flowclip_core.data.labels import STYLES, split_names
+from flowclip_core.config import PROFILES, TINY
+from flowclip_core.data.labels import split_names
 from flowclip_core.errors import InputError, shown
-from flowclip_core.paths import need_checkout, root, to_json
+from flowclip_core.files import to_json
 from flowclip_kit import surroundings
-from flowclip_kit.datasets.extraction import rank
 from flowclip_kit.datasets.formats import lines_of
-from flowclip_kit.distributed.ray_pool import ENGINES
-from flowclip_kit.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
+from flowclip_kit.distributed.rank import rank
+from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_kit.parser import parser
+from flowclip_kit.paths import need_checkout, root
 
 if TYPE_CHECKING:
     from flowclip_kit.experiments import Options
@@ -54,22 +50,18 @@ REFUSED = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; ./reproduce.sh --help shows all")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 1 when a check failed, 2 when the input was wrong."""
     try:
-        asked = _parse(arguments)
-        if asked.run not in (_predict, _data, _extract, _doctor):
+        asked = parser().parse_args(arguments)
+        run = COMMANDS.get(asked.target, _target)
+        if run not in (_predict, _data, _extract, _doctor):
             need_checkout()
-        if asked.run in (_target, _extract, _notebook) or asked.run is _doctor and asked.decoders_of:
+        if run in (_target, _extract, _notebook) or run is _doctor and asked.decoders_of:
             surroundings.need_room()
-        elif asked.run is _predict:
+        elif run is _predict:
             surroundings.need_limits()
-        code = asked.run(asked)
+        code = run(asked)
         sys.stdout.flush()
         return code
     except InputError as error:
@@ -103,93 +95,6 @@ def _refuse(why: object) -> int:
 def _drop_stdout() -> None:
     """Nobody reads the output any more, or nothing can keep it: Python must not complain when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="./reproduce.sh", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="target", metavar="TARGET", required=True, parser_class=_Parser)
-    shared = _Parser(add_help=False, allow_abbrev=False)
-    shared.add_argument("--backbone")
-    shared.add_argument("--pretrained")
-    shared.add_argument("--decoder", default="pyav", choices=("pyav", "decord"))
-    shared.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    stored = _Parser(add_help=False, allow_abbrev=False)  # what decides stored features, and how they are made
-    stored.add_argument("--data-root", type=Path)
-    stored.add_argument("--jobs", type=_positive)
-    stored.add_argument("--decoders", type=_positive)
-    stored.add_argument("--precision", choices=PRECISIONS)
-    stored.add_argument("--incomplete", choices=("stop", "skip"))
-    for name in (*ALL_TARGETS, "all"):
-        command = commands.add_parser(name, parents=[shared, stored], allow_abbrev=False)
-        command.add_argument("--profile", default="demo")
-        command.add_argument("--dataset")
-        command.add_argument("--results", type=Path)
-        command.add_argument("--seeds", type=_positive)
-        command.add_argument("--class-names", default="words", choices=STYLES)
-        command.add_argument("--few-shot-list", type=Path, nargs="+", default=[], metavar="FILE")
-        command.add_argument("--engine", default="local", choices=ENGINES)
-        command.add_argument("--ray-address", metavar="ADDR")
-        command.add_argument("--memory", type=_gigabytes, metavar="GB")
-        command.add_argument("--record", action="store_true")
-        command.set_defaults(run=_target)
-    extract = commands.add_parser("extract", parents=[shared, stored], allow_abbrev=False)
-    extract.add_argument("name")
-    extract.add_argument("--profile", default="paper")
-    extract.add_argument("--shard")
-    extract.set_defaults(run=_extract)
-    predict = commands.add_parser("predict", parents=[shared], allow_abbrev=False)
-    predict.add_argument("video", type=Path)
-    predict.add_argument("--labels")
-    predict.add_argument("--label", action="append", default=[], metavar="NAME")
-    predict.add_argument("--labels-file", type=Path, metavar="FILE")
-    predict.add_argument("--checkpoint", type=Path)
-    predict.add_argument("--json", action="store_true")
-    predict.set_defaults(run=_predict)
-    notebook = commands.add_parser("notebook", allow_abbrev=False)
-    notebook.add_argument("name")
-    notebook.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
-    notebook.add_argument("--results", type=Path)
-    notebook.set_defaults(run=_notebook)
-    data = commands.add_parser("data", allow_abbrev=False)
-    data.add_argument("name")
-    data.add_argument("--data-root", type=Path, required=True)
-    data.add_argument("--mirror")
-    data.add_argument("--open", action="store_true")
-    data.add_argument("--names", action="store_true")
-    data.add_argument("--jobs", type=_positive)
-    data.set_defaults(run=_data)
-    doctor = commands.add_parser("doctor", allow_abbrev=False)
-    doctor.add_argument("--data-root", type=Path)
-    doctor.add_argument("--backbone")
-    doctor.add_argument("--pretrained")
-    doctor.add_argument("--decoders", type=Path, metavar="DIR", dest="decoders_of")
-    doctor.add_argument("--sample", type=_positive, default=20)
-    doctor.set_defaults(run=_doctor)
-    runs = (("list", _list), ("report", _report), ("verify", _verify))
-    for name, run in runs:
-        command = commands.add_parser(name, allow_abbrev=False)
-        if name in ("list", "report"):
-            command.add_argument("--profile", default="demo")
-        if name == "report":
-            command.add_argument("--results", type=Path)
-        command.set_defaults(run=run)
-    return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on is needed, got {text!r}")
-    return int(text)
-
-
-def _gigabytes(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"gigabytes above 0 are needed, got {text!r}")
-    return found
 
 
 def _target(asked: argparse.Namespace) -> int:
@@ -252,8 +157,8 @@ def _options(asked: argparse.Namespace) -> Options:
 
 def _extract(asked: argparse.Namespace) -> int:
     """Encode one data set ahead of its experiments: the whole, or one share of several processes' or machines'."""
-    from flowclip_core.paths import cache_dir
     from flowclip_kit.experiments import runs
+    from flowclip_kit.paths import cache_dir
 
     share, options = rank(asked.shard, os.environ), _options(asked)
     runs.need_data(asked.name, options)
@@ -344,8 +249,8 @@ def _notebook(asked: argparse.Namespace) -> int:
 
 
 def _predict(asked: argparse.Namespace) -> int:
-    from flowclip_core.predict import classify
     from flowclip_kit.experiments.runs import pick_device
+    from flowclip_kit.predict import classify
 
     found = classify(
         asked.video,
@@ -439,6 +344,13 @@ def _short(path: Path) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-if __name__ == "__main__":
-    surroundings.in_main()
-    surroundings.leave(main())
+COMMANDS = {
+    "extract": _extract,
+    "predict": _predict,
+    "notebook": _notebook,
+    "data": _data,
+    "doctor": _doctor,
+    "list": _list,
+    "report": _report,
+    "verify": _verify,
+}

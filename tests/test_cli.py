@@ -20,11 +20,12 @@ from safetensors.torch import save_file
 from test_estimates import here
 from test_outputs import checkout_in, small, tree
 
-from flowclip_core import FlowCLIP, ModelConfig, load_backbone
-from flowclip_core.paths import write_atomically
+from flowclip_core import FlowCLIP, ModelConfig
+from flowclip_core.files import write_atomically
 from flowclip_kit import cli, experiments
 from flowclip_kit.cli import main
 from flowclip_kit.demo import world
+from flowclip_kit.demo.backbone import load_backbone
 from flowclip_kit.experiments import estimates
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
 from flowclip_kit.reporting import notebooks, outputs

@@ -20,11 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from flowclip_core.errors import InputError
-from flowclip_core.locks import Held, Waiting, sweep, unfinished
-from flowclip_core.paths import root
+from flowclip_core.files import unfinished
+from flowclip_kit.distributed.locks import Held, Waiting, sweep
 from flowclip_kit.distributed.process_pool import PATIENCE, deaf_to_ctrl_c
-
-ENGINES = ("local", "ray")
+from flowclip_kit.parser import ENGINES
+from flowclip_kit.paths import root
 
 # How often a task is done again whose worker died: nodes may go, but a run that kills every worker must end.
 RETRIES = 4
