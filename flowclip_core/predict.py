@@ -1,16 +1,22 @@
-"""Name the action in one video: the embedded or any open_clip model, with or without trained parts."""
+"""Name the action in one video: any CLIP of open_clip, with or without trained parts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flowclip_core.config import TINY
+from flowclip_core.config import ModelConfig
 from flowclip_core.data.labels import caution, texts_of
 from flowclip_core.errors import InputError, NotFinite
 
+if TYPE_CHECKING:
+    from flowclip_core.model.backbone import Backbone
+
+# Without a checkpoint: the paper's CLIP row, hand-crafted prompt and mean of the frame features.
+CLIP = ModelConfig(mmb=False, map=False, mcb=False, spatial=False)
 # exp of more is no scale of cosines; CLIP ends at log 100.
 LARGEST_SCALE = 50.0
 
@@ -49,7 +55,7 @@ def classify(
     labels: Sequence[str] | None = None,
     *,
     checkpoint: str | Path | None = None,
-    backbone: str | None = None,
+    backbone: str | Path | Backbone | Callable[[], Backbone] | None = None,
     pretrained: str | None = None,
     decoder: str = "pyav",
     device: str = "cpu",
@@ -59,16 +65,15 @@ def classify(
     Without a checkpoint this is zero-shot CLIP: hand-crafted prompt C of Table 1 and the mean of T = 8 frame features.
     A checkpoint brings trained parts: a folder (written by table5, or by `FlowCLIP.save_pretrained`), a file (by
     `FlowCLIP.save`), or a repository of the hub, «user/name». `labels` may then be left out, to use its own classes, or
-    be other names, which is the paper's zero-shot transfer. backbone: by default the checkpoint's, or the embedded tiny
-    CLIP.
+    be other names, which is the paper's zero-shot transfer. backbone: a name, a loaded one or what
+    loads it; by default the checkpoint's, or OpenAI's ViT-B/16.
     Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints, and NotFinite
     where a number on the way to the scores is not finite.
     """
     texts = texts_of(labels) if labels is not None else None
     if texts is None and checkpoint is None:
-        raise InputError("--labels: give the class names, separated by commas, or a --checkpoint that has its own")
+        raise InputError("labels: give the class names, or a checkpoint that has its own")
     from flowclip_core.data.video import read_frames, resize_and_crop, segment_centres
-    from flowclip_kit.experiments.catalogue import CLIP
 
     # The video first: a wrong path is told before a model is loaded.
     clip = read_frames(video, lambda n: segment_centres(n, CLIP.frames), decoder)
@@ -84,12 +89,16 @@ def classify(
         made_with = hub.read_settings(parts)["backbone"]
         if backbone is None:
             backbone, pretrained = made_with["name"], pretrained or made_with["pretrained"]
-    backbone = backbone or TINY
-    frozen = load_backbone(backbone, pretrained, device=device)
+    if backbone is None:
+        backbone, pretrained = "ViT-B-16", pretrained or "openai"
+    if isinstance(backbone, str | Path):
+        frozen = load_backbone(backbone, pretrained, device=device)
+    else:
+        frozen = backbone if isinstance(backbone, torch.nn.Module) else backbone()
     if checkpoint is None:
         scale = float(frozen.clip.logit_scale)
         if abs(scale) > LARGEST_SCALE:
-            raise NotFinite(f"backbone {backbone}: its logit_scale is {scale:g}, expected the logarithm of some 100")
+            raise NotFinite(f"backbone {frozen.name}: its logit_scale is {scale:g}, expected the logarithm of some 100")
         tau = 1 / math.exp(scale)
         model = FlowCLIP(replace(CLIP, tau=tau), frozen, texts).eval()
     else:
@@ -100,7 +109,7 @@ def classify(
         features = frozen.encode_frames(resize_and_crop(clip.frames, frozen.image_size, ("centre",))[0])
         if not features.isfinite().all():
             raise NotFinite(
-                f"{video}: a feature that {backbone} makes of it is no finite number, so nothing is answered"
+                f"{video}: a feature that {frozen.name} makes of it is no finite number, so nothing is answered"
             )
         logits = model(features[None])["logits"][0]
         if not logits.isfinite().all():
@@ -113,11 +122,6 @@ def classify(
         notes.append("All frames that it looks at are equal: nothing moves, the answer rests on one picture.")
     if (alike := int((scores == scores.max()).sum())) > 1:
         notes.append(f"The first {alike} names have the same score: their order says nothing.")
-    if backbone == TINY:
-        from flowclip_kit.demo.pretrain import unknown_words
-
-        unknown = sorted({word for text in model.class_texts for word in unknown_words(text)})
-        notes += [f"It has never seen the words: {', '.join(unknown)}."] if unknown else []
     name = "zero-shot"
     if checkpoint is not None:  # of a repository «user/name», of a path its last part
         name = f"with {Path(checkpoint).absolute().name if Path(checkpoint).exists() else checkpoint}"
@@ -125,7 +129,7 @@ def classify(
         str(video),
         [(model.class_texts[i], float(scores[i])) for i in order],
         clip.count,
-        f"{backbone} {name}",
+        f"{frozen.name} {name}",
         notes,
         [cosines[i] for i in order] if cosines else None,
     )

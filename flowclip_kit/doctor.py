@@ -9,18 +9,19 @@ from pathlib import Path
 import psutil
 
 from flowclip_core.config import TINY
-from flowclip_core.data.features import ABOUT, ARRAY, FeatureStore
 from flowclip_core.errors import InputError, notice
-from flowclip_core.paths import cache_dir, sha256
+from flowclip_core.files import sha256
 from flowclip_kit import environment
 from flowclip_kit.datasets import acquire
 from flowclip_kit.datasets.contents import LARGE
+from flowclip_kit.datasets.feature_store import ABOUT, ARRAY, FeatureStore
 from flowclip_kit.demo import world
 from flowclip_kit.distributed.process_pool import default_jobs
 from flowclip_kit.experiments import runs
 from flowclip_kit.experiments.devices import pick_device
 from flowclip_kit.experiments.records import read_record, software
 from flowclip_kit.experiments.runs import Options
+from flowclip_kit.paths import cache_dir
 
 
 @dataclass(frozen=True)

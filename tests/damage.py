@@ -14,7 +14,7 @@ from conftest import SMALL, backbone
 from test_features import write_video
 from test_outputs import files_of_sketches, sketches
 
-from flowclip_core.paths import write_atomically
+from flowclip_core.files import write_atomically
 from flowclip_kit.cli import main
 from flowclip_kit.experiments import devices, runs
 from flowclip_kit.reporting import notebooks, plots

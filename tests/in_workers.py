@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from flowclip_core.errors import InputError
-from flowclip_core.locks import Held, Lock
+from flowclip_kit.distributed.locks import Held, Lock
 
 
 def double(number: int) -> int:

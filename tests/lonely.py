@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 from flowclip_core.errors import InputError
-from flowclip_core.paths import write_atomically
-from flowclip_kit.datasets.extraction import rank
+from flowclip_core.files import write_atomically
 from flowclip_kit.distributed import process_pool, ranks
+from flowclip_kit.distributed.rank import rank
 
 if __name__ == "__main__":
     what, folder, us = sys.argv[1], Path(sys.argv[2]), rank(None, os.environ)

@@ -104,7 +104,7 @@ def test_what_was_predicted_is_done_and_compared(monkeypatch, capfd):
 def test_a_block_is_written_between_its_marks(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "root", lambda: tmp_path)
     readme = tmp_path / common.README
-    readme.parent.mkdir()
+    readme.parent.mkdir(parents=True)
     marks = "<!-- x: made by ./reproduce.sh bench x --record -->", "<!-- x: end -->"
     readme.write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
     for said in ("new", "newer"):

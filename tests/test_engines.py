@@ -20,8 +20,8 @@ import pytest
 from conftest import ROOT
 
 from flowclip_core.config import SMOKE, ModelConfig, RunConfig
-from flowclip_core.data.features import FAILED, INDEX
 from flowclip_core.errors import InputError
+from flowclip_kit.datasets.feature_store import FAILED, INDEX, FeatureStore
 from flowclip_kit.datasets.formats import Dataset, Split, Video
 from flowclip_kit.distributed import ray_pool
 from flowclip_kit.distributed.process_pool import Pool
@@ -191,7 +191,7 @@ def test_D12_a_cluster_with_a_token_is_joined_with_it(monkeypatch, tmp_path):
 def tasks(tmp_path):
     """The variants of one smoke training on made-up features: call it with a results folder."""
     labels = np.arange(18) % 3
-    videos = tuple(Video(f"{label}/{number}.avi", int(label)) for number, label in enumerate(labels))
+    videos = tuple(Video(f"{number:02d}.avi", int(label)) for number, label in enumerate(labels))
     names = ("wave", "clap", "sit down")
     dataset = Dataset("few", tmp_path, names, names, {1: Split(videos[:12], videos[12:])})
     width = runs.load_once(SMOKE.backbone, "cpu").width
@@ -202,13 +202,14 @@ def tasks(tmp_path):
     rows = [[video.name, 1, 1, "0" * 64, 40, "none"] for video in videos]
     pd.DataFrame(rows, columns=INDEX).to_csv(store / "index.csv", index=False)
     pd.DataFrame([], columns=FAILED).to_csv(store / "failed.csv", index=False)
-    (store / "about.json").write_text(json.dumps({"crops": ["centre"]}))
+    (store / "about.json").write_text(json.dumps({"crops": ["centre"], "frames": SMOKE.frames_stored}))
+    seal = FeatureStore.open(store).seal
 
     def tasks(folder: Path) -> list[tuple[Task]]:
         return [
             (Task(
                 RunConfig("few", 2, 0, 1, ModelConfig(**switches), SMOKE.few_shot, SMOKE.evaluation, SMOKE.backbone),
-                name, True, folder, dataset, None, store, name, "weights", "cpu", 1.0, 1, None,
+                name, True, folder, dataset, None, store, seal, name, "weights", "cpu", 1.0, 1, None,
             ),)
             for name, switches in VARIANTS.items()
         ]  # fmt: skip

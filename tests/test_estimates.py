@@ -16,12 +16,12 @@ from official import build_hmdb, build_ucf
 from test_features import write_video
 
 from flowclip_core.config import PROFILES, TINY, BackboneConfig, ModelConfig, RunConfig, TrainConfig, Transfer
-from flowclip_core.data.features import FeatureStore
 from flowclip_core.errors import InputError
 from flowclip_core.training import loop
 from flowclip_kit import doctor
 from flowclip_kit.cli import main
 from flowclip_kit.datasets.acquire import FACTS
+from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.distributed.process_pool import default_jobs
 from flowclip_kit.experiments import estimates
 from flowclip_kit.experiments import speed as speeds

@@ -33,9 +33,9 @@ from flowclip_core.config import (
     Transfer,
     run_key,
 )
-from flowclip_core.data.features import FeatureStore
 from flowclip_core.errors import InputError
 from flowclip_core.model.flowclip import FlowCLIP
+from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset, Split, Video
 from flowclip_kit.experiments import catalogue, records, results_table, runs
 from flowclip_kit.experiments.catalogue import CLIP, READINGS, TARGETS, VARIANTS, Cell, best_rates, table5
@@ -594,7 +594,7 @@ def test_all_cells_are_made_once_and_only_the_missing_ones_again(lab, tmp_path):
 
 def write_list(path: Path, dataset: Dataset, k: int, seed: int) -> Path:
     train = dataset.splits[1].train
-    videos = [train[i] for i in runs.datasets.few_shot(train, k, seed)]
+    videos = [train[i] for i in runs.formats.few_shot(train, k, seed)]
     path.write_text("".join(f"{video.name} {video.label}\n" for video in videos))
     return path
 
@@ -1178,7 +1178,7 @@ def test_a_transfer_scores_the_trained_weights_on_the_other_set(home, small, tmp
     assert record["scores"]["top5"] == pytest.approx(share_right(scores, labels, top=5))
     halves = []
     for draw in range(6):
-        drawn = runs.datasets.half_of_classes(other, draw)
+        drawn = runs.formats.half_of_classes(other, draw)
         videos = [video for video in test if video.label in drawn]
         assert len(drawn) == 2 and len(videos) == 4
         few = by_hand(small, config, weights, [other.texts[label] for label in drawn], store, videos)

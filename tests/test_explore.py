@@ -10,9 +10,9 @@ import torch
 from flowclip_core.config import ModelConfig
 from flowclip_core.data.video import resize_and_crop
 from flowclip_core.errors import InputError, VideoError
-from flowclip_core.model.backbone import load_backbone
 from flowclip_core.model.motion import pairs
 from flowclip_kit.demo import world
+from flowclip_kit.demo.backbone import load_backbone
 from flowclip_kit.explore import checkpoints, drawings, motion, panels, prompts, widgets
 from flowclip_kit.explore import clips as explore_clips
 

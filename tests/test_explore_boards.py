@@ -15,9 +15,9 @@ from matplotlib.text import Text
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
-from flowclip_core.model.backbone import load_backbone
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.motion import pairs
+from flowclip_kit.demo.backbone import load_backbone
 from flowclip_kit.explore import checkpoints, drawings, kept, motion, panels, prompts
 from flowclip_kit.explore import clips as explore_clips
 
@@ -425,7 +425,7 @@ def test_only_new_questions_are_computed(tower, footages, monkeypatch):
         panels.prompt_board(model, static, footages[clip], template, footages, shown=shown)
         return sorted(set(asked))
 
-    for owner, name in ((FlowCLIP, "forward"), (FlowCLIP, "watch"), (type(model.tree), "forward")):
+    for owner, name in ((FlowCLIP, "forward"), (FlowCLIP, "encode_video"), (type(model.tree), "forward")):
         monkeypatch.setattr(owner, name, told(getattr(owner, name), f"{owner.__name__}.{name}", asked))
     monkeypatch.setattr(prompts, "encode", told(prompts.encode, "encode", asked))
     monkeypatch.setattr(prompts, "vocabulary", told(prompts.vocabulary, "vocabulary", asked))

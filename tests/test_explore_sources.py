@@ -12,10 +12,10 @@ import pytest
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
-from flowclip_core.model.backbone import load_backbone
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_kit.datasets import formats
 from flowclip_kit.demo import world
+from flowclip_kit.demo.backbone import load_backbone
 from flowclip_kit.explore import checkpoints, clips, dataset_report, panels, widgets
 
 SIZE = world.Size(("sit_down", "stand_up", "wave"), 3, 2)

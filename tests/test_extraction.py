@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from test_features import CONFIG, NAMES, Inline, Projection, cache, content, dataset, ensure, write_video
 
-from flowclip_core import locks
-from flowclip_core.data.features import FeatureStore
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets import extraction
-from flowclip_kit.datasets.extraction import Rank, extract, find, plan, rank
+from flowclip_kit.datasets.extraction import extract, find, plan
+from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset, load
-from flowclip_kit.distributed import process_pool
+from flowclip_kit.distributed import locks, process_pool
 from flowclip_kit.distributed.process_pool import Pool
+from flowclip_kit.distributed.rank import Rank, rank
 
 __all__ = ["cache", "dataset"]  # fixtures
 

@@ -26,11 +26,11 @@ from clips import (
 )
 from test_features import Inline, Projection
 
-from flowclip_core.data.features import FeatureStore, StoreConfig
 from flowclip_core.data.video import resize_and_crop, segment_centres
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.extraction import ensure_features
+from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
 
 CONFIG = StoreConfig("weights", frames=4, crops=("left", "centre", "mirrored"))
 SOUND = ["run/a.avi", "run/b.avi", "walk/a.avi", "walk/b.avi"]

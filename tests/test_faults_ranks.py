@@ -16,17 +16,18 @@ import pytest
 from conftest import ROOT
 from fault_table import Fault, check
 
-from flowclip_core import locks
-from flowclip_core.data.features import StoreConfig
-from flowclip_core.locks import Held, Lock, Waiting
-from flowclip_core.paths import write_atomically
+from flowclip_core import files
+from flowclip_core.files import write_atomically
 from flowclip_kit.datasets import acquire
 from flowclip_kit.datasets.extraction import _Claims, plan
+from flowclip_kit.datasets.feature_store import StoreConfig
 from flowclip_kit.datasets.formats import Dataset, Split, Video
+from flowclip_kit.distributed import locks
+from flowclip_kit.distributed.locks import Held, Lock, Waiting
 
 HOLDS = """
 import sys, time
-from flowclip_core.locks import Lock
+from flowclip_kit.distributed.locks import Lock
 Lock(sys.argv[1]).take()
 print(1, flush=True)
 time.sleep(600)
@@ -203,7 +204,7 @@ def test_D12_a_full_disk_leaves_no_lock(tmp_path, monkeypatch):
 
 def test_D12_a_living_writers_unfinished_file_is_not_removed_a_dead_ones_is(tmp_path):
     final = tmp_path / "a.safetensors"
-    here, other = locks.machine(), "0" * 12
+    here, other = files.machine(), "0" * 12
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     kept = [f".{final.name}.{here}-{os.getpid()}.x1", f".{final.name}.{other}-{gone.pid}.x2", f".{final.name}.plain"]
@@ -220,7 +221,7 @@ def test_D12_what_is_written_has_its_writer_in_its_name_until_it_is_whole(tmp_pa
     seen = []
     monkeypatch.setattr("os.fsync", lambda handle: seen.extend(path.name for path in tmp_path.iterdir()))
     write_atomically(tmp_path / "a.json", "1")
-    assert seen[0].startswith(locks.unfinished(tmp_path / "a.json")) and len(seen) == 1
+    assert seen[0].startswith(files.unfinished(tmp_path / "a.json")) and len(seen) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -234,7 +235,7 @@ def test_D12_a_living_peers_unfinished_shard_survives_the_claim_of_it(tmp_path, 
     wanted = plan(dataset, StoreConfig("w", 2, ("centre",), "pyav"))
     path = wanted.parts[0][0]
     path.parent.mkdir(parents=True)
-    part = path.parent / f"{locks.unfinished(path)}xyz"
+    part = path.parent / f"{files.unfinished(path)}xyz"
     part.touch()
     claims = _Claims(wanted, wanted.parts, 0)
     assert next(claims).path == path and part.exists()

@@ -15,9 +15,9 @@ import pytest
 from damage import changed, cheap, copy, pristine, record, store, tables, videos, words
 from fault_table import Fault, answer, check
 
-from flowclip_core.data import features
-from flowclip_core.data.features import FeatureStore
 from flowclip_kit import doctor
+from flowclip_kit.datasets import feature_store as features
+from flowclip_kit.datasets.feature_store import FeatureStore
 
 __all__ = ["cheap", "pristine"]  # fixtures
 

@@ -20,9 +20,9 @@ import pytest
 from conftest import ROOT, hearing
 from fault_table import Fault, check
 
-from flowclip_core import paths
+from flowclip_core import files
 from flowclip_core.errors import InputError
-from flowclip_kit import surroundings
+from flowclip_kit import paths, surroundings
 from flowclip_kit.demo import world
 from flowclip_kit.experiments.results_table import read_tidy
 from flowclip_kit.reporting import notebooks, plots
@@ -266,9 +266,8 @@ def test_D11_a_sample_of_another_size_from_the_callers_own_folder(tmp_path):
 
 def test_D11_a_package_without_its_checkout_says_so_and_leaves_nothing(tmp_path):
     """As after `pip install .`: the package alone, in a folder of its own."""
-    shutil.copytree(
-        ROOT / "flowclip_core", tmp_path / "site/flowclip_core", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for package in ("flowclip_core", "flowclip_kit"):
+        shutil.copytree(ROOT / package, tmp_path / "site" / package, ignore=shutil.ignore_patterns("__pycache__"))
     before = sorted((tmp_path / "site").iterdir())
     variables = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
     for command in ("table5", "all", "verify", "list", "report", "notebook table5", "table3"):
@@ -332,7 +331,7 @@ def test_E14_what_a_killed_call_leaves_the_next_one_removes(tmp_path):
 
 
 def test_E15_a_signal_that_the_caller_ignores_stays_ignored_and_tests_hear_theirs():
-    code = "import signal; from flowclip_core import surroundings; surroundings.settle(); print([signal.getsignal(2)])"
+    code = "import signal; from flowclip_kit import surroundings; surroundings.settle(); print([signal.getsignal(2)])"
     command = [sys.executable, "-P", "-c", code]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
@@ -372,14 +371,14 @@ def test_E16_a_full_disk_is_named_with_its_folder(tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        paths.write_atomically(tmp_path / "sub/table5.csv", "x")
+        files.write_atomically(tmp_path / "sub/table5.csv", "x")
     assert caught.value.filename == str(tmp_path / "sub/table5.csv") and not [*(tmp_path / "sub").iterdir()]
     from flowclip_kit import cli
 
     def run(asked):
-        paths.write_atomically(tmp_path / "sub/table5.csv", "x")
+        files.write_atomically(tmp_path / "sub/table5.csv", "x")
 
-    monkeypatch.setattr(cli, "_list", run)
+    monkeypatch.setitem(cli.COMMANDS, "list", run)
     assert cli.main(["list"]) == 2
     assert capsys.readouterr().err == (
         f"reproduce.sh: cannot write {tmp_path}/sub/table5.csv: No space left on device; make room in {tmp_path}/sub,"
@@ -389,7 +388,7 @@ def test_E16_a_full_disk_is_named_with_its_folder(tmp_path, monkeypatch, capsys)
 
 @pytest.mark.parametrize(("mask", "mode"), [("077", 0o600), ("002", 0o664), ("022", 0o644)])
 def test_E16_files_are_as_open_as_the_umask_lets_them(mask, mode, tmp_path):
-    code = "from pathlib import Path; from flowclip_core.paths import write_atomically as w; w(Path('a/b.csv'), 'x')"
+    code = "from pathlib import Path; from flowclip_core.files import write_atomically as w; w(Path('a/b.csv'), 'x')"
     subprocess.run(["sh", "-c", f'umask {mask}; exec "$0" -P -c "$1"', sys.executable, code], cwd=tmp_path,
                    env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)  # fmt: skip
     assert (tmp_path / "a/b.csv").stat().st_mode & 0o777 == mode
@@ -463,7 +462,7 @@ def test_F17_a_hash_that_does_not_match_stops_the_set_up(fresh):
         done = fresh("ab" * 32, FLOWCLIP_NEWEST=newest)
         assert done.returncode == 2, done.stderr
         assert "set-up stopped" in said(done)[-1] and "hash is in requirements.lock" in said(done)[-1]
-        assert "WARNING" not in done.stderr and fresh.installed() == []
+        assert "reproduce.sh: WARNING" not in done.stderr and fresh.installed() == []
 
 
 def test_F17_the_newest_versions_are_taken_only_when_asked_for(fresh):
@@ -472,7 +471,7 @@ def test_F17_the_newest_versions_are_taken_only_when_asked_for(fresh):
     assert done.returncode == 2 and "requirements.lock has not all packages for this Python" in said(done)[-1]
     assert "FLOWCLIP_NEWEST=1" in said(done)[-1] and fresh.installed() == []
     done = fresh(**lacking, FLOWCLIP_NEWEST="1")
-    (warning,) = [line for line in said(done) if "WARNING" in line]
+    (warning,) = [line for line in said(done) if line.startswith("reproduce.sh: WARNING")]
     assert "WITHOUT HASHES" in warning and fresh.installed() == ["thing-2.0.dist-info"]
 
 
@@ -485,7 +484,7 @@ def test_F17_a_lock_that_passes_this_platform_over_is_not_taken_for_complete(fre
 def test_F17_the_locks_own_file_is_installed(fresh):
     done = fresh(fresh.wheel("1.0"))
     assert fresh.installed() == ["thing-1.0.dist-info"] and "loading them once" in done.stderr
-    assert "WARNING" not in done.stderr
+    assert "reproduce.sh: WARNING" not in done.stderr
 
 
 def test_F17_the_installer_is_pinned_with_its_hash():

@@ -21,13 +21,13 @@ import psutil
 import pytest
 from safetensors import safe_open
 
-from flowclip_core.data.features import FeatureStore, StoreConfig
 from flowclip_core.data.video import read_frames, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError
-from flowclip_core.locks import Held
 from flowclip_kit.datasets import extraction
 from flowclip_kit.datasets.extraction import ensure_features
+from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
 from flowclip_kit.datasets.formats import Dataset, Split, Video
+from flowclip_kit.distributed.locks import Held
 from flowclip_kit.distributed.process_pool import Pool
 
 NAMES = [f"{label}/{number}.avi" for label in ("wave", "clap") for number in range(4)]

@@ -16,11 +16,10 @@ from conftest import ROOT
 from safetensors.numpy import save
 from test_estimates import here
 
-from flowclip_core import paths
 from flowclip_core.config import PROFILES, ModelConfig, RunConfig
 from flowclip_core.errors import InputError
-from flowclip_core.paths import write_atomically
-from flowclip_kit import environment, experiments
+from flowclip_core.files import write_atomically
+from flowclip_kit import environment, experiments, paths
 from flowclip_kit.datasets.class_names import CLASSES
 from flowclip_kit.experiments import Result, runs
 from flowclip_kit.experiments import costs as counting

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pandas as pd
 import pytest
 
-from flowclip_core.paths import root
+from flowclip_kit.paths import root
 
 PAPER_TEXT = root().parent / "shared" / "paper.txt"
 COLUMNS = "table method source mmb map mcb trained_on dataset k metric value spread note".split()

@@ -14,11 +14,11 @@ from test_archives import FILE, Server, digest, inside, serving, tools_or_skip, 
 from test_datasets import hmdb, kinetics, one_line, put, ucf
 
 from flowclip_core.errors import InputError
-from flowclip_core.locks import Lock
 from flowclip_kit.cli import main
 from flowclip_kit.datasets import acquire, archives, formats
 from flowclip_kit.datasets.acquire import inspect
 from flowclip_kit.datasets.archives import Archive
+from flowclip_kit.distributed.locks import Lock
 
 
 @pytest.fixture

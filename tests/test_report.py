@@ -14,9 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 from test_outputs import checkout_in, counts_text, made
 
-from flowclip_core import paths
-from flowclip_core.paths import write_atomically
-from flowclip_kit import experiments
+from flowclip_core.files import write_atomically
+from flowclip_kit import experiments, paths
 from flowclip_kit.experiments.catalogue import TARGETS
 from flowclip_kit.experiments.results_table import unpack
 from flowclip_kit.reporting import claims, costs, outputs, plots, report, tables, target_results

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flowclip_core import paths
+from flowclip_core import files
 from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
+from flowclip_kit import paths
 from flowclip_kit.experiments import catalogue
 from flowclip_kit.experiments import results_table as tidy_table
 from flowclip_kit.reporting import notebooks, plots, stats, tables
@@ -228,7 +229,7 @@ def test_absent_and_damaged_printed_numbers_are_refused_in_one_line(tmp_path, mo
         name = f"{target[:7] if target.startswith('figure') else target}.csv"
         text = (paths.root() / "results" / "paper" / name).read_text()
         assert damage[0] in text
-        paths.write_atomically(tmp_path / "results" / "paper" / name, text.replace(*damage))
+        files.write_atomically(tmp_path / "results" / "paper" / name, text.replace(*damage))
     monkeypatch.setattr(paths, "root", lambda: tmp_path)
     with pytest.raises(InputError, match=re.escape(message)) as refused:
         tables.load_paper(target)
@@ -674,7 +675,7 @@ def write_notebook(path: Path, *cells: str) -> Path:
 
 def test_notebook_runs_with_this_interpreter_and_leaves_one_file(tmp_path, monkeypatch):
     foreign = tmp_path / "foreign" / "kernels" / "python3" / "kernel.json"
-    paths.write_atomically(foreign, '{"argv": ["false"], "display_name": "x", "language": "python"}')
+    files.write_atomically(foreign, '{"argv": ["false"], "display_name": "x", "language": "python"}')
     for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "foreign"))
     before = dict(os.environ)

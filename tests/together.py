@@ -17,11 +17,11 @@ from conftest import SMALL, backbone
 from safetensors.torch import save_file
 
 from flowclip_core.config import EvalConfig, ModelConfig, TrainConfig
-from flowclip_core.data.features import FeatureStore
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.training import loop
-from flowclip_kit.datasets.extraction import rank
+from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.distributed import ranks
+from flowclip_kit.distributed.rank import rank
 
 NAMES = ("brush hair", "cartwheel", "catch", "clap hands")
 FULL = ModelConfig()
@@ -41,7 +41,7 @@ def work(folder: Path, number: int = 0) -> dict[str, torch.Tensor]:
 
     def fit(config: TrainConfig, seed: int = 3, model: ModelConfig = FULL, **how) -> tuple[FlowCLIP, loop.Log]:
         made = FlowCLIP(model, small, NAMES, seed)
-        return made, loop.train(made, store(folder), np.arange(20), np.arange(20) % 4, config, 3, **how)
+        return made, loop.train(made, store(folder), np.arange(20) % 4, config, 3, ranks=ranks, **how)
 
     for what, switches in (("static", {"map": False}), ("plain", {"map": False, "mmb": False, "mcb": False})):
         model, log = fit(CONFIG, seed=3 + number, model=ModelConfig(**switches))
@@ -50,7 +50,7 @@ def work(folder: Path, number: int = 0) -> dict[str, torch.Tensor]:
     # Seven videos, four at a time, one pass each: shares are uneven, and one batch is smaller than there are ranks.
     model = FlowCLIP(ModelConfig(), small, NAMES, 3)
     seven = replace(CONFIG, batch=3)
-    log = loop.train(model, store(folder), np.arange(7), np.arange(7) % 4, seven, 3, micro_batch=1)
+    log = loop.train(model, store(folder), np.arange(7) % 4, seven, 3, rows=np.arange(7), micro_batch=1, ranks=ranks)
     found |= {f"seven {name}": value.detach() for name, value in model.trained().items()}
     found["seven losses"] = torch.tensor(log.losses)
     if (folder / "given").exists():  # which another number of ranks began
@@ -69,7 +69,7 @@ def work(folder: Path, number: int = 0) -> dict[str, torch.Tensor]:
     found["losses"], found["resumed losses"] = torch.tensor(log.losses), torch.tensor(resumed_log.losses)
     scored = FlowCLIP(ModelConfig(), small, NAMES, 3)
     views = EvalConfig(clips=2, crops=("centre",))
-    found["scores"] = torch.from_numpy(loop.score(scored, store(folder), np.arange(20), views, batch=8))
+    found["scores"] = torch.from_numpy(loop.score(scored, store(folder), views, batch=8, ranks=ranks))
     return found | {"ranks": torch.tensor(ranks.count())}
 
 
@@ -77,7 +77,7 @@ def resumed(checkpoint: Path) -> tuple[FlowCLIP, loop.Log]:
     """The training that `work` makes, from a checkpoint on."""
     model = FlowCLIP(ModelConfig(), backbone(SMALL), NAMES, 3)
     found = store(checkpoint.parent)
-    return model, loop.train(model, found, np.arange(20), np.arange(20) % 4, CONFIG, 3, checkpoint=checkpoint)
+    return model, loop.train(model, found, np.arange(20) % 4, CONFIG, 3, checkpoint=checkpoint, ranks=ranks)
 
 
 if __name__ == "__main__":

@@ -1,126 +1,71 @@
-"""The feature store: each video is decoded and encoded once per frozen backbone, then every run reads the same array.
+"""From a video to its stored frame features, and from these to the T frames that a model sees.
 
-On disk, one folder a store: `features.npy` (N videos, C crops, F stored frames, D width) float16, `index.csv` (name,
-bytes, modified, sha256, frame count, decoder of each video), `failed.csv` (videos that cannot be read), `sums.json`
-(a checksum of each video's features and row, and of the other files) and `about.json`, written last: a folder that has
-it is whole. `extraction` fills it. `looked.json` says which files were found to agree with their sums: as long as they
-are the same, opening a store reads none of its features.
+Letters: N videos, C crops, F stored frames, T frames, D width.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import pandas as pd
 
-from flowclip_core.config import PRECISIONS, need_crops, need_types
+from flowclip_core.data.video import CROPS, read_frames, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError, NotFinite
-from flowclip_core.paths import settled, sha256, stamp, write_atomically
-from flowclip_kit.distributed.process_pool import default_jobs
 
-INDEX = ["name", "bytes", "modified", "sha256", "frames", "decoder"]
-FAILED = ["name", "bytes", "modified", "sha256", "error"]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Encoder(Protocol):
+    """What turns pictures, uint8 (N,3,size,size), into features (N,D): see `model.backbone.Backbone`."""
+
+    name: str
+    image_size: int
+    device: torch.device | str
+
+    def encode_frames(self, frames: Tensor) -> Tensor: ...
+
+
 # Frames that differ by less than the last bit of a float16, relative to the largest feature, are one picture.
 STILL = 2.0**-10
-TABLES = ("index.csv", "failed.csv")
-ARRAY, ABOUT, SUMS, LOOKED = "features.npy", "about.json", "sums.json", "looked.json"
 
 
-class Damaged(InputError):
-    """A store that is not as it was written. good: name -> row of `features` and of the index, where both still are."""
+def encode_video(
+    path: str | Path,
+    backbone: Encoder,
+    frames: int = 32,
+    crops: Sequence[str] = ("centre",),
+    decoder: str = "pyav",
+) -> Tensor:
+    """Frame features (C,F,D) of one video: the centre frame of each of F = `frames` equal parts, in C `crops`.
 
-    def __init__(self, folder: Path, why: object, good: Mapping[str, tuple[int, dict]] | None = None) -> None:
-        self.folder, self.why, self.good = folder, " ".join(str(why).split()), good or {}
-        super().__init__(f"{folder}: no whole feature store ({self.why}); remove the folder and run again")
+    Raises VideoError for an unreadable video, NotFinite where a feature is no finite number.
+    """
+    import torch
 
-
-@dataclass(frozen=True)
-class StoreConfig:
-    """What a stored feature depends on, besides the video itself."""
-
-    weights: str  # hash of the backbone's weights
-    frames: int = 32  # F, one in the middle of each 1/F of the video
-    crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")
-    decoder: str = "pyav"
-    precision: str = "float32"  # of the image tower's arithmetic
-
-    def __post_init__(self) -> None:
-        need_types(self)
-        need_crops("crops", self.crops)
-        if self.frames < 1:
-            raise InputError(f"frames={self.frames} must be 1 or more")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}")
+    clip = read_frames(path, lambda count: segment_centres(count, frames), decoder)
+    with torch.inference_mode():
+        views = resize_and_crop(clip.frames, backbone.image_size, crops)
+        features = torch.stack([backbone.encode_frames(view) for view in views])
+    if not features.isfinite().all():
+        raise NotFinite(f"{path}: a feature that {backbone.name} makes of it is no finite number")
+    return features
 
 
-@dataclass(frozen=True)
-class FeatureStore:
-    """Stored features of one data set, opened for reading (memory-mapped)."""
+class Reader:
+    """What training and testing read frames from.
 
-    folder: Path
-    features: np.ndarray  # (N,C,F,D) float16
+    features: (N,C,F,D) array. crops: the C crops. names: N names of videos. where: whose they are, for messages.
+    """
+
+    features: np.ndarray
     crops: tuple[str, ...]
-    index: pd.DataFrame  # one row a video, in the order of `features`
-    precision: str = "float32"  # of the arithmetic they were made with
-    failed: tuple[str, ...] = ()  # what is wrong with each video that could not be read: one line, path first
-    seal: str = ""  # hash of all sums
-
-    @classmethod
-    def open(cls, folder: Path, whole: bool = False) -> FeatureStore:
-        """The store in `folder`. Its features are read and held against their sums only if its files are not those that
-        were found whole the last time, or with `whole`.
-
-        Raises `Damaged` where a file is not what was written, InputError where one cannot be read. A store that was
-        made before there were sums gets them, unless its features or its index are such as no encoding leaves.
-        """
-        try:
-            files = {name: stamp(folder / name) for name in (ARRAY, *TABLES, ABOUT)}
-            files[SUMS] = stamp(folder / SUMS) if (folder / SUMS).exists() else []
-            about = json.loads((folder / ABOUT).read_text())
-            crops, precision = tuple(map(str, about["crops"])), about.get("precision", "float32")
-            features = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # a damaged header can be read in ways nobody foresaw
-            raise _unread(folder, error) from error
-        index, failed = (read_table(folder / name, rows) for name, rows in zip(TABLES, (INDEX, FAILED), strict=True))
-        looked = {} if whole else _noted(folder / LOOKED)
-        if looked.get("files") != files:
-            sums = _read_sums(folder / SUMS)
-            looked = {"files": files, "seal": _look(folder, features, index, len(crops), about.get("frames"), sums)}
-            with suppress(OSError):  # a store of others is looked at each time
-                if all(settled(files[name]) for name in (ARRAY, *TABLES, ABOUT)):
-                    files[SUMS] = files[SUMS] or stamp(folder / SUMS)
-                    write_atomically(folder / LOOKED, json.dumps(looked) + "\n")
-        return cls(folder, features, crops, index, precision, tuple(failed["error"]), str(looked.get("seal")))
-
-    @functools.cached_property
-    def _row(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.index["name"])}
-
-    def rows(self, names: Sequence[str]) -> np.ndarray:
-        """Rows (n,) of the named videos. Raises InputError for a video that is not stored."""
-        absent = [name for name in names if name not in self._row]
-        if absent:
-            raise InputError(f"{self.folder}: {len(absent)} videos have no features, first {absent[0]}; see failed.csv")
-        return np.array([self._row[name] for name in names], dtype=np.int64)
-
-    def has(self, name: str) -> bool:
-        """Whether the video could be read and stored."""
-        return name in self._row
-
-    def fingerprint(self, names: Sequence[str]) -> str:
-        """Hash over the content of the named videos, in order, and what decoded each: same fingerprint, same frames."""
-        rows = self.index.iloc[self.rows(names)]
-        said = rows["name"] + " " + rows["sha256"] + " " + rows["decoder"]
-        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+    names: Sequence[str]
+    where: str
 
     def take(self, rows: np.ndarray, frames: np.ndarray, crops: np.ndarray | None = None) -> np.ndarray:
         """Frame features (B,T,D) float32. rows (B,); frames (B,T) stored frame numbers; crops (B,), default centre.
@@ -129,13 +74,10 @@ class FeatureStore:
         """
         crops = np.full(len(rows), self.crops.index("centre")) if crops is None else crops
         taken = self.features[rows[:, None], crops[:, None], frames].astype(np.float32)
-        if not np.isfinite(taken).all():
+        if not np.isfinite(taken.sum()):  # of float16 the sum cannot overflow, and it is faster than a look at each
             bad = int(np.argmin(np.isfinite(taken).all((1, 2))))
-            name, crop = self.index["name"].iloc[rows[bad]], self.crops[crops[bad]]
-            raise NotFinite(
-                f"{self.folder}: the stored features of video {name} (crop {crop}) are not all finite numbers; remove"
-                " the folder and run again"
-            )
+            name, crop = self.names[rows[bad]], self.crops[crops[bad]]
+            raise NotFinite(f"{self.where} of video {name} (crop {crop}) are not all finite numbers; make them again")
         return taken
 
     def still(self, rows: np.ndarray) -> np.ndarray:
@@ -152,125 +94,55 @@ class FeatureStore:
         return ~moves
 
 
+@dataclass(frozen=True)
+class Features(Reader):
+    """Features in an array of one's own."""
+
+    features: np.ndarray
+    crops: tuple[str, ...]
+    names: Sequence[str]
+    where: str = "the features"
+
+
+def as_features(found: np.ndarray | Tensor | Reader, names: Sequence[str] | None = None) -> Reader:
+    """What can be read frame by frame: a store as it is, an array or tensor (N,F,D) or (N,C,F,D) in a `Features`.
+
+    names: of the videos, by default their numbers; they decide the random draws of a test. C = 1 means the centre crop,
+    more are `left`, `centre`, `right` and `mirrored`. Raises InputError for another shape.
+    """
+    if isinstance(found, Reader):
+        return found
+    array = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found)
+    array = array[:, None] if array.ndim == 3 else array
+    if array.ndim != 4 or 0 in array.shape or array.shape[1] > len(CROPS):
+        raise InputError(f"features: expected (N,F,D) or (N,C,F,D) with C up to {len(CROPS)}, got {np.shape(found)}")
+    names = [str(number) for number in range(len(array))] if names is None else list(names)
+    if len(names) != len(array):
+        raise InputError(f"names: {len(names)} of them for {len(array)} videos")
+    return Features(array, ("centre",) if array.shape[1] == 1 else CROPS[: array.shape[1]], names)
+
+
 def central_frames(stored: int, frames: int) -> np.ndarray:
-    """The stored frame (T,) in the middle of each of T segments."""
-    _divides(stored, frames)
+    """The stored frame (T,) in the middle of each of T segments.
+
+    Raises InputError unless T is 1 to `stored`.
+    """
+    _need_segments(stored, frames)
     return (np.arange(frames) * 2 + 1) * stored // (2 * frames)
 
 
 def drawn_frames(rng: np.random.Generator, videos: int, stored: int, frames: int) -> np.ndarray:
-    """A TSN draw (B,T): one random stored frame out of each of T equal segments, for each video."""
-    _divides(stored, frames)
-    segment = stored // frames
-    return np.arange(frames) * segment + rng.integers(0, segment, size=(videos, frames))
+    """A TSN draw (B,T): one random stored frame out of each of T segments, for each video.
 
-
-def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """One of a store's two tables. Raises `Damaged` where it is not whole."""
-    try:
-        whole = dict.fromkeys(("bytes", "modified", "frames"), np.int64)
-        types = {name: whole.get(name, str) for name in columns}
-        return pd.read_csv(path, usecols=columns, dtype=types, keep_default_na=False)[columns]
-    except (OSError, ValueError, OverflowError) as error:
-        raise _unread(path.parent, error) from error
-
-
-# --- sums -----------------------------------------------------------------------------------------------------
-
-
-def video_sum(row: Mapping, features: bytes) -> str:
-    """Checksum of a video's row of the index and its features (C,F,D)."""
-    said = json.dumps([str(row[column]) for column in INDEX]).encode()
-    return hashlib.sha256(said + features).hexdigest()[:16]
-
-
-def sums_of(videos: Mapping[str, str], shape: Iterable[int], failed: str, about: str) -> dict:
-    """The content of `sums.json`: name -> sum in the order of the index, shape, hashes of the two files, and a seal."""
-    said = {"videos": dict(videos), "shape": list(shape), "failed.csv": failed, "about.json": about}
-    return said | {"seal": hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]}
-
-
-def _read_sums(path: Path) -> dict | None:
-    """The sums of a store; None where there are none, or their seal says that they are not to be trusted."""
-    said = _noted(path)
-    try:
-        again = sums_of(said["videos"], said["shape"], said["failed.csv"], said["about.json"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return said if said == again else None
-
-
-def _noted(path: Path) -> dict:
-    """A JSON object that can be made again; empty where there is none."""
-    try:
-        said = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def plausible(features: np.ndarray) -> bool:
-    """Whether the features of a video can be those of pictures: finite, and not all zero."""
-    return bool(np.isfinite(features).all() and features.any())
-
-
-def _look(
-    folder: Path, features: np.ndarray, index: pd.DataFrame, crops: int, frames: object, sums: dict | None
-) -> str:
-    """Read a store wholly, and return the seal of its sums; where it has none, they are written.
-
-    Raises `Damaged` where it differs from them, or without any where it is not as an encoding leaves it.
+    Segment t begins at frame t F / T, rounded down. Raises InputError unless T is 1 to `stored`.
     """
-    shape, dtype, names = features.shape, features.dtype, list(index["name"])
-    order = list(sums["videos"]) if sums else names
-    fits = dtype == np.float16 and len(shape) == 4 and features.flags.c_contiguous and shape[0] > 0
-    fits = fits and (list(shape) == sums["shape"] if sums else shape[:3] == (len(order), crops, frames))
-    if not fits or (folder / ARRAY).stat().st_size != features.offset + features.nbytes:
-        said = f"{len(order)} videos, {crops} crops and {frames} frames, but features {dtype} {shape}"
-        raise Damaged(folder, said)
-    rows = {row["name"]: row for row in index.to_dict("records")}
-    found = _video_sums(folder / ARRAY, features, [rows.get(name) for name in order])
-    sound = [value == sums["videos"][name] if sums else value != "" for name, value in zip(order, found, strict=True)]
-    good = {name: (number, rows[name]) for number, name in enumerate(order) if sound[number]}
-    why = []
-    if bad := [name for name in order if name not in good]:
-        why.append(f"the features of {len(bad)} of {len(order)} videos, first {bad[0]}")
-    why += ["the order of index.csv"] * (names != (order if sums else sorted(set(names))))
-    if sums:
-        why += [file for file in (TABLES[1], ABOUT) if sha256(folder / file) != sums[file]]
-    if why:
-        raise Damaged(folder, f"damaged: {', '.join(why)}", good if sums else None)
-    if sums is None:
-        videos = dict(zip(order, found, strict=True))
-        sums = sums_of(videos, shape, sha256(folder / TABLES[1]), sha256(folder / ABOUT))
-        with suppress(OSError):
-            write_atomically(folder / SUMS, json.dumps(sums) + "\n")
-    return sums["seal"]
+    _need_segments(stored, frames)
+    begins = np.arange(frames + 1) * stored // frames
+    if stored % frames == 0:
+        return begins[:-1] + rng.integers(0, stored // frames, size=(videos, frames))
+    return rng.integers(begins[:-1], begins[1:], size=(videos, frames))
 
 
-def _video_sums(path: Path, features: np.memmap, rows: list[dict | None]) -> list[str]:
-    """Sum of each row and its features; empty for those without a row, or that no picture can have.
-
-    Plain reads: a disk that fails is then an error, and not the death of the process as with a memory map.
-    """
-    size = features[0].nbytes
-
-    def look(number: int) -> str:
-        data = os.pread(file.fileno(), size, features.offset + number * size)
-        sound = rows[number] is not None and len(data) == size and plausible(np.frombuffer(data, np.float16))
-        return video_sum(rows[number], data) if sound else ""
-
-    with path.open("rb") as file, ThreadPoolExecutor(min(8, default_jobs())) as pool:
-        return list(pool.map(look, range(len(rows))))
-
-
-def _unread(folder: Path, error: Exception) -> InputError:
-    """What a file that could not be read means: damage, unless the disk or a right failed."""
-    if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
-        return InputError(f"{folder}: cannot be read ({error.strerror})")
-    return Damaged(folder, error)
-
-
-def _divides(stored: int, frames: int) -> None:
-    if not 1 <= frames <= stored or stored % frames:
-        raise InputError(f"T={frames} frames cannot be drawn from {stored} stored ones: T must divide {stored}")
+def _need_segments(stored: int, frames: int) -> None:
+    if not 1 <= frames <= stored:
+        raise InputError(f"frames: T={frames} cannot be drawn from {stored} stored frames; T must be 1 to {stored}")

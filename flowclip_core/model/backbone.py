@@ -155,22 +155,27 @@ class Backbone(nn.Module):
         return f"{self.name} with weights {self.pretrained!r}."
 
 
-def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0, device: str = "cpu") -> Backbone:
+# Of a folder that holds a model, as open_clip saves one.
+FOLDER = ("open_clip_config.json", "open_clip_model.safetensors")
+
+
+def load_backbone(
+    name: str | Path = "ViT-B-16", pretrained: str | None = None, seed: int = 0, device: str = "cpu"
+) -> Backbone:
     """The frozen CLIP called `name`.
 
-    name: `tiny-clip` (embedded, knows drawn figures) or an open_clip name. OpenAI's models use QuickGELU, so `ViT-B-16`
-    means open_clip's `ViT-B-16-quickgelu`, for a weights file too, unless the tag of other weights is given.
+    name: an open_clip name, or a folder with open_clip's `open_clip_config.json` and `open_clip_model.safetensors`.
+    OpenAI's models use QuickGELU, so `ViT-B-16` means open_clip's `ViT-B-16-quickgelu`, for a weights file too, unless
+    the tag of other weights is given.
     pretrained: an open_clip tag (`openai`), a weights file, or None (also "none") for random weights drawn from `seed`.
     Raises InputError for an unknown name or tag, an unreadable file, or weights that are neither cached nor reachable;
     NotFinite for weights that are not all finite numbers.
     """
     pretrained = None if pretrained in (None, "", "none") else str(pretrained)
     if name == TINY:
-        if pretrained is not None:
-            raise InputError(f"backbone {TINY} brings its own weights; leave --pretrained out (got {pretrained!r})")
-        from flowclip_kit.demo.pretrain import load_tiny_clip
-
-        return Backbone(load_tiny_clip(), name, None).to(device)
+        raise InputError(f"backbone {TINY} is the demo's: flowclip_kit.demo.backbone.load_backbone() loads it")
+    if isinstance(name, Path) or Path(name).is_dir():
+        return _from_folder(Path(name), pretrained).to(device)
     model = _model_name(name, pretrained)
     if model not in open_clip.list_models():
         raise _unknown(name)
@@ -194,6 +199,21 @@ def load_backbone(name: str = TINY, pretrained: str | None = None, seed: int = 0
             logging.getLogger().setLevel(level)
     _need_finite(clip, f"--pretrained {pretrained}: backbone {name}", "; the file is damaged, take another copy")
     return Backbone(clip, name, pretrained, open_clip.get_tokenizer(model)).to(device)
+
+
+def _from_folder(folder: Path, pretrained: str | None) -> Backbone:
+    if missing := [file for file in FOLDER if not (folder / file).is_file()]:
+        raise InputError(f"backbone {folder}: lacks {' and '.join(missing)}; give a folder with {' and '.join(FOLDER)}")
+    if pretrained not in (None, FOLDER[1]):  # a saved model names them so
+        raise InputError(f"backbone {folder}: brings its own weights; leave pretrained out (got {pretrained!r})")
+    try:
+        clip = open_clip.create_model(f"local-dir:{folder.absolute()}")
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder.absolute()}")
+    except Exception as error:  # what is no model fails in the reader in any way at all
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"backbone {folder}: cannot be loaded: {why}") from error
+    _need_finite(clip, f"backbone {folder}", "; the file is damaged, take another copy")
+    return Backbone(clip, str(folder), FOLDER[1], tokenizer)
 
 
 def tokenizer_of(name: str = TINY, pretrained: str | None = None) -> tuple:

@@ -17,24 +17,18 @@ from torch import Tensor, nn
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
+from flowclip_core.files import to_json, write_atomically
 from flowclip_core.model import hub
 from flowclip_core.model.backbone import Backbone, load_backbone
 from flowclip_core.model.communication import CommunicationBlock
 from flowclip_core.model.hub import need_sound, read_parts
-from flowclip_core.model.motion import Stream, differences
+from flowclip_core.model.motion import MotionModelingBlock
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.model.prompts import MotionAwarePrompts, prompt_vectors
-from flowclip_core.paths import to_json, write_atomically
 
 
 class FlowCLIP(nn.Module, ModelHubMixin):
-    """A frozen CLIP with the parts that `config` switches on; `forward` returns every intermediate by name.
-
-    class_texts: the K class names as they stand in the prompt («brush hair»).
-    seed: draws the new parts. Each part has a stream of its own, so two variants with equal seeds start equal where
-    they share parts.
-    tree: pass the tree of another model with the same backbone, classes and prompt length to build it only once.
-    """
+    """A frozen CLIP with the parts that `config` switches on; `forward` returns every intermediate by name."""
 
     def __init__(
         self,
@@ -44,12 +38,20 @@ class FlowCLIP(nn.Module, ModelHubMixin):
         seed: int = 0,
         tree: PromptTree | None = None,
     ) -> None:
+        """config: which parts are on, and their sizes. backbone: the frozen CLIP.
+
+        class_texts: the K class names as they stand in the prompt ("brush hair").
+        seed: draws the new parts. Each part has a stream of its own, so two variants with equal seeds start equal where
+        they share parts.
+        tree: pass the tree of another model with the same backbone, classes and prompt length to build it only once.
+        Raises InputError for class names that are empty, doubled or too long, and for heads that do not divide D.
+        """
         super().__init__()
         self.config, self.backbone, self.class_texts = config, backbone, tuple(class_texts)
         initial = prompt_vectors(backbone, config.prompt)
         parts = _parts(config, backbone.width, initial, len(self.class_texts), seed)
         self.tree = tree or PromptTree(backbone, class_texts, len(initial))
-        self.spatial_stream = self.motion_stream = self.prompts = self.communication = self.head = None
+        self.prompts = self.communication = self.head = None
         for name, part in parts.items():
             setattr(self, name, part)
         if not config.map:
@@ -62,35 +64,25 @@ class FlowCLIP(nn.Module, ModelHubMixin):
 
         prompt_motion: (B,D) motion of other videos that the prompts are to follow in the place of their own, a control.
         """
-        out = self.watch(frames, prompt_motion)
-        if self.prompts is not None:
-            return self.match(out, self.tree(out["prompts"]))
-        return self.match(out, self.static_texts)
+        out = self.encode_video(frames, prompt_motion)
+        texts = self.static_texts if self.prompts is None else self.tree(out["prompts"])
+        return self.score_classes(out, texts)
 
-    def watch(self, frames: Tensor, prompt_motion: Tensor | None = None) -> dict[str, Tensor]:
+    def encode_video(self, frames: Tensor, prompt_motion: Tensor | None = None) -> dict[str, Tensor]:
         """The video's side, up to the prompts that its motion, or another's, steers; arguments as of `forward`."""
-        config, out = self.config, {"frames": frames}
-        if frames.ndim != 3 or frames.shape[1] != config.frames or frames.shape[2] != self.backbone.width:
+        if frames.ndim != 3 or frames.shape[1] != self.config.frames or frames.shape[2] != self.backbone.width:
             raise InputError(
                 f"frame features have shape {tuple(frames.shape)}; this model takes"
-                f" (B, T={config.frames}, D={self.backbone.width})"
+                f" (B, T={self.config.frames}, D={self.backbone.width})"
             )
-        out["video"] = frames.mean(1)  # (B,D)
-        if self.spatial_stream is not None:
-            out["spatial_tokens"] = self.spatial_stream(frames)  # (B,T,D), Eq. 5
-            out["video"] = out["spatial_tokens"].mean(1) + (frames.mean(1) if config.residual else 0)
-        if self.motion_stream is not None:
-            out["differences"] = differences(frames, config.step)  # (B,L,D), Eq. 4
-            out["motion_tokens"] = self.motion_stream(out["differences"])  # (B,L,D), Eq. 5
-            out["motion"] = out["motion_tokens"].mean(1)  # (B,D)
-            out["video"] = out["video"] + out["motion"]  # Eq. 6
+        out = self.motion_modeling(frames, self.config.step)  # Eq. 4 to 6
         if self.prompts is not None:
             steer = out.get("motion") if prompt_motion is None else prompt_motion
             out["prompts"] = self.prompts(steer)  # (B,H,W), or (1,H,W) for all; Eq. 7
         return out
 
-    def match(self, out: dict[str, Tensor], texts: Tensor) -> dict[str, Tensor]:
-        """What `watch` gave, with its texts (B,K,D), or (1,K,D) for all, and how they match."""
+    def score_classes(self, out: dict[str, Tensor], texts: Tensor) -> dict[str, Tensor]:
+        """What `encode_video` gave, with its texts (B,K,D), or (1,K,D) for all, and how they match."""
         config = self.config
         out = out | {"texts": texts.expand(len(out["video"]), -1, -1)}  # (B,K,D)
         out["video_out"], out["texts_out"] = out["video"], out["texts"]
@@ -109,7 +101,7 @@ class FlowCLIP(nn.Module, ModelHubMixin):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name; the towers are not among them."""
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+        return {_saved(name): value for name, value in self.named_parameters() if value.requires_grad}
 
     def save(self, path: Path) -> Path:
         """Write the trained parts, the settings and the class texts into one safetensors file, atomically.
@@ -142,7 +134,7 @@ class FlowCLIP(nn.Module, ModelHubMixin):
         initial = prompt_vectors(backbone, config.prompt)
         with torch.device("meta"):
             new = nn.ModuleDict(_parts(config, backbone.width, initial.to("meta"), len(own)))
-        parts = read_parts(path, dict(new.named_parameters()))
+        parts = read_parts(path, {_saved(name): value for name, value in new.named_parameters()})
         model = cls(config, backbone, texts, tree=tree)
         trained = model.trained()
         with torch.no_grad():
@@ -243,11 +235,10 @@ def _parts(config: ModelConfig, width: int, initial: Tensor, classes: int, seed:
     """
     if width % config.heads:
         raise InputError(f"heads={config.heads} must divide the width {width} of the backbone's features")
-    found, motion = {}, config.mmb and config.adapter_width > 0
-    if config.spatial:
-        found["spatial_stream"] = _seeded(seed, 1, lambda: Stream(width, config.frames, config))
-    if config.mmb:
-        found["motion_stream"] = _seeded(seed, 2, lambda: Stream(width, config.differences, config))
+    motion = config.mmb and config.adapter_width > 0
+    found: dict[str, nn.Module] = {
+        "motion_modeling": MotionModelingBlock(width, config, lambda part, build: _seeded(seed, part, build))
+    }
     if config.map:
         found["prompts"] = _seeded(seed, 3, lambda: MotionAwarePrompts(initial, width, config.adapter_width, motion))
     if config.head == "linear":
@@ -257,6 +248,11 @@ def _parts(config: ModelConfig, width: int, initial: Tensor, classes: int, seed:
     if config.mcb:
         found["communication"] = _seeded(seed, 4, lambda: CommunicationBlock(width, config.heads))
     return found
+
+
+def _saved(name: str) -> str:
+    """A parameter's name in a saved file, where the two streams stand by themselves."""
+    return name.removeprefix("motion_modeling.")
 
 
 def _seeded(seed: int, part: int, build: Callable[[], nn.Module]) -> nn.Module:

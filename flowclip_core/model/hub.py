@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from flowclip_core.config import LONGEST_PROMPT, TINY, ModelConfig
+from flowclip_core.config import DEMO_ROLES, LONGEST_PROMPT, TINY, ModelConfig
 from flowclip_core.errors import InputError, NotFinite, shown
-from flowclip_core.paths import sha256, to_json, write_atomically
-from flowclip_kit.demo import world
+from flowclip_core.files import sha256, to_json, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -320,7 +319,7 @@ def card(about: Mapping, record: Mapping | None = None) -> str:
         "Only what training changes is in here; the frozen CLIP is loaded beside it.",
         "",
     ]
-    if tower["name"] == TINY or set(datasets) & set(world.NAMES):
+    if tower["name"] == TINY or set(datasets) & set(DEMO_ROLES.values()):
         lines += ["**demo world: not evidence about the paper's data**", ""]
     lines += [
         f"- backbone: {tower['name']} with {source}, weights hash `{tower['weights']}`",
@@ -335,7 +334,8 @@ def card(about: Mapping, record: Mapping | None = None) -> str:
         "## Use",
         "",
         "```python",
-        "from flowclip_core import FlowCLIP, load_backbone",
+        "from flowclip_core import FlowCLIP" + ("" if tower["name"] == TINY else ", load_backbone"),
+        *["from flowclip_kit.demo.backbone import load_backbone"] * (tower["name"] == TINY),
         f"backbone = load_backbone({json.dumps(tower['name'])}, pretrained={json.dumps(weights) if weights else None})",
         'model = FlowCLIP.from_pretrained("FOLDER or user/name", backbone=backbone)',
         "```",

@@ -5,6 +5,8 @@ Letters: B videos, T frames, L differences, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -46,3 +48,33 @@ class Stream(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.block(tokens if self.positions is None else tokens + self.positions)
+
+
+class MotionModelingBlock(nn.Module):
+    """MMB: frames I (B,T,D) -> the video V (B,D), from a spatial stream over I and a motion stream over S(I) (Eq. 4-6).
+
+    Either stream may be off: without both, V is the mean of the frames. build: makes a stream's module, by its number.
+    Raises InputError for heads that do not divide the width.
+    """
+
+    def __init__(self, width: int, config: ModelConfig, build: Callable[[int, Callable], nn.Module]) -> None:
+        super().__init__()
+        self.residual = config.residual
+        self.spatial_stream = self.motion_stream = None
+        if config.spatial:
+            self.spatial_stream = build(1, lambda: Stream(width, config.frames, config))
+        if config.mmb:
+            self.motion_stream = build(2, lambda: Stream(width, config.differences, config))
+
+    def forward(self, frames: Tensor, step: int) -> dict[str, Tensor]:
+        """All intermediates by name: `frames`, `video`, and what the streams that are on leave. step: s of Eq. 4."""
+        out = {"frames": frames, "video": frames.mean(1)}  # (B,T,D), (B,D)
+        if self.spatial_stream is not None:
+            out["spatial_tokens"] = self.spatial_stream(frames)  # (B,T,D), Eq. 5
+            out["video"] = out["spatial_tokens"].mean(1) + (frames.mean(1) if self.residual else 0)
+        if self.motion_stream is not None:
+            out["differences"] = differences(frames, step)  # (B,L,D), Eq. 4
+            out["motion_tokens"] = self.motion_stream(out["differences"])  # (B,L,D), Eq. 5
+            out["motion"] = out["motion_tokens"].mean(1)  # (B,D)
+            out["video"] = out["video"] + out["motion"]  # Eq. 6
+        return out

@@ -221,7 +221,8 @@ class PromptTree(nn.Module):
         leaves = torch.tensor(layout.leaves)
 
         with torch.no_grad():
-            projected = _project(clip.transformer.resblocks[0], embedded[None])[0]
+            first = clip.transformer.resblocks[0]
+            projected = _project(first, first.ln_1(embedded[None]))[0]
         for name, value in {
             "embedded": embedded,
             "projected": projected,
@@ -230,7 +231,7 @@ class PromptTree(nn.Module):
             "mask": _additive(own, embedded),  # (G,n,p+n)
             "leaf_mask": _additive(own[torch.arange(groups)[:, None], leaves[asking] % n], embedded),  # (G,m,p+n)
             "leaves": prefix + leaves,  # (K,) row of each class
-            "asking": leaves[asking].flatten(),  # (G*m,) slot of each question in the last block
+            "asking": asking.flatten(),  # (G*m,) class of each question in the last block
             "read": torch.tensor([column[number] for number in range(len(leaves))]),  # (K,) question of each class
         }.items():
             self.register_buffer(name, value.detach().to(device), persistent=False)
@@ -271,21 +272,30 @@ class PromptTree(nn.Module):
         blocks = clip.transformer.resblocks
         root = torch.cat([self.sos.expand(batch, 1, -1), vectors + self.positions], 1)
         hidden = torch.cat([root, self.embedded.expand(batch, -1, -1)], 1)  # (B,R,W)
-        root, own = _project(blocks[0], root), self.projected.expand(batch, -1, -1)  # queries, keys, values: (...,3W)
         for number, block in enumerate(blocks):
-            if number:
-                root, own = _project(block, hidden).split([prefix, hidden.shape[1] - prefix], 1)
-            heads = block.attn.num_heads
-            root_query, root_key, root_value = root.unflatten(-1, (3, heads, -1)).unbind(2)  # (B,p,heads,d)
-            query, key, value = own.unflatten(-1, (3, heads, -1)).unbind(2)  # (B,G*n,heads,d)
+            heads, last = block.attn.num_heads, block is blocks[-1]
+            skip = self.width if last else 0  # in the last block only the leaves ask
+            if number == 0:
+                root = _project(block, block.ln_1(root), slice(skip, None))
+                own = self.projected[:, skip:].expand(batch, -1, -1)
+            else:
+                rows = block.ln_1(hidden)
+                root, own = _project(block, rows, slice(skip, None)).split([prefix, rows.shape[1] - prefix], 1)
+            *root_query, root_key, root_value = root.unflatten(-1, (-1, heads, self.width // heads)).unbind(2)
+            *query, key, value = own.unflatten(-1, (-1, heads, self.width // heads)).unbind(2)  # (B,G*n,heads,d)
             seen = self._with_root(root_key, key), self._with_root(root_value, value)
-            if block is blocks[-1]:
-                mixed = self._attend(query[:, self.asking], *seen, self.leaf_mask)[:, self.read]
+            if last:
+                if number:
+                    asks = _project(block, rows[:, self.leaves], slice(self.width))
+                else:
+                    asks = self.projected[self.leaves - prefix, : self.width].expand(batch, -1, -1)
+                asks = asks.unflatten(-1, (heads, -1))  # (B,K,heads,d)
+                mixed = self._attend(asks[:, self.asking], *seen, self.leaf_mask)[:, self.read]
                 hidden = hidden[:, self.leaves]  # (B,K,W)
             else:
-                start = (part.transpose(1, 2) for part in (root_query, root_key, root_value))
+                start = (part.transpose(1, 2) for part in (*root_query, root_key, root_value))
                 rooted = F.scaled_dot_product_attention(*start, is_causal=True).transpose(1, 2)
-                mixed = torch.cat([rooted, self._attend(query, *seen, self.mask)], 1)
+                mixed = torch.cat([rooted, self._attend(query[0], *seen, self.mask)], 1)
             hidden = hidden + block.ls_1(
                 _linear(mixed.flatten(2), block.attn.out_proj.weight, block.attn.out_proj.bias)
             )
@@ -293,7 +303,7 @@ class PromptTree(nn.Module):
         return _linear(clip.ln_final(hidden), clip.text_projection.t())
 
     def _with_root(self, root: Tensor, own: Tensor) -> Tensor:
-        """What the slots of each group see, (B*G,heads,p+n,d): root (B,p,heads,d) and their part of own (B,G*n,heads,d)."""
+        """What a group's slots see (B*G,heads,p+n,d): the root (B,p,heads,d) and their part of own (B,G*n,heads,d)."""
         root = root[:, None].expand(-1, self.layout.groups, -1, -1, -1)
         return torch.cat([root, own.unflatten(1, (self.layout.groups, -1))], 2).transpose(2, 3).flatten(0, 1)
 
@@ -305,9 +315,9 @@ class PromptTree(nn.Module):
         return mixed.transpose(1, 2).unflatten(0, (len(query), -1)).flatten(1, 2)
 
 
-def _project(block: nn.Module, hidden: Tensor) -> Tensor:
-    """Queries, keys and values of one text block, side by side: (..., W) -> (..., 3W)."""
-    return _linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
+def _project(block: nn.Module, normed: Tensor, which: slice = slice(None)) -> Tensor:
+    """Queries, keys and values of one text block, side by side: (B,R,W) -> (B,R,3W), or those columns of them."""
+    return _linear(normed, block.attn.in_proj_weight[which], block.attn.in_proj_bias[which])
 
 
 def _feed_forward(block: nn.Module, hidden: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from flowclip_core.config import EvalConfig, TrainConfig
-from flowclip_core.data.features import FeatureStore, central_frames, drawn_frames
+from flowclip_core.data.features import Reader, as_features, central_frames, drawn_frames
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
+from flowclip_core.files import to_json, write_atomically
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.hub import LARGEST, need_sound, tensors_sum
-from flowclip_core.paths import to_json, write_atomically
-from flowclip_kit.distributed import ranks
+from flowclip_core.training import metrics
 
 # Random streams of one run, kept apart so that changing one leaves the others as they are.
 ORDER, DRAW, TEST, SHUFFLE = 1, 2, 3, 4
@@ -56,7 +57,49 @@ class Log:
     ranks: list[int]  # how many took part, one after the other where it was resumed by another number of them
 
 
-def batch_at(step: int, videos: int, config: TrainConfig, seed: int, store: FeatureStore, frames: int):
+class Alone:
+    """What training asks of the processes that share it, for one that is alone.
+
+    The module flowclip_kit.distributed.ranks is the same for several: each computes some of a batch's prompt trees.
+    """
+
+    @staticmethod
+    def together() -> bool:
+        """Whether there are several."""
+        return False
+
+    @staticmethod
+    def main() -> bool:
+        """Whether this one reads and writes."""
+        return True
+
+    @staticmethod
+    def count() -> int:
+        """How many there are."""
+        return 1
+
+    @staticmethod
+    def follow(parameters, optimiser, losses: list[float], counts: list[int]) -> tuple[list[float], list[int]]:
+        """Begin with the main one's parameters, momentum, losses and counts."""
+        return losses, counts
+
+    @staticmethod
+    def gradients_of_main(parameters, loss: float) -> float:
+        """Take the step of the main one, whose loss is returned."""
+        return loss
+
+    @staticmethod
+    def share(items):
+        """This one's share of the items."""
+        return items
+
+    @staticmethod
+    def add(scores: Tensor) -> Tensor:
+        """The sum of all ones' scores."""
+        return scores
+
+
+def batch_at(step: int, videos: int, config: TrainConfig, seed: int, store: Reader, frames: int):
     """The step's videos (B,), crops (B,) and stored frames (B,T): a pure function of its arguments.
 
     Every epoch sees each video once, in a new order, with a new TSN draw and a random crop out of `config.crops`.
@@ -73,58 +116,74 @@ def batch_at(step: int, videos: int, config: TrainConfig, seed: int, store: Feat
 
 def train(
     model: FlowCLIP,
-    store: FeatureStore,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    config: TrainConfig,
-    seed: int,
+    features: np.ndarray | Tensor | Reader,
+    labels: Sequence[int] | np.ndarray | Tensor,
+    config: TrainConfig | None = None,
+    seed: int = 0,
     *,
+    rows: np.ndarray | None = None,
     memory: float | None = None,
     micro_batch: int | None = None,
-    lanes: int = 1,
+    lanes: int | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop_after: int | None = None,
+    ranks=Alone,
 ) -> Log:
     """Fit the trainable parts by SGD with momentum and a cosine schedule, from the loss of Eq. 3.
 
-    rows, labels: (n,) rows of the store and class numbers of the training videos.
+    features: of N videos, (N,F,D) or (N,C,F,D) with C crops; each step draws T of the F frames and one crop a video.
+    labels: class number of each video. rows: which of the N videos are trained on, in the order of the labels; default
+    all. config: lengths and rates; default the paper's few-shot ones. seed: of the draws.
     memory: GiB that the prompt trees may take together; by default as suits the device. micro_batch: videos of one
     tree, instead of what fits. When memory still runs out, the micro-batch is halved and the step done again.
-    lanes: micro-batches at a time, each in a thread of its own (CPU).
+    lanes: micro-batches at a time, each in a thread of its own (CPU); default a core each where a batch takes several.
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed at the end.
-    Ranks (see `ranks`) take part in every step; the main one alone reads and writes the checkpoint. Raises InputError
-    where another number of them began it, on GPUs, which round otherwise then.
+    ranks: see `Alone`. Raises InputError where another number of them began it, on GPUs, which round otherwise then.
     stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
     Raises Diverged, saying the step and the learning rate, where the loss or a trained part is no finite number any
     more; the checkpoint is then removed, since it leads there again.
     """
+    store, config = as_features(features), config or TrainConfig()
+    rows = np.arange(len(store.features)) if rows is None else np.asarray(rows)
+    labels = np.asarray(labels)
+    if labels.shape != rows.shape or not len(rows):
+        raise InputError(
+            f"labels: {labels.shape} of them for {len(rows)} videos; expected one each, and a video at least"
+        )
+    if not 0 <= labels.min() <= labels.max() < len(model.class_texts):
+        raise InputError(
+            f"labels: {labels.min()} to {labels.max()}; the model has classes 0 to {len(model.class_texts) - 1}"
+        )
+    config = _stored_crops(config, store, features)
     parameters = model.trained()
-    missing = set(config.crops) - set(store.crops)
-    if missing:
-        raise InputError(f"{store.folder}: crops {sorted(missing)} are not stored; it holds {', '.join(store.crops)}")
     optimiser = torch.optim.SGD(
         parameters.values(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     total, device = config.total_steps(len(rows)), model.backbone.mean.device
+    if lanes is None:
+        several = model.prompts is not None and config.batch > model.tree.at_once
+        lanes = _cores() if device.type == "cpu" and several else 1
     micro = micro_batch or _micro_batch(model, memory, lanes)
     checkpoint = checkpoint if ranks.main() else None
     said = f"{model.config} {model.class_texts} {config} {seed}".encode() + rows.tobytes() + labels.tobytes()
     whose = hashlib.sha256(said).hexdigest()[:16]
-    losses, counts = ranks.follow(parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser, whose))
+    losses, counts = ranks.follow(
+        parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser, whose, ranks.count())
+    )
     first = len(losses)
     if counts[-1:] != [ranks.count()]:
         counts.append(ranks.count())
     saved = time.monotonic()
     model.train()
-    with lanes_of(lanes) as run:
+    with _one_thread(device), lanes_of(lanes) as run:
         for step in range(first, total):
             for group in optimiser.param_groups:
                 group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
             picked, crops, frames = batch_at(step, len(rows), config, seed, store, model.config.frames)
-            features = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
+            taken = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
             targets = torch.from_numpy(labels[picked]).to(device)
-            loss, micro = _step_that_fits(model, features, targets, micro, run)
+            loss, micro = _step_that_fits(model, taken, targets, micro, run, ranks)
             losses.append(ranks.gradients_of_main(parameters.values(), loss))
             optimiser.step()
             stop = stop_after is not None and step + 1 >= stop_after
@@ -153,6 +212,36 @@ def train(
     return Log(losses, micro, counts)
 
 
+def _stored_crops(config, store: Reader, given: object):
+    """The settings with crops that are stored: of an array of one's own, those that it has.
+
+    Raises InputError for a store that lacks one.
+    """
+    if missing := [crop for crop in config.crops if crop not in store.crops]:
+        there = tuple(crop for crop in config.crops if crop in store.crops)
+        if isinstance(given, Reader) or not there:
+            raise InputError(f"{store.where}: crops {missing} are not stored; it holds {', '.join(store.crops)}")
+        return replace(config, crops=there)
+    return config
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, one thread for each product: what is computed here is small, and threads would wait for each other."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if device.type == "cpu":
+            torch.set_num_threads(before)
+
+
 @contextmanager
 def lanes_of(count: int) -> Iterator[Callable]:
     """What stands for `map`: itself, or one that works in `count` threads. PyTorch then takes one core for each."""
@@ -168,12 +257,14 @@ def lanes_of(count: int) -> Iterator[Callable]:
         torch.set_num_threads(before)
 
 
-def _step_that_fits(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable) -> tuple[float, int]:
+def _step_that_fits(
+    model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable, ranks=Alone
+) -> tuple[float, int]:
     """`_step`, done again in micro-batches of half the size as often as memory runs out: the loss, and what fitted."""
     while True:
         model.zero_grad(set_to_none=True)
         try:
-            return _step(model, features, targets, micro, run), micro
+            return _step(model, features, targets, micro, run, ranks), micro
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if micro == 1 or not _out_of_memory(error) or ranks.together() and not isinstance(error, _NoRoom):
                 raise
@@ -183,24 +274,26 @@ def _step_that_fits(model: FlowCLIP, features: Tensor, targets: Tensor, micro: i
             torch.cuda.empty_cache()
 
 
-def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable = map) -> float:
+def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable = map, ranks=Alone) -> float:
     """Add the gradient of the batch's mean loss to the trained parts; returns that loss.
 
     features (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `lanes_of`.
     """
     loss = 0.0
     for part, target in zip(features.split(SUMMED), targets.split(SUMMED), strict=True):
-        loss += _accumulate(model, part, target, len(targets), micro, run)
+        loss += _accumulate(model, part, target, len(targets), micro, run, ranks)
     return loss
 
 
-def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, micro: int, run: Callable) -> float:
+def _accumulate(
+    model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, micro: int, run: Callable, ranks
+) -> float:
     """Add the gradient of these videos' share of the mean loss over `batch` videos; returns that share.
 
     The prompt tree goes first, some videos at a time, ahead and back: what each pass leaves are its texts, and the
     loss's gradient with respect to its prompts. All else is small and done over all videos together.
     """
-    out = model.watch(features)
+    out = model.encode_video(features)
     seen = {name: value.detach().requires_grad_(value.requires_grad) for name, value in out.items()}
     prompts, everything = out.get("prompts"), torch.arange(len(targets), device=targets.device)
     own = prompts is not None and model.prompts.adapter is not None  # every video has texts of its own
@@ -212,7 +305,7 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
         with torch.enable_grad():  # a thread begins without
             texts = model.tree(vectors)
             fixed = {name: value.detach()[videos[many]] for name, value in out.items()}
-            logits = model.match(fixed, texts[many])["logits"][: len(videos)]
+            logits = model.score_classes(fixed, texts[many])["logits"][: len(videos)]
             share = F.cross_entropy(logits, targets[videos], reduction="sum") / batch
         return texts.detach(), torch.autograd.grad(share, vectors)[0]
 
@@ -225,8 +318,8 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
         found = model.tree(vectors)
         texts = found.detach().requires_grad_()
     else:
-        texts, gradient = _shared(lambda videos: run(pass_of, videos.split(micro)), everything)
-    share = F.cross_entropy(model.match(seen, texts)["logits"], targets, reduction="sum") / batch
+        texts, gradient = _shared(lambda videos: run(pass_of, videos.split(micro)), everything, ranks)
+    share = F.cross_entropy(model.score_classes(seen, texts)["logits"], targets, reduction="sum") / batch
     share.backward()
     if whole:
         (gradient,) = torch.autograd.grad(found, vectors, texts.grad)
@@ -237,7 +330,7 @@ def _accumulate(model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, 
     return share.item()
 
 
-def _shared(passes: Callable[[Tensor], Iterable], videos: Tensor) -> list[Tensor]:
+def _shared(passes: Callable[[Tensor], Iterable], videos: Tensor, ranks) -> list[Tensor]:
     """What passes of the prompt tree give for all videos; each rank computes its share of them.
 
     A pass that has no room in one rank raises _NoRoom in all.
@@ -294,7 +387,7 @@ def _state_sum(tensors: dict[str, Tensor], said: dict[str, str]) -> str:
 
 
 def _resume(
-    path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer, run: str
+    path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer, run: str, count: int
 ) -> tuple[list[float], list[int]]:
     """Losses of the steps that are done, and how many ranks did them.
 
@@ -317,10 +410,10 @@ def _resume(
         why = " ".join(str(error).split())
         notice(f"{path}: not the state of this training, or damaged ({why}); it begins anew")
         return [], []
-    if next(iter(parameters.values())).device.type != "cpu" and counts[-1] != ranks.count():
+    if next(iter(parameters.values())).device.type != "cpu" and counts[-1] != count:
         raise InputError(
             f"{path}: {len(losses)} steps of this training were made by {counts[-1]} ranks, and this call has"
-            f" {ranks.count()}: start it with {counts[-1]}, or delete that file to begin it again"
+            f" {count}: start it with {counts[-1]}, or delete that file to begin it again"
         )
     with torch.no_grad():
         for name, value in parameters.items():
@@ -344,31 +437,83 @@ def arrange(frames: np.ndarray, order: str, rng: np.random.Generator) -> np.ndar
     return frames
 
 
+def evaluate(
+    model: FlowCLIP,
+    features: np.ndarray | Tensor | Reader,
+    labels: Sequence[int] | np.ndarray | Tensor,
+    config: EvalConfig | None = None,
+    *,
+    rows: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+    pairs: Sequence[tuple[int, int]] = (),
+) -> dict[str, float]:
+    """Top-1 and top-5 of a trained model in percent; with `pairs` of classes that are each other reversed in time also
+    what `metrics.pair_metrics` gives; with `config.controls` the same with the frames out of order.
+
+    features, labels, rows: as of `train`. names: of the N videos, which decide the draws of several clips; default
+    their numbers. config: default the paper's 4 clips, in the crops that there are.
+    """
+    store = as_features(features, names)
+    config = _stored_crops(config or EvalConfig(), store, features)
+    return test(model, store, np.asarray(labels), config, rows=rows, pairs=pairs)[0]
+
+
+def test(
+    model: FlowCLIP,
+    store: Reader,
+    labels: np.ndarray,
+    config: EvalConfig,
+    *,
+    rows: np.ndarray | None = None,
+    pairs: Sequence[tuple[int, int]] = (),
+    ranks=Alone,
+) -> tuple[dict[str, float], np.ndarray]:
+    """What `evaluate` returns, and the scores (n,K) with the frames in order."""
+    scores = score(model, store, config, rows=rows, ranks=ranks)
+    found = {"top1": metrics.accuracy(scores, labels), "top5": metrics.accuracy(scores, labels, top=5)}
+    found |= metrics.pair_metrics(scores, labels, pairs)
+    for order in CONTROLS if config.controls else ():
+        arranged = score(model, store, config, rows=rows, order=order, ranks=ranks)
+        found[f"top1_{order}"] = metrics.accuracy(arranged, labels)
+        found |= metrics.pair_metrics(arranged, labels, pairs, f"_{order}")
+    return found, scores
+
+
 @torch.inference_mode()
 def score(
-    model: FlowCLIP, store: FeatureStore, rows: np.ndarray, config: EvalConfig, order: str = IN_ORDER, batch: int = 64
+    model: FlowCLIP,
+    features: np.ndarray | Tensor | Reader,
+    config: EvalConfig,
+    *,
+    rows: np.ndarray | None = None,
+    order: str = IN_ORDER,
+    batch: int = 64,
+    ranks=Alone,
 ) -> np.ndarray:
-    """Class scores (N,K): the mean over all views of softmax (Eq. 3), as peers fuse their 4 x 3 views.
+    """Class scores (n,K): the mean over all views of softmax (Eq. 3), as peers fuse their 4 x 3 views.
 
     Draws depend on `config.seed` and a video's name alone, not on the batch or the model: every variant sees the same.
-    Raises NotFinite naming the first video whose logits are not all finite numbers.
+    rows, ranks: as of `train`. Raises NotFinite naming the first video whose logits are not all finite numbers.
     """
     model.eval()
+    store = as_features(features)
+    rows = np.arange(len(store.features)) if rows is None else np.asarray(rows)
     frames, stored, device = model.config.frames, store.features.shape[2], model.backbone.mean.device
     fused = np.zeros((len(rows), len(model.class_texts)))
-    for clip in range(config.clips):
-        for start in ranks.share(range(0, len(rows), batch)):
-            part = rows[start : start + batch]
-            names = store.index["name"].iloc[part]
-            picked = np.stack([_test_frames(name, clip, config, stored, frames, order) for name in names])
-            for crop in config.crops:
-                views = np.full(len(part), store.crops.index(crop))
-                features = torch.from_numpy(store.take(part, picked, views)).to(device)
-                logits = model(features)["logits"]
-                if not (good := logits.isfinite().all(1)).all():  # softmax would make a score of an infinite one
-                    video = names.iloc[int(good.int().argmin())]
-                    raise NotFinite(f"test video {video}, crop {crop}: its logits are not all finite numbers")
-                fused[start : start + batch] += logits.softmax(-1).cpu().numpy()
+    with _one_thread(device):
+        for clip in range(config.clips):
+            for start in ranks.share(range(0, len(rows), batch)):
+                part = rows[start : start + batch]
+                names = [store.names[row] for row in part]
+                picked = np.stack([_test_frames(name, clip, config, stored, frames, order) for name in names])
+                for crop in config.crops:
+                    views = np.full(len(part), store.crops.index(crop))
+                    taken = torch.from_numpy(store.take(part, picked, views)).to(device)
+                    logits = model(taken)["logits"]
+                    if not (good := logits.isfinite().all(1)).all():  # softmax would make a score of an infinite one
+                        video = names[int(good.int().argmin())]
+                        raise NotFinite(f"test video {video}, crop {crop}: its logits are not all finite numbers")
+                    fused[start : start + batch] += logits.softmax(-1).cpu().numpy()
     return ranks.add(torch.from_numpy(fused)).numpy() / (config.clips * len(config.crops))
 
 

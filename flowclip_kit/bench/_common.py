@@ -1,4 +1,4 @@
-"""What the benchmarks share: ways timed in turn, the processor's matmul peak, blocks of flowclip_kit/bench/README.md."""
+"""What the benchmarks share: ways timed in turn, the processor's matmul peak, blocks of the README beside them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from flowclip_core.errors import InputError
-from flowclip_core.paths import root, write_atomically
+from flowclip_core.files import write_atomically
+from flowclip_kit.paths import root
 
 README = "flowclip_kit/bench/README.md"
 
@@ -56,7 +57,7 @@ def matmul_peak(device: str, dtype, run: Callable = map, lanes: int = 1) -> Call
 
 
 def record(part: str, command: str, said: str) -> None:
-    """Put a benchmark's text between its marks in flowclip_kit/bench/README.md. Raises InputError where they are missing."""
+    """Put a benchmark's text between its marks in the README. Raises InputError where they are missing."""
     readme = root() / README
     begin, end = f"<!-- {part}: made by ./reproduce.sh bench {command} --record -->", f"<!-- {part}: end -->"
     before, found, rest = readme.read_text().partition(begin)

@@ -26,9 +26,9 @@ from flowclip_core.config import PROFILES, BackboneConfig
 from flowclip_core.errors import InputError
 from flowclip_kit.bench import _common as common
 from flowclip_kit.datasets.class_names import CLASSES
-from flowclip_kit.datasets.extraction import Rank
 from flowclip_kit.datasets.formats import Dataset
 from flowclip_kit.distributed.process_pool import Pool, default_jobs
+from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.experiments import estimates, speed
 from flowclip_kit.experiments.catalogue import FULL, few_shot
 from flowclip_kit.experiments.devices import lanes

@@ -29,13 +29,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowclip_core.config import PRECISIONS, BackboneConfig
-from flowclip_core.data.features import StoreConfig
 from flowclip_core.errors import InputError, VideoError
 from flowclip_kit.bench import _common as common
 from flowclip_kit.datasets import extraction, formats
-from flowclip_kit.datasets.extraction import Rank, fill, plan
+from flowclip_kit.datasets.extraction import fill, plan
+from flowclip_kit.datasets.feature_store import StoreConfig
 from flowclip_kit.datasets.formats import Dataset, Split, Video
 from flowclip_kit.distributed.process_pool import Pool, default_jobs
+from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.experiments.devices import gpu_name, lanes, pick_device, pick_precision
 
 

@@ -28,12 +28,13 @@ from torch import Tensor
 
 from flowclip_core.config import PROMPTS
 from flowclip_core.errors import InputError
-from flowclip_core.model.backbone import Backbone, load_backbone
+from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.model.prompts import prompt_vectors
 from flowclip_core.training import loop
 from flowclip_kit.bench import _common as common
 from flowclip_kit.datasets.class_names import CLASSES
+from flowclip_kit.demo.backbone import load_backbone
 from flowclip_kit.distributed.process_pool import default_jobs
 from flowclip_kit.experiments.devices import gpu_name, pick_device
 

@@ -29,15 +29,17 @@ import pandas as pd
 import torch
 
 from flowclip_core.config import ModelConfig
-from flowclip_core.data.features import FeatureStore, drawn_frames
+from flowclip_core.data.features import drawn_frames
 from flowclip_core.errors import InputError
-from flowclip_core.model.backbone import Backbone, load_backbone
+from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.prompts import prompt_vectors
 from flowclip_core.training import loop
 from flowclip_kit.bench import _common as common
 from flowclip_kit.bench.prompts import one_by_one
 from flowclip_kit.datasets.class_names import CLASSES
+from flowclip_kit.datasets.feature_store import FeatureStore
+from flowclip_kit.demo.backbone import load_backbone
 from flowclip_kit.distributed.process_pool import default_jobs
 from flowclip_kit.experiments.catalogue import BASELINE, FULL
 from flowclip_kit.experiments.devices import gpu_name, pick_device
@@ -86,8 +88,8 @@ def measure(device: str, rounds: int, lanes: int) -> str:
             return full(features)["logits"]
 
         def by_tokens() -> torch.Tensor:
-            out = full.watch(features)
-            return full.match(out, torch.cat([part(out["prompts"]) for part in plainly], 1))["logits"]
+            out = full.encode_video(features)
+            return full.score_classes(out, torch.cat([part(out["prompts"]) for part in plainly], 1))["logits"]
 
         with torch.inference_mode():
             apart = (by_tree() - by_tokens()).norm() / by_tokens().norm()

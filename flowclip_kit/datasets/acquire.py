@@ -17,11 +17,11 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from flowclip_core.errors import InputError, VideoError, notice
-from flowclip_core.locks import Lock
-from flowclip_core.paths import sha256
+from flowclip_core.files import sha256
 from flowclip_kit.datasets.archives import Archive, Progress, fetch, rar_tools, unpack
 from flowclip_kit.datasets.class_names import CLASSES
 from flowclip_kit.datasets.formats import lines_of, read_lists, videos_in
+from flowclip_kit.distributed.locks import Lock
 from flowclip_kit.distributed.process_pool import default_jobs
 
 Say = Callable[[str], None]

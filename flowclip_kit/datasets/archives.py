@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flowclip_core.errors import InputError
-from flowclip_core.paths import sha256
+from flowclip_core.files import sha256
 
 TRIES, PAUSE = 4, 1.0  # attempts in a row that bring nothing; seconds between them, doubling
 TIMEOUT = (10.0, 30.0)  # seconds until a server answers, and of silence

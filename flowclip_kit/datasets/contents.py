@@ -16,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from flowclip_core.errors import InputError, notice
-from flowclip_core.paths import settled, sha256, stamp, write_atomically
+from flowclip_core.files import sha256, write_atomically
 from flowclip_kit.distributed.process_pool import default_jobs
+from flowclip_kit.paths import settled, stamp
 
 LARGE = 2 * 10**9  # bytes that take long enough to read to say so
 

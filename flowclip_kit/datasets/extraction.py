@@ -12,22 +12,26 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from flowclip_core.data.features import (
+from flowclip_core.data.features import Encoder
+from flowclip_core.data.video import crop, read_frames, resize, segment_centres
+from flowclip_core.errors import InputError, NotFinite, VideoError, notice
+from flowclip_core.files import sha256, to_json, write_atomically
+from flowclip_kit.datasets import contents
+from flowclip_kit.datasets.feature_store import (
     ABOUT,
     ARRAY,
     FAILED,
@@ -42,14 +46,11 @@ from flowclip_core.data.features import (
     sums_of,
     video_sum,
 )
-from flowclip_core.data.video import crop, read_frames, resize, segment_centres
-from flowclip_core.errors import InputError, NotFinite, VideoError, notice
-from flowclip_core.locks import Held, Lock, Waiting, clear, sweep
-from flowclip_core.paths import cache_dir, settled, sha256, to_json, write_atomically
-from flowclip_kit.datasets import contents
 from flowclip_kit.datasets.formats import Dataset
 from flowclip_kit.distributed import process_pool
+from flowclip_kit.distributed.locks import Held, Lock, Waiting, clear, sweep
 from flowclip_kit.distributed.process_pool import Pool
+from flowclip_kit.paths import cache_dir, settled
 
 if TYPE_CHECKING:
     import torch
@@ -60,15 +61,6 @@ ATTEMPTS = 20  # to put a store together; each finds more of it there
 
 Item = TypeVar("Item")
 Part = tuple[Path, tuple[str, ...]]  # a shard's file and the names of its videos
-
-
-class Encoder(Protocol):
-    """What turns frames into features: see `model.backbone.Backbone`."""
-
-    image_size: int
-    device: torch.device | str
-
-    def encode_frames(self, frames): ...
 
 
 @dataclass(frozen=True)
@@ -615,50 +607,3 @@ def _unreadable(wanted: Plan, errors: Sequence[str], report: Path) -> InputError
 
 
 # --- several machines -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rank:
-    """One process out of `of` that work together; `local` counts those on this machine, `beside` says how many.
-
-    bound: the launcher gave each of them cores of its own.
-    """
-
-    number: int = 0
-    of: int = 1
-    local: int = 0
-    beside: int = 1
-    bound: bool = False
-
-    @property
-    def cores(self) -> int:
-        """This process' share of the cores."""
-        mine, share = process_pool.default_jobs(), max(1, (os.cpu_count() or 1) // self.beside)
-        return min(mine, share) if self.bound else max(1, mine // self.beside)
-
-
-def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
-    """Which share is ours: `--shard i/n` (i from 1 to n), else torchrun's, SLURM's (srun) or that of another launcher
-    which sets torchrun's variables, else all.
-
-    Raises InputError for another form of `shard`.
-    """
-    if shard is not None:
-        match = re.fullmatch(r"(\d+)/(\d+)", shard)
-        if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise InputError(f"--shard {shard!r}: expected i/n with i from 1 to n, like 1/4")
-        return Rank(int(match[1]) - 1, int(match[2]))
-    # Set by torchrun; by srun for each task of a step (a batch script alone has no number of a step).
-    for names, starter in (
-        (("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"), "TORCHELASTIC_RUN_ID"),
-        (("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"), "SLURM_STEP_ID"),
-    ):
-        found = [re.match(r"\d+", environment.get(name, "")) for name in names]
-        if starter in environment and all(found):
-            return Rank(*(int(match[0]) for match in found), bound=starter == "SLURM_STEP_ID")
-    said = [environment.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
-    if said[2] and said[0].isdigit() and said[1].isdigit():
-        local, beside = (environment.get(name, "") for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-        here = (int(local), int(beside)) if local.isdigit() and beside.isdigit() else (0, 1)
-        return Rank(int(said[0]), int(said[1]), *here)
-    return Rank()

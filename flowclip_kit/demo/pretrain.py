@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import platform
+import re
 import sys
 import time
 import zlib
@@ -25,12 +26,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowclip_core.errors import InputError
-from flowclip_core.paths import cache_dir, sha256, to_json, write_atomically
+from flowclip_core.files import sha256, to_json, write_atomically
 from flowclip_kit.demo import world
 from flowclip_kit.demo.actions import ACTIONS
 from flowclip_kit.demo.captions import Still, caption, describe, vocabulary
 from flowclip_kit.demo.figures import HEIGHT, PLACES, Look, Nuisance
 from flowclip_kit.distributed.process_pool import end_with_parent
+from flowclip_kit.paths import cache_dir
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +113,7 @@ def _word_tokens(word: str) -> tuple[int, ...]:
 
 def unknown_words(text: str) -> list[str]:
     """The words of `text` that the tiny CLIP has never met: a token of theirs was in no caption."""
-    words = dict.fromkeys(text.replace(".", " . ").split())
+    words = dict.fromkeys(re.findall(r"[\w'-]+", text))
     return [word for word in words if not set(_word_tokens(word)) <= known_tokens()]
 
 

@@ -22,12 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from flowclip_core import locks
 from flowclip_core.errors import InputError
-from flowclip_core.paths import cache_dir, naming, write_atomically
+from flowclip_core.files import naming, unfinished, write_atomically
 from flowclip_kit.demo.actions import ACTIONS
 from flowclip_kit.demo.figures import Action, Look, Nuisance, film, warped_phases
+from flowclip_kit.distributed import locks
 from flowclip_kit.distributed.process_pool import deaf_to_ctrl_c, end, end_with_parent
+from flowclip_kit.paths import cache_dir
 
 NAMES = ("figures-h", "figures-u", "figures-k")
 VERSION = "1"
@@ -244,7 +245,7 @@ def _write_video(folder: Path, name: str, label: str, index: int, size: Size) ->
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not write_atomically: 1,600 fsyncs would cost more than drawing. `ensure` syncs once, at the end.
-    part = path.with_name(f"{locks.unfinished(path)}part")
+    part = path.with_name(f"{unfinished(path)}part")
     try:
         with naming(path):
             part.write_bytes(encode(render(name, label, index)))

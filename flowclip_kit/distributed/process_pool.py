@@ -16,9 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 
-from flowclip_core import locks
 from flowclip_core.errors import InputError, notice
-from flowclip_core.locks import Held, Waiting
+from flowclip_kit.distributed import locks
+from flowclip_kit.distributed.locks import Held, Waiting
 
 # Seconds between looks at work that another command is doing.
 PATIENCE = 0.5

@@ -24,10 +24,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flowclip_core import locks
 from flowclip_core.errors import InputError
-from flowclip_core.locks import Lock, Owner
-from flowclip_kit.datasets.extraction import Rank
+from flowclip_kit.distributed import locks
+from flowclip_kit.distributed.locks import Lock, Owner
+from flowclip_kit.distributed.rank import Rank
 
 # Ranks wait for one that extracts or reports, however long that takes; `_Watch` ends them when it dies.
 PATIENCE = timedelta(days=7)

@@ -11,10 +11,11 @@ import pandas as pd
 
 from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
-from flowclip_core.paths import root, sha256, to_json
+from flowclip_core.files import sha256, to_json
 from flowclip_kit.demo import world
 from flowclip_kit.experiments.results_table import by_key, read_hits, read_tidy
 from flowclip_kit.experiments.runs import Options, Result, ensure, ensure_all
+from flowclip_kit.paths import root
 
 __all__ = ["Options", "Result", "ensure", "ensure_all", "load", "model_note", "pair_share", "results_folder"]
 

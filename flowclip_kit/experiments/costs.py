@@ -9,7 +9,7 @@ import pandas as pd
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
-from flowclip_core.paths import write_atomically
+from flowclip_core.files import write_atomically
 from flowclip_kit.datasets.class_names import CLASSES
 from flowclip_kit.experiments.catalogue import BASELINE, CLIP, FULL
 from flowclip_kit.experiments.results_table import numbers, read_csv

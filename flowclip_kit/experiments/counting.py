@@ -75,8 +75,8 @@ def part_multiply_adds(model: FlowCLIP, known: Mapping[str, int] | None = None) 
     runs = (
         lambda: tower.encode_frames(pixels),
         lambda: tower.clip.encode_text(texts),
-        model.spatial_stream and (lambda: model.spatial_stream(frames)),
-        model.motion_stream and (lambda: model.motion_stream(changes)),
+        model.motion_modeling.spatial_stream and (lambda: model.motion_modeling.spatial_stream(frames)),
+        model.motion_modeling.motion_stream and (lambda: model.motion_modeling.motion_stream(changes)),
         model.prompts and (lambda: model.prompts(video if config.mmb else None)),
         model.communication and (lambda: model.communication(classes, video, seen)),
     )
@@ -88,7 +88,12 @@ def part_multiply_adds(model: FlowCLIP, known: Mapping[str, int] | None = None) 
 def part_parameters(model: FlowCLIP) -> dict[str, int]:
     """Parameters by part (`PARTS`); CLIP's own temperature counts to its text tower."""
     clip = model.backbone.clip
-    parts = (model.spatial_stream, model.motion_stream, model.prompts, model.communication)
+    parts = (
+        model.motion_modeling.spatial_stream,
+        model.motion_modeling.motion_stream,
+        model.prompts,
+        model.communication,
+    )
     image = parameters(clip.visual)
     return dict(zip(PARTS, (image, parameters(clip) - image, *map(parameters, parts)), strict=True))
 
@@ -140,7 +145,10 @@ class AsCounted(nn.Module):
             raise InputError(f"streams={streams!r} is not one of clip, torch")
         self.clip, self.step = model.backbone.clip, model.config.step
         self.image_encoder = self.clip.visual
-        self.spatial_stream, self.motion_stream = model.spatial_stream, model.motion_stream
+        self.spatial_stream, self.motion_stream = (
+            model.motion_modeling.spatial_stream,
+            model.motion_modeling.motion_stream,
+        )
         self.prompts, self.communication = model.prompts, model.communication
         if streams == "clip":
             for name in ("spatial_stream", "motion_stream"):

@@ -8,12 +8,13 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 from flowclip_core.config import PRECISIONS, TINY, BackboneConfig
+from flowclip_core.data.features import Encoder
 from flowclip_core.data.labels import at_most
 from flowclip_core.errors import InputError
-from flowclip_core.paths import sha256
-from flowclip_kit.datasets.extraction import Encoder, Rank
+from flowclip_core.files import sha256
 from flowclip_kit.datasets.formats import Dataset
 from flowclip_kit.demo import world
+from flowclip_kit.distributed.rank import Rank
 
 TINY_CONTEXT = 77  # tokens that the embedded model takes
 
@@ -71,7 +72,7 @@ def weights_hash(backbone: BackboneConfig) -> str:
     """Hash of the backbone's weights; for the embedded model that of its file, without importing torch."""
     if backbone.name == TINY:
         return sha256(world.WEIGHTS)
-    from flowclip_core.model.backbone import load_backbone
+    from flowclip_kit.demo.backbone import load_backbone
 
     return load_backbone(backbone.name, backbone.pretrained).weights_hash
 
@@ -97,7 +98,7 @@ def check_prompts(backbone: BackboneConfig, dataset: Dataset, prompt: str) -> No
 @functools.lru_cache(maxsize=1)
 def load_once(backbone: BackboneConfig, device: str):
     """The backbone, kept by this process for its next task."""
-    from flowclip_core.model.backbone import load_backbone
+    from flowclip_kit.demo.backbone import load_backbone
 
     return load_backbone(backbone.name, backbone.pretrained, device=device)
 
@@ -111,7 +112,7 @@ def load_tower(backbone: BackboneConfig, device: str, precision: str):
 
 @functools.lru_cache(maxsize=1)
 def _load_other(backbone: BackboneConfig, device: str, precision: str):
-    from flowclip_core.model.backbone import load_backbone
+    from flowclip_kit.demo.backbone import load_backbone
 
     tower = load_backbone(backbone.name, backbone.pretrained, device=device)
     tower.encode_precision(precision)

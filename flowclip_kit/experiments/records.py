@@ -14,8 +14,9 @@ import subprocess
 from pathlib import Path
 
 from flowclip_core.errors import InputError
-from flowclip_core.paths import root, to_json, write_atomically
+from flowclip_core.files import to_json, write_atomically
 from flowclip_kit import environment
+from flowclip_kit.paths import root
 
 
 def read_record(path: Path) -> dict | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flowclip_core import paths
 from flowclip_core.errors import InputError, NotFinite
-from flowclip_core.paths import write_atomically
+from flowclip_core.files import write_atomically
+from flowclip_kit import paths
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, Cell
 
 TIDY = (

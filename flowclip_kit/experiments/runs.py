@@ -33,17 +33,18 @@ from flowclip_core.config import (
     RunConfig,
     run_key,
 )
-from flowclip_core.data.features import FeatureStore, StoreConfig
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
-from flowclip_core.locks import Held, Lock, Waiting
+from flowclip_core.files import sha256
 from flowclip_core.model import hub
-from flowclip_core.paths import root, sha256
 from flowclip_kit.datasets import formats
-from flowclip_kit.datasets.extraction import Filled, Plan, Rank, ensure_features, extract, find, plan, rank
+from flowclip_kit.datasets.extraction import Filled, Plan, ensure_features, extract, find, plan
+from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
 from flowclip_kit.datasets.few_shot_lists import read_list, shots_of
 from flowclip_kit.datasets.formats import Dataset, Video
 from flowclip_kit.demo import world
+from flowclip_kit.distributed.locks import Held, Lock, Waiting
 from flowclip_kit.distributed.process_pool import PATIENCE, Pool, default_jobs, end_with_launcher
+from flowclip_kit.distributed.rank import Rank, rank
 from flowclip_kit.distributed.ray_pool import RayEngine, need_engine
 from flowclip_kit.experiments.catalogue import KINETICS, RATE_SEED, TARGETS, Cell
 from flowclip_kit.experiments.devices import (
@@ -58,6 +59,7 @@ from flowclip_kit.experiments.devices import (
 )
 from flowclip_kit.experiments.records import read_record, software, write_record
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
+from flowclip_kit.paths import root
 
 ALONE = Rank()
 Chosen = TypeVar("Chosen")
@@ -803,9 +805,9 @@ def train_and_test(task: Task) -> dict:
         else:
             picked = [readable[i] for i in formats.few_shot(readable, config.k, config.seed)]
         log = loop.train(
-            model, store, store.rows([video.name for video in picked]),
-            np.array([video.label for video in picked]), config.train, config.seed,
-            memory=task.memory, lanes=task.lanes, checkpoint=task.folder / f"{task.key}.partial",
+            model, store, np.array([video.label for video in picked]), config.train, config.seed,
+            rows=store.rows([video.name for video in picked]), memory=task.memory, lanes=task.lanes,
+            checkpoint=task.folder / f"{task.key}.partial", ranks=ranks,
         )  # fmt: skip
         losses, counts = log.losses, log.ranks
         if task.keep and ranks.main():
@@ -823,6 +825,7 @@ def transfer(task: Task) -> dict:
     """The record of a zero-shot test: all classes of the other data set, and half of them drawn several times."""
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop, metrics
+    from flowclip_kit.distributed import ranks
 
     config, other, store = task.config, task.tested, _store(task)
     backbone, started = load_once(config.backbone, task.device), time.monotonic()
@@ -842,7 +845,8 @@ def transfer(task: Task) -> dict:
         test = [video for video in other.splits[config.transfer.split].test if video.label in place]
         test = [video for video in test if store.has(video.name)]
         rows = store.rows([video.name for video in test])
-        scores = loop.score(model_for(tuple(other.texts[label] for label in labels)), store, rows, config.evaluation)
+        named = model_for(tuple(other.texts[label] for label in labels))
+        scores = loop.score(named, store, config.evaluation, rows=rows, ranks=ranks)
         halves.append(metrics.accuracy(scores, np.array([place[video.label] for video in test])))
     tested["scores"] |= {"top1_half": float(np.mean(halves)), "half_sd": float(np.std(halves, ddof=1))}
     return _record(task, model, tested, 0.0, time.monotonic() - started) | {"halves": halves}
@@ -855,16 +859,11 @@ def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: 
     tie decided, by metric; still, how many videos do not move, which have no motion to go by.
     """
     from flowclip_core.training import loop, metrics
+    from flowclip_kit.distributed import ranks
 
     test = [video for video in dataset.splits[split].test if store.has(video.name)]
     rows, labels = store.rows([video.name for video in test]), np.array([video.label for video in test])
-    scores, found = loop.score(model, store, rows, evaluation), {}
-    for order in (loop.IN_ORDER, *(loop.CONTROLS if evaluation.controls else ())):
-        suffix = "" if order == loop.IN_ORDER else f"_{order}"
-        arranged = scores if not suffix else loop.score(model, store, rows, evaluation, order)
-        found[f"top1{suffix}"] = metrics.accuracy(arranged, labels)
-        found |= metrics.pair_metrics(arranged, labels, dataset.pairs, suffix)
-    found["top5"] = metrics.accuracy(scores, labels, top=5)
+    found, scores = loop.test(model, store, labels, evaluation, rows=rows, pairs=dataset.pairs, ranks=ranks)
     named = metrics.predicted(scores, labels)
     predictions = {
         video.name: [int(label), int(guess), round(float(row[label]), 6)]

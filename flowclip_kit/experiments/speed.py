@@ -24,15 +24,16 @@ import pandas as pd
 import psutil
 
 from flowclip_core.config import PAPER_ROLES, BackboneConfig, EvalConfig, ModelConfig, TrainConfig
-from flowclip_core.data.features import FeatureStore
 from flowclip_core.errors import notice
-from flowclip_core.paths import cache_dir, root, to_json, write_atomically
+from flowclip_core.files import to_json, write_atomically
 from flowclip_kit import environment
 from flowclip_kit.datasets.class_names import CLASSES
-from flowclip_kit.datasets.extraction import Rank
+from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.distributed.process_pool import Pool, default_jobs
+from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.experiments.catalogue import BASELINE, FULL, VARIANTS
 from flowclip_kit.experiments.devices import gpu_name, lanes, pick_device, pick_precision
+from flowclip_kit.paths import cache_dir, root
 
 SAMPLE = 8  # pictures that a lane encodes to be timed
 SECONDS = 2.5  # about so long is each probe, but one step of LEAST videos at least
@@ -238,7 +239,7 @@ def probe(load, names: Mapping[str, Sequence[str]], at_least: float = SECONDS) -
 
             def view(videos: int, steps: int, model=model) -> None:
                 for _ in range(steps):
-                    loop.score(model, store, np.arange(videos), EvalConfig(1, ("centre",)))
+                    loop.score(model, store, EvalConfig(1, ("centre",)), rows=np.arange(videos))
 
             videos, seconds, peak = _timed(view if name == "view" else train, device, at_least)
             asked = amounts(model.config, len(names[size]), trees[size].tokens_per_video, videos)
@@ -264,7 +265,7 @@ def random_training(model, store: FeatureStore, videos: int, steps: int):
 
     labels = np.arange(videos) % len(model.class_texts)
     settings = TrainConfig(batch=videos, epochs=None, steps=steps, crops=("centre",))
-    return loop.train(model, store, np.arange(videos), labels, settings, 0)
+    return loop.train(model, store, labels, settings, 0, rows=np.arange(videos))
 
 
 def _fit(asked: np.ndarray, costs: np.ndarray) -> list[float]:

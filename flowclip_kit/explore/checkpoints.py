@@ -1,9 +1,9 @@
 """Models for the explorers: trained parts that ship with the demo, or a checkpoint of one's own.
 
 Shipped are two runs of the demo's few-shot preset on figures-h (largest k, seed 0, split 1): the full model, which is
-Table 5's, and the same with prompts that are learnt but ignore motion. `python -m flowclip_kit.explore.checkpoints` makes
-them again. They are shipped since a fresh clone has no checkpoints, and training them first draws and encodes a data
-set.
+Table 5's, and the same with prompts that are learnt but ignore motion. `python -m flowclip_kit.explore.checkpoints`
+makes them again. They are shipped since a fresh clone has no checkpoints, and training them first draws and encodes a
+data set.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TRAINED_ON = "figures-h"
 
 def backbone(name: str = TINY, pretrained: str | None = None, checkpoint: str | Path | None = None) -> Backbone:
     """The frozen model of that name, or the one that `checkpoint` was trained on, on a GPU where there is one."""
-    from flowclip_core.model.backbone import load_backbone
+    from flowclip_kit.demo.backbone import load_backbone
     from flowclip_kit.experiments.devices import pick_device
 
     if checkpoint is not None and name == TINY and pretrained is None:
@@ -116,8 +116,8 @@ def _untrained(model: FlowCLIP) -> bool:
 
 def train(results: Path | None = None) -> dict[str, Path]:
     """Train both models as table5 does and write them into `SHIPPED`; runs that are there already are taken."""
-    from flowclip_core.model.backbone import load_backbone
     from flowclip_core.model.flowclip import FlowCLIP
+    from flowclip_kit.demo.backbone import load_backbone
     from flowclip_kit.experiments.catalogue import few_shot
     from flowclip_kit.experiments.runs import Options, Workshop, resolve
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from flowclip_core.data.video import crop, read_frames, resize, segment_centres
 from flowclip_core.errors import InputError, NotFinite
-from flowclip_core.paths import cache_dir, write_atomically
+from flowclip_core.files import write_atomically
 from flowclip_core.training import loop
 from flowclip_kit.demo import world
+from flowclip_kit.paths import cache_dir
 
 if TYPE_CHECKING:
     from flowclip_core.model.backbone import Backbone

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from flowclip_core.data.video import read_frames, resize, segment_centres
 from flowclip_core.errors import InputError, VideoError
-from flowclip_core.paths import sha256
+from flowclip_core.files import sha256
 from flowclip_kit.datasets.formats import Dataset, Lists, read_lists
 from flowclip_kit.distributed.process_pool import default_jobs
 from flowclip_kit.experiments.runs import Options, data_folder, open_dataset

@@ -158,7 +158,7 @@ def motions(model: FlowCLIP, features: np.ndarray) -> np.ndarray:
 
     def watch() -> np.ndarray:
         with torch.inference_mode():
-            out = model.watch(torch.from_numpy(np.ascontiguousarray(features)).to(model.backbone.device))
+            out = model.encode_video(torch.from_numpy(np.ascontiguousarray(features)).to(model.backbone.device))
         return out["motion"].cpu().numpy() if "motion" in out else np.zeros_like(features[:, 0])
 
     return kept.answers(model).ask("motions", features, make=watch)

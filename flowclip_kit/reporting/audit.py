@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import pandas as pd
 
-from flowclip_core import paths
 from flowclip_core.errors import InputError
+from flowclip_kit import paths
 from flowclip_kit.experiments.catalogue import BOTH, HMDB, INITIALISATIONS, KINETICS, UCF
 from flowclip_kit.experiments.results_table import read_csv
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from flowclip_core import paths
 from flowclip_core.errors import InputError
-from flowclip_kit import experiments
+from flowclip_kit import experiments, paths
 from flowclip_kit.experiments.results_table import read_csv
 from flowclip_kit.reporting import stats
 from flowclip_kit.reporting.register import KINDS, Claim, Part, register, untrained

@@ -23,9 +23,9 @@ from typing import Any
 
 import psutil
 
-from flowclip_core import paths
+from flowclip_core import files
 from flowclip_core.errors import InputError
-from flowclip_kit import surroundings
+from flowclip_kit import paths, surroundings
 
 # Parameters that may name a file or folder, which is then the caller's; others are never taken for one.
 PATHS = ("checkpoint", "data_root", "folder", "pretrained", "source", "static_checkpoint", "video")
@@ -71,10 +71,10 @@ def execute(notebook: Path, parameters: dict[str, Any], html: Path, cwd: Path, t
             html.unlink(missing_ok=True)
             where = ""
             if executed.is_file():
-                paths.write_atomically(failed, executed.read_bytes())
+                files.write_atomically(failed, executed.read_bytes())
                 where = f"; see {failed}"
             raise _one_line(error, notebook, executed, where) from None
-        paths.write_atomically(html, _html(done, notebook.stem))
+        files.write_atomically(html, _html(done, notebook.stem))
     failed.unlink(missing_ok=True)
     return html
 
@@ -259,7 +259,7 @@ def _own_kernel(folder: Path) -> Iterator[None]:
 
     spec = get_kernel_dict()
     spec["argv"] = [sys.executable, *spec["argv"][1:], "--log-level=50"]  # quiet: errors reach us anyway
-    paths.write_atomically(folder / "kernels" / "python3" / "kernel.json", json.dumps(spec))
+    files.write_atomically(folder / "kernels" / "python3" / "kernel.json", json.dumps(spec))
     before = dict(os.environ)
     for name in surroundings.CLEAN:
         os.environ.pop(name, None)

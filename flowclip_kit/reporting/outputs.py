@@ -16,14 +16,15 @@ import pandas as pd
 
 from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
-from flowclip_core.locks import Lock
+from flowclip_core.files import sha256, write_atomically
 from flowclip_core.model import hub
-from flowclip_core.paths import root, sha256, write_atomically
 from flowclip_kit import environment, experiments
+from flowclip_kit.distributed.locks import Lock
 from flowclip_kit.experiments import Result, estimates, provenance_json, sealed
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_kit.experiments.records import read_record
 from flowclip_kit.experiments.results_table import by_key, hits_csv, save_tidy, tidy_csv
+from flowclip_kit.paths import root
 from flowclip_kit.reporting import tables, target_results
 from flowclip_kit.reporting.target_results import View
 

@@ -2,7 +2,7 @@
 
 The two answer different questions and are never pooled: would another draw of training videos and weights change
 the number, and would other test videos. A tidy table has one row per run and metric (columns in
-`experiments.tidy.TIDY`), values in percent; hits are a run's key -> top-1 right or wrong, bool (videos,).
+`experiments.results_table.TIDY`), values in percent; hits are a run's key -> top-1 right or wrong, bool (videos,).
 """
 
 from __future__ import annotations

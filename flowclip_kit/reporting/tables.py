@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from flowclip_core import paths
 from flowclip_core.config import DEMO_ROLES
 from flowclip_core.errors import InputError
+from flowclip_kit import paths
 from flowclip_kit.demo import world
 from flowclip_kit.experiments.catalogue import INITIALISATIONS, READINGS
 from flowclip_kit.experiments.results_table import numbers, read_csv

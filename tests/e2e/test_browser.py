@@ -23,8 +23,8 @@ import psutil
 import pytest
 from conftest import hearing
 
-from flowclip_core.paths import root
 from flowclip_kit.demo import world
+from flowclip_kit.paths import root
 
 NOTEBOOKS = ("index", "one_clip", "data", "explore_motion", "explore_prompts")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",

@@ -34,7 +34,7 @@ from safetensors import safe_open
 from test_outputs import counts_text, tree
 
 from flowclip_core.config import PROFILES
-from flowclip_core.paths import write_atomically
+from flowclip_core.files import write_atomically
 from flowclip_kit.cli import main
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS, VARIANTS
 from flowclip_kit.experiments.results_table import TIDY, read_hits

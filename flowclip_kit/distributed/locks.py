@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flowclip_core.errors import notice
+from flowclip_core.files import machine
 
 # Seconds. Other machines see a touched file late: NFS may hide it for a minute.
 BEAT, STALE = 10.0, 120.0
@@ -53,18 +54,6 @@ class Owner:
     def alive(self) -> bool:
         """Whether it still runs; asked of one that is `ours`."""
         return born(self.pid) == self.born
-
-
-@functools.cache
-def machine() -> str:
-    """What tells this machine from others, and one container from the next: they have process numbers of their own."""
-    said = [socket.gethostname()]
-    try:
-        said.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        said.append(str(Path("/proc/self/ns/pid").readlink()))
-    except OSError:
-        said.append(f"{uuid.getnode()}")
-    return hashlib.sha256(" ".join(said).encode()).hexdigest()[:12]
 
 
 def me() -> Owner:
@@ -307,11 +296,6 @@ def _beat() -> None:
 
 # Seconds after which an unfinished file of another machine counts as left behind.
 LEFT = 3600.0
-
-
-def unfinished(path: Path) -> str:
-    """The beginning of a name beside `path` for what is to become it; `sweep` knows from it whose it is."""
-    return f".{path.name}.{machine()}-{os.getpid()}."
 
 
 def sweep(folder: Path, pattern: str) -> None:

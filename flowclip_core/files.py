@@ -1,43 +1,23 @@
-"""Where files live, and how they appear: whole or not at all."""
+"""How files appear: whole or not at all."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import os
+import socket
 import tempfile
-import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
-
-from flowclip_core import locks
-from flowclip_core.errors import InputError, NotFinite
+from flowclip_core.errors import NotFinite
 
 _UMASK = os.umask(0o077)  # can only be read by setting it, which threads must not do side by side
 os.umask(_UMASK)
-
-
-def root() -> Path:
-    """The checkout: the folder that holds flowclip_core, notebooks and results."""
-    return Path(__file__).resolve().parent.parent
-
-
-def need_checkout() -> None:
-    """Raise InputError where this package lies elsewhere than in a checkout, as after `pip install .`."""
-    if not all((root() / name).exists() for name in ("notebooks", "results/paper")):
-        raise InputError(
-            f"this needs a whole checkout, with notebooks and printed numbers; {root()} holds the package alone: run"
-            " ./reproduce.sh in a checkout, or install that with pip install -e"
-        )
-
-
-def cache_dir() -> Path:
-    """Folder for what can be made again (demo videos, stored features): $FLOWCLIP_CACHE or the user's cache."""
-    return Path(os.environ.get("FLOWCLIP_CACHE") or platformdirs.user_cache_dir("flowclip")).expanduser()
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
@@ -47,7 +27,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=locks.unfinished(path))
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=unfinished(path))
     try:
         with naming(path), os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -104,16 +84,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stamp(path: Path) -> list[int]:
-    """What changes when a file does: inode, bytes, time of its content, time of its inode, which nobody can set."""
-    said = Path(path).stat()
-    return [said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns]
+@functools.cache
+def machine() -> str:
+    """What tells this machine from others, and one container from the next: they have process numbers of their own."""
+    said = [socket.gethostname()]
+    try:
+        said.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        said.append(str(Path("/proc/self/ns/pid").readlink()))
+    except OSError:
+        said.append(f"{uuid.getnode()}")
+    return hashlib.sha256(" ".join(said).encode()).hexdigest()[:12]
 
 
-def settled(stamp: list[int]) -> bool:
-    """Whether a file of this stamp cannot have been changed since without another stamp.
-
-    Within one tick of a file system's clock it can: a second where it keeps whole ones, else some milliseconds.
-    """
-    changed = stamp[3]
-    return time.time_ns() - changed > (50_000_000 if changed % 10**9 else 2_000_000_000)
+def unfinished(path: Path) -> str:
+    """The beginning of a name beside `path` for what is to become it; `sweep` knows from it whose it is."""
+    return f".{path.name}.{machine()}-{os.getpid()}."

@@ -1,0 +1,239 @@
+"""The feature store: each video is decoded and encoded once per frozen backbone, then every run reads the same array.
+
+On disk, one folder a store: `features.npy` (N videos, C crops, F stored frames, D width) float16, `index.csv` (name,
+bytes, modified, sha256, frame count, decoder of each video), `failed.csv` (videos that cannot be read), `sums.json`
+(a checksum of each video's features and row, and of the other files) and `about.json`, written last: a folder that has
+it is whole. `extraction` fills it. `looked.json` says which files were found to agree with their sums: as long as they
+are the same, opening a store reads none of its features.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flowclip_core.config import PRECISIONS, need_crops, need_types
+from flowclip_core.data.features import Reader
+from flowclip_core.errors import InputError
+from flowclip_core.files import sha256, write_atomically
+from flowclip_kit.distributed.process_pool import default_jobs
+from flowclip_kit.paths import settled, stamp
+
+INDEX = ["name", "bytes", "modified", "sha256", "frames", "decoder"]
+FAILED = ["name", "bytes", "modified", "sha256", "error"]
+TABLES = ("index.csv", "failed.csv")
+ARRAY, ABOUT, SUMS, LOOKED = "features.npy", "about.json", "sums.json", "looked.json"
+
+
+class Damaged(InputError):
+    """A store that is not as it was written. good: name -> row of `features` and of the index, where both still are."""
+
+    def __init__(self, folder: Path, why: object, good: Mapping[str, tuple[int, dict]] | None = None) -> None:
+        self.folder, self.why, self.good = folder, " ".join(str(why).split()), good or {}
+        super().__init__(f"{folder}: no whole feature store ({self.why}); remove the folder and run again")
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """What a stored feature depends on, besides the video itself."""
+
+    weights: str  # hash of the backbone's weights
+    frames: int = 32  # F, one in the middle of each 1/F of the video
+    crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")
+    decoder: str = "pyav"
+    precision: str = "float32"  # of the image tower's arithmetic
+
+    def __post_init__(self) -> None:
+        need_types(self)
+        need_crops("crops", self.crops)
+        if self.frames < 1:
+            raise InputError(f"frames={self.frames} must be 1 or more")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True)
+class FeatureStore(Reader):
+    """Stored features of one data set, opened for reading (memory-mapped)."""
+
+    folder: Path
+    features: np.ndarray  # (N,C,F,D) float16
+    crops: tuple[str, ...]
+    index: pd.DataFrame  # one row a video, in the order of `features`
+    precision: str = "float32"  # of the arithmetic they were made with
+    failed: tuple[str, ...] = ()  # what is wrong with each video that could not be read: one line, path first
+    seal: str = ""  # hash of all sums
+
+    @classmethod
+    def open(cls, folder: Path, whole: bool = False) -> FeatureStore:
+        """The store in `folder`. Its features are read and held against their sums only if its files are not those that
+        were found whole the last time, or with `whole`.
+
+        Raises `Damaged` where a file is not what was written, InputError where one cannot be read. A store that was
+        made before there were sums gets them, unless its features or its index are such as no encoding leaves.
+        """
+        try:
+            files = {name: stamp(folder / name) for name in (ARRAY, *TABLES, ABOUT)}
+            files[SUMS] = stamp(folder / SUMS) if (folder / SUMS).exists() else []
+            about = json.loads((folder / ABOUT).read_text())
+            crops, precision = tuple(map(str, about["crops"])), about.get("precision", "float32")
+            features = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # a damaged header can be read in ways nobody foresaw
+            raise _unread(folder, error) from error
+        index, failed = (read_table(folder / name, rows) for name, rows in zip(TABLES, (INDEX, FAILED), strict=True))
+        looked = {} if whole else _noted(folder / LOOKED)
+        if looked.get("files") != files:
+            sums = _read_sums(folder / SUMS)
+            looked = {"files": files, "seal": _look(folder, features, index, len(crops), about.get("frames"), sums)}
+            with suppress(OSError):  # a store of others is looked at each time
+                if all(settled(files[name]) for name in (ARRAY, *TABLES, ABOUT)):
+                    files[SUMS] = files[SUMS] or stamp(folder / SUMS)
+                    write_atomically(folder / LOOKED, json.dumps(looked) + "\n")
+        return cls(folder, features, crops, index, precision, tuple(failed["error"]), str(looked.get("seal")))
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Names of the videos, in the order of `features`."""
+        return list(self.index["name"])
+
+    @property
+    def where(self) -> str:
+        """For messages: whose features they are."""
+        return f"{self.folder}: the stored features"
+
+    @functools.cached_property
+    def _row(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.index["name"])}
+
+    def rows(self, names: Sequence[str]) -> np.ndarray:
+        """Rows (n,) of the named videos. Raises InputError for a video that is not stored."""
+        absent = [name for name in names if name not in self._row]
+        if absent:
+            raise InputError(f"{self.folder}: {len(absent)} videos have no features, first {absent[0]}; see failed.csv")
+        return np.array([self._row[name] for name in names], dtype=np.int64)
+
+    def has(self, name: str) -> bool:
+        """Whether the video could be read and stored."""
+        return name in self._row
+
+    def fingerprint(self, names: Sequence[str]) -> str:
+        """Hash over the content of the named videos, in order, and what decoded each: same fingerprint, same frames."""
+        rows = self.index.iloc[self.rows(names)]
+        said = rows["name"] + " " + rows["sha256"] + " " + rows["decoder"]
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """One of a store's two tables. Raises `Damaged` where it is not whole."""
+    try:
+        whole = dict.fromkeys(("bytes", "modified", "frames"), np.int64)
+        types = {name: whole.get(name, str) for name in columns}
+        return pd.read_csv(path, usecols=columns, dtype=types, keep_default_na=False)[columns]
+    except (OSError, ValueError, OverflowError) as error:
+        raise _unread(path.parent, error) from error
+
+
+# --- sums -----------------------------------------------------------------------------------------------------
+
+
+def video_sum(row: Mapping, features: bytes) -> str:
+    """Checksum of a video's row of the index and its features (C,F,D)."""
+    said = json.dumps([str(row[column]) for column in INDEX]).encode()
+    return hashlib.sha256(said + features).hexdigest()[:16]
+
+
+def sums_of(videos: Mapping[str, str], shape: Iterable[int], failed: str, about: str) -> dict:
+    """The content of `sums.json`: name -> sum in the order of the index, shape, hashes of the two files, and a seal."""
+    said = {"videos": dict(videos), "shape": list(shape), "failed.csv": failed, "about.json": about}
+    return said | {"seal": hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]}
+
+
+def _read_sums(path: Path) -> dict | None:
+    """The sums of a store; None where there are none, or their seal says that they are not to be trusted."""
+    said = _noted(path)
+    try:
+        again = sums_of(said["videos"], said["shape"], said["failed.csv"], said["about.json"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return said if said == again else None
+
+
+def _noted(path: Path) -> dict:
+    """A JSON object that can be made again; empty where there is none."""
+    try:
+        said = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def plausible(features: np.ndarray) -> bool:
+    """Whether the features of a video can be those of pictures: finite, and not all zero."""
+    return bool(np.isfinite(features).all() and features.any())
+
+
+def _look(
+    folder: Path, features: np.ndarray, index: pd.DataFrame, crops: int, frames: object, sums: dict | None
+) -> str:
+    """Read a store wholly, and return the seal of its sums; where it has none, they are written.
+
+    Raises `Damaged` where it differs from them, or without any where it is not as an encoding leaves it.
+    """
+    shape, dtype, names = features.shape, features.dtype, list(index["name"])
+    order = list(sums["videos"]) if sums else names
+    fits = dtype == np.float16 and len(shape) == 4 and features.flags.c_contiguous and shape[0] > 0
+    fits = fits and (list(shape) == sums["shape"] if sums else shape[:3] == (len(order), crops, frames))
+    if not fits or (folder / ARRAY).stat().st_size != features.offset + features.nbytes:
+        said = f"{len(order)} videos, {crops} crops and {frames} frames, but features {dtype} {shape}"
+        raise Damaged(folder, said)
+    rows = {row["name"]: row for row in index.to_dict("records")}
+    found = _video_sums(folder / ARRAY, features, [rows.get(name) for name in order])
+    sound = [value == sums["videos"][name] if sums else value != "" for name, value in zip(order, found, strict=True)]
+    good = {name: (number, rows[name]) for number, name in enumerate(order) if sound[number]}
+    why = []
+    if bad := [name for name in order if name not in good]:
+        why.append(f"the features of {len(bad)} of {len(order)} videos, first {bad[0]}")
+    why += ["the order of index.csv"] * (names != (order if sums else sorted(set(names))))
+    if sums:
+        why += [file for file in (TABLES[1], ABOUT) if sha256(folder / file) != sums[file]]
+    if why:
+        raise Damaged(folder, f"damaged: {', '.join(why)}", good if sums else None)
+    if sums is None:
+        videos = dict(zip(order, found, strict=True))
+        sums = sums_of(videos, shape, sha256(folder / TABLES[1]), sha256(folder / ABOUT))
+        with suppress(OSError):
+            write_atomically(folder / SUMS, json.dumps(sums) + "\n")
+    return sums["seal"]
+
+
+def _video_sums(path: Path, features: np.memmap, rows: list[dict | None]) -> list[str]:
+    """Sum of each row and its features; empty for those without a row, or that no picture can have.
+
+    Plain reads: a disk that fails is then an error, and not the death of the process as with a memory map.
+    """
+    size = features[0].nbytes
+
+    def look(number: int) -> str:
+        data = os.pread(file.fileno(), size, features.offset + number * size)
+        sound = rows[number] is not None and len(data) == size and plausible(np.frombuffer(data, np.float16))
+        return video_sum(rows[number], data) if sound else ""
+
+    with path.open("rb") as file, ThreadPoolExecutor(min(8, default_jobs())) as pool:
+        return list(pool.map(look, range(len(rows))))
+
+
+def _unread(folder: Path, error: Exception) -> InputError:
+    """What a file that could not be read means: damage, unless the disk or a right failed."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+        return InputError(f"{folder}: cannot be read ({error.strerror})")
+    return Damaged(folder, error)
