@@ -74,6 +74,8 @@ def nan(data: bytes, rng: np.random.Generator) -> bytes:
     if numbers and b"NUMPY" not in data[:8] and data[:1] in b"{[vknt":
         found = numbers[rng.integers(len(numbers))]
         return data[: found.start()] + b"NaN" + data[found.end() :]
+    if len(data) < 128:
+        return data  # none there; another mutation is drawn
     at = len(data) - 2 * int(rng.integers(16, len(data) // 4))
     return data[:at] + np.full(16, np.nan, np.float16).tobytes() + data[at + 32 :]
 
