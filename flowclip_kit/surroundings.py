@@ -112,6 +112,7 @@ def say_stopped() -> None:
         notice(line)
     elif not _said:
         _said = True
+        sys.unraisablehook = lambda _: None  # finalizers that meet what is gone already say nothing of use
         try:  # past the stream, in which the main thread may be in the middle of a write
             os.write(2, f"reproduce.sh: {line}\n".encode())
         except OSError:

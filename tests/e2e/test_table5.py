@@ -466,4 +466,4 @@ def test_an_unreadable_video_in_the_folder_is_named_in_one_line(kind, own_videos
     said = [line for line in lines if line and not re.search(r"\d+/\d+ \w+ \[.* left, .*/s\]$", line)]  # bars
     assert len(said) == 1 and bad.name in said[0] and "Traceback" not in call.err
     assert not call.out and not list((tmp_path / "results").rglob("*.*"))
-    assert not call.left(5)
+    assert not call.left(30)  # on a busy machine: a fork server that is importing torch ends when it has done so
