@@ -140,8 +140,9 @@ def hit(rng: random.Random, call: Call, stage: str, event: signal.Signals, cache
     os.kill(call.process.pid, event) if alone else os.killpg(call.process.pid, event)
     code = call.process.wait(60)
     said = f"{event.name} {'alone' if alone else 'to all'} while {stage}: {code} {call.err}"
-    # Ten seconds of an idle machine: a fork server that is importing torch notices when it has done so.
-    left = call.left(10 * max(1.0, os.getloadavg()[0] / default_jobs()))
+    # A fork server that is importing torch notices when it has done so: within ten seconds on an idle machine, while a
+    # killed call and its workers left others at work here it took more.
+    left = call.left(30 * max(1.0, os.getloadavg()[0] / default_jobs()))
     assert not left, f"{[words(process) for process in left]} {said}"
     if event != signal.SIGKILL:
         if code == 0 and call.out:  # it had just ended
