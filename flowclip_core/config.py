@@ -43,7 +43,9 @@ def _choice(name: str, value: str, *allowed: str) -> None:
 
 def _within(name: str, value: float | None, least: float, most: float | None = None) -> None:
     if value is not None and not least <= value <= (math.inf if most is None else most):
-        raise InputError(f"{name}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}"))
+        raise InputError(
+            f"{name}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}")
+        )
 
 
 def need_crops(name: str, crops: Sequence[str]) -> None:
@@ -64,7 +66,9 @@ def need_types(settings: object) -> None:
         if not _fits(value, hint):
             declared = next(one.type for one in fields(settings) if one.name == name)
             finite = " and finite" if isinstance(value, float) and _fits(0.0, hint) else ""
-            raise InputError(f"{name}={value!r:.60} must be {declared}{finite} (in {type(settings).__name__})")
+            raise InputError(
+                f"{name}={value!r:.60} must be {declared}{finite} (in {type(settings).__name__})"
+            )
 
 
 @functools.cache
@@ -73,7 +77,8 @@ def _hints(kind: type) -> dict[str, object]:
 
 
 def _fits(value: object, hint: object) -> bool:
-    """Whether a value is of an annotated type; True is no number, a whole number is also a float, which is finite."""
+    """Whether a value is of an annotated type; True is no number, a whole number is also a float, which is
+    finite."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return any(_fits(value, one) for one in inside)
@@ -94,8 +99,8 @@ def _fits(value: object, hint: object) -> bool:
 class ModelConfig:
     """The parts that are on, their sizes, and every open reading of the paper (section 3).
 
-    Three switches make the rows of Tables 4 and 5: `mmb` (section 3.2), `map` (3.3), `mcb` (3.4). `map` without `mmb`
-    has no motion to follow, so its prompts are learnt but the same for every video.
+    Three switches make the rows of Tables 4 and 5: `mmb` (section 3.2), `map` (3.3), `mcb` (3.4). `map`
+    without `mmb` has no motion to follow, so its prompts are learnt but the same for every video.
     """
 
     mmb: bool = True  # the motion stream beside the spatial one, Eq. 4 to 6
@@ -106,7 +111,9 @@ class ModelConfig:
     step: int = 4  # s, the largest distance between the two frames of a difference
     prompt: str = PROMPTS[5]  # hand-crafted words; with `map` they initialise P_1..P_H, one vector a word
     heads: int = 8  # of every attention; not stated, 64 wide each in CLIP
-    adapter_width: int = 32  # hidden width of the motion adapter; the largest power of two that fits Table 3; 0: none
+    adapter_width: int = (
+        32  # hidden width of the motion adapter; the largest power of two that fits Table 3; 0: none
+    )
     norm_order: str = "pre"  # or "post": section 3.2 says only «standard architecture»
     positions: str = "none"  # or "learned": the paper names no positional code in the two streams
     video_tokens: str = "pooled"  # or "sequence": what the texts attend to in the communication block
@@ -124,7 +131,9 @@ class ModelConfig:
         _within("heads", self.heads, 1, MOST_HEADS)
         _within("adapter_width", self.adapter_width, 0, WIDEST_ADAPTER)  # 0: no adapter
         if not 1 <= self.step < self.frames:
-            raise InputError(f"step s={self.step} needs 1 <= s <= T-1 with T={self.frames} frames (section 3.2)")
+            raise InputError(
+                f"step s={self.step} needs 1 <= s <= T-1 with T={self.frames} frames (section 3.2)"
+            )
         if self.differences > MOST_DIFFERENCES:
             raise InputError(
                 f"step={self.step} and frames={self.frames} make {self.differences} frame differences, expected at most"
@@ -133,7 +142,9 @@ class ModelConfig:
         if self.tau <= 0:
             raise InputError(f"tau={self.tau} must be above 0")
         if not self.prompt.split() or len(self.prompt) > LONGEST_PROMPT:
-            raise InputError(f"prompt={self.prompt!r:.60} must have words, in at most {LONGEST_PROMPT} characters")
+            raise InputError(
+                f"prompt={self.prompt!r:.60} must have words, in at most {LONGEST_PROMPT} characters"
+            )
         if self.mmb and not self.spatial:
             raise InputError("mmb=True needs spatial=True: Eq. 6 adds both streams")
         if self.head == "linear" and (self.map or self.mcb):
@@ -183,8 +194,8 @@ class TrainConfig:
 class EvalConfig:
     """The test views: `clips` draws of T frames times `crops`, fused by adding their softmax scores.
 
-    One clip is the middle stored frame of each T-segment; more clips are seeded random draws (section 4.1: «randomly
-    sample 4 clips in a video and crop frames 3 times»).
+    One clip is the middle stored frame of each T-segment; more clips are seeded random draws (section 4.1:
+    «randomly sample 4 clips in a video and crop frames 3 times»).
     """
 
     clips: int = 4
@@ -218,10 +229,11 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class Transfer:
-    """A zero-shot test (section 4.4): a model trained on one data set meets the videos and class names of another.
+    """A zero-shot test (section 4.4): a model trained on one data set meets the videos and class names of
+    another.
 
-    Two protocols are scored, since «three standard splits» has two meanings among peers: all classes of the split, and
-    half of the classes, drawn `draws` times.
+    Two protocols are scored, since «three standard splits» has two meanings among peers: all classes of the
+    split, and half of the classes, drawn `draws` times.
     """
 
     dataset: str
@@ -236,9 +248,11 @@ class Transfer:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training and its test: all that decides its scores, except the bytes of data and weights (see `run_key`).
+    """One training and its test: all that decides its scores, except the bytes of data and weights (see
+    `run_key`).
 
-    A run with `transfer` trains nothing itself: it tests the weights of the run that is the same but for `transfer`.
+    A run with `transfer` trains nothing itself: it tests the weights of the run that is the same but for
+    `transfer`.
     """
 
     dataset: str
@@ -316,9 +330,9 @@ QUICK = replace(
     seeds=3,
     splits=(1,),
 )
-# The demo's learning rates come from `experiments.rates`: the best mean over all variants on training videos set aside,
-# fixed before the runs. Few-shot, .4 was tried only after Table 5 had been seen at .2, so .2 stays; Kinetics' stand-in
-# takes the closed-set rate of the two others.
+# The demo's learning rates come from `experiments.rates`: the best mean over all variants on training videos
+# set aside, fixed before the runs. Few-shot, .4 was tried only after Table 5 had been seen at .2, so .2
+# stays; Kinetics' stand-in takes the closed-set rate of the two others.
 DEMO = Profile(
     name="demo",
     about="drawn figures and a tiny CLIP, both embedded: the method's mechanism, offline, in minutes",
@@ -347,9 +361,11 @@ PROFILES = {profile.name: profile for profile in (DEMO, QUICK, PAPER, SMOKE)}
 
 
 def run_key(config: RunConfig, data: str, weights: str) -> str:
-    """Name of a run: 16 hex digits over the resolved settings, defaults included, and the hashes of data and weights.
+    """Name of a run: 16 hex digits over the resolved settings, defaults included, and the hashes of data and
+    weights.
 
-    Defaults are hashed too, so changing one never hands back an old result as a new one. How the weights were named, by
+    Defaults are hashed too, so changing one never hands back an old result as a new one. How the weights were
+    named, by
     tag or file, is left out: their hash says what they are.
     """
     settings = asdict(config)

@@ -1,5 +1,5 @@
-"""What users are told in one line: the errors that mean «the input is wrong», which end a command with code 2, and
-notices, with which it goes on."""
+"""What users are told in one line: the errors that mean «the input is wrong», which end a command with code
+2, and notices, with which it goes on."""
 
 import sys
 
@@ -13,7 +13,8 @@ class VideoError(InputError):
 
 
 class NotFinite(InputError):
-    """A number that is infinite or not a number, where a loss, a feature, a score or a weight was computed or read."""
+    """A number that is infinite or not a number, where a loss, a feature, a score or a weight was computed or
+    read."""
 
 
 class Diverged(NotFinite):
@@ -23,8 +24,9 @@ class Diverged(NotFinite):
 def shown(text: object) -> str:
     """The text in one line that a terminal prints as it is: every character that does not print is escaped.
 
-    Names come from files and archives that others made. An escape sequence in one could move the cursor, write over
-    what is on the screen, or set the window's title; a direction mark could show another name than it is.
+    Names come from files and archives that others made. An escape sequence in one could move the cursor,
+    write over what is on the screen, or set the window's title; a direction mark could show another name than
+    it is.
     """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
 

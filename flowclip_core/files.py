@@ -54,7 +54,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def to_json(what: object, content: object, **layout: object) -> str:
-    """The content as JSON, which has no word for a number that is not finite. layout: what `json.dumps` takes.
+    """The content as JSON, which has no word for a number that is not finite. layout: what `json.dumps`
+    takes.
 
     Raises NotFinite naming `what` is to be written and where in it such a number stands.
     """
@@ -86,7 +87,8 @@ def sha256(path: Path) -> str:
 
 @functools.cache
 def machine() -> str:
-    """What tells this machine from others, and one container from the next: they have process numbers of their own."""
+    """What tells this machine from others, and one container from the next: they have process numbers of
+    their own."""
     said = [socket.gethostname()]
     try:
         said.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -23,10 +23,11 @@ LARGEST_SCALE = 50.0
 
 @dataclass(frozen=True)
 class Prediction:
-    """Scores of one video: `top` holds (label, score) by falling score, scores adding up to 1 over all labels.
+    """Scores of one video: `top` holds (label, score) by falling score, scores adding up to 1 over all
+    labels.
 
-    cosines: how near video and text are, whatever the other labels: for labels that may both be true. None for a model
-    that scores without texts.
+    cosines: how near video and text are, whatever the other labels: for labels that may both be true. None
+    for a model that scores without texts.
     """
 
     video: str
@@ -60,15 +61,17 @@ def classify(
     decoder: str = "pyav",
     device: str = "cpu",
 ) -> Prediction:
-    """Score the class names `labels`, a list, for one video; they read as those of data sets do, see `class_text`.
+    """Score the class names `labels`, a list, for one video; they read as those of data sets do, see
+    `class_text`.
 
-    Without a checkpoint this is zero-shot CLIP: hand-crafted prompt C of Table 1 and the mean of T = 8 frame features.
-    A checkpoint brings trained parts: a folder (written by table5, or by `FlowCLIP.save_pretrained`), a file (by
-    `FlowCLIP.save`), or a repository of the hub, «user/name». `labels` may then be left out, to use its own classes, or
-    be other names, which is the paper's zero-shot transfer. backbone: a name, a loaded one or what
-    loads it; by default the checkpoint's, or OpenAI's ViT-B/16.
-    Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints, and NotFinite
-    where a number on the way to the scores is not finite.
+    Without a checkpoint this is zero-shot CLIP: hand-crafted prompt C of Table 1 and the mean of T = 8 frame
+    features. A checkpoint brings trained parts: a folder (written by table5, or by
+    `FlowCLIP.save_pretrained`), a file (by `FlowCLIP.save`), or a repository of the hub, «user/name».
+    `labels` may then be left out, to use its own classes, or be other names, which is the paper's zero-shot
+    transfer. backbone: a name, a loaded one or what loads it; by default the checkpoint's, or OpenAI's
+    ViT-B/16.
+    Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints, and
+    NotFinite where a number on the way to the scores is not finite.
     """
     texts = texts_of(labels) if labels is not None else None
     if texts is None and checkpoint is None:
@@ -98,7 +101,9 @@ def classify(
     if checkpoint is None:
         scale = float(frozen.clip.logit_scale)
         if abs(scale) > LARGEST_SCALE:
-            raise NotFinite(f"backbone {frozen.name}: its logit_scale is {scale:g}, expected the logarithm of some 100")
+            raise NotFinite(
+                f"backbone {frozen.name}: its logit_scale is {scale:g}, expected the logarithm of some 100"
+            )
         tau = 1 / math.exp(scale)
         model = FlowCLIP(replace(CLIP, tau=tau), frozen, texts).eval()
     else:

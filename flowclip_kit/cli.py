@@ -88,7 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _refuse(why: object) -> int:
     number = rank(None, os.environ).number
-    print(f"reproduce.sh: {f'rank {number}: ' * bool(number)}{shown(' '.join(str(why).split()))}", file=sys.stderr)
+    print(
+        f"reproduce.sh: {f'rank {number}: ' * bool(number)}{shown(' '.join(str(why).split()))}",
+        file=sys.stderr,
+    )
     return 2
 
 
@@ -103,7 +106,16 @@ def _target(asked: argparse.Namespace) -> int:
 
     options = _options(asked)
     usual = {"decoder": "pyav", "class_names": "words"}
-    changes = ("dataset", "seeds", "backbone", "pretrained", "precision", "incomplete", "few_shot_list", *usual)
+    changes = (
+        "dataset",
+        "seeds",
+        "backbone",
+        "pretrained",
+        "precision",
+        "incomplete",
+        "few_shot_list",
+        *usual,
+    )
     changed = [name for name in changes if (getattr(asked, name) or None) != usual.get(name)]
     if asked.record and changed:
         raise InputError(f"--record keeps a profile as it is; leave out --{changed[0].replace('_', '-')}")
@@ -136,7 +148,11 @@ def _target(asked: argparse.Namespace) -> int:
     if everything:
         print(outputs.verdict_counts(asked.profile, folder))
     else:
-        print(outputs.as_text(asked.target, results.get(asked.target), results_folder(asked.profile, str(folder))))
+        print(
+            outputs.as_text(
+                asked.target, results.get(asked.target), results_folder(asked.profile, str(folder))
+            )
+        )
     if asked.record:
         written += outputs.record(asked.profile, {target: results.get(target) for target in targets})
     print("\nwritten:")
@@ -151,12 +167,15 @@ def _options(asked: argparse.Namespace) -> Options:
 
     lists = tuple(getattr(asked, "few_shot_list", ()))
     results = getattr(asked, "results", None)
-    given = {field.name: getattr(asked, field.name) for field in fields(Options) if hasattr(asked, field.name)}
+    given = {
+        field.name: getattr(asked, field.name) for field in fields(Options) if hasattr(asked, field.name)
+    }
     return Options(**given | {"few_shot_lists": lists, "results": results.absolute() if results else None})
 
 
 def _extract(asked: argparse.Namespace) -> int:
-    """Encode one data set ahead of its experiments: the whole, or one share of several processes' or machines'."""
+    """Encode one data set ahead of its experiments: the whole, or one share of several processes' or
+    machines'."""
     from flowclip_kit.experiments import runs
     from flowclip_kit.paths import cache_dir
 
@@ -167,7 +186,10 @@ def _extract(asked: argparse.Namespace) -> int:
     with runs.Workshop(runs.with_backbone(asked.profile, options), options) as workshop:
         wanted, filled, store = workshop.extract(asked.name, share)
     seconds = time.monotonic() - began
-    print(f"{asked.name}: {wanted.total:,} videos" + (f", share {share.number + 1} of {share.of}" * (share.of > 1)))
+    print(
+        f"{asked.name}: {wanted.total:,} videos"
+        + (f", share {share.number + 1} of {share.of}" * (share.of > 1))
+    )
     if filled.videos:
         images = filled.videos * wanted.config.frames * len(wanted.config.crops)
         print(
@@ -177,7 +199,9 @@ def _extract(asked: argparse.Namespace) -> int:
         )
     if store is None:
         missing = sum(len(names) for path, names in wanted.parts if not path.exists())
-        print(f"not whole     {missing:,} videos are other shares'; the last to finish puts the store together")
+        print(
+            f"not whole     {missing:,} videos are other shares'; the last to finish puts the store together"
+        )
         return 0
     size = store.features.size * store.features.itemsize
     print(f"features      {shown(store.folder)} ({size / 1e9:,.3f} GB, {wanted.config.precision})")
@@ -219,14 +243,17 @@ def _report(asked: argparse.Namespace) -> int:
     folder = (asked.results or root() / "results").absolute()
     _need_writable(folder, "--results")
     if asked.results and not any(results_folder(asked.profile, str(folder)).glob("*.csv")):
-        raise InputError(f"--results {asked.results}: no tables of profile {asked.profile} in it; make them first")
+        raise InputError(
+            f"--results {asked.results}: no tables of profile {asked.profile} in it; make them first"
+        )
     for path in outputs.write_report(asked.profile, folder):
         print(shown(_short(path)))
     return 0
 
 
 def _notebook(asked: argparse.Namespace) -> int:
-    """Run one notebook with parameters, strictly: an unknown name of either is an error, unlike in papermill."""
+    """Run one notebook with parameters, strictly: an unknown name of either is an error, unlike in
+    papermill."""
     from flowclip_kit.reporting import notebooks
 
     there = sorted(path.stem for path in (root() / "notebooks").glob("*.ipynb"))
@@ -236,7 +263,10 @@ def _notebook(asked: argparse.Namespace) -> int:
     given = dict(text.partition("=")[::2] for text in asked.parameter)
     if unclear := [text for text in asked.parameter if "=" not in text]:
         raise InputError(f"-p {unclear[0]}: expected NAME=VALUE")
-    folder, notebook = (asked.results or root() / "results").absolute(), root() / "notebooks" / f"{name}.ipynb"
+    folder, notebook = (
+        (asked.results or root() / "results").absolute(),
+        root() / "notebooks" / f"{name}.ipynb",
+    )
     parameters = notebooks.typed(notebook, given, Path.cwd())
     _need_writable(folder, "--results")
     try:
@@ -265,7 +295,10 @@ def _predict(asked: argparse.Namespace) -> int:
         said = to_json("the answer", found.as_dict(), ensure_ascii=False, indent=1)
         # What does not print is escaped here too, as JSON does it.
         print(
-            "".join(letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1] for letter in said)
+            "".join(
+                letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1]
+                for letter in said
+            )
         )
         return 0
     print(shown(f"{found.video}: {found.frames} frames, {found.model}"))
@@ -284,7 +317,9 @@ def _labels(asked: argparse.Namespace) -> list[str] | None:
     labels = [*split_names(asked.labels or ""), *asked.label]
     if asked.labels_file is not None:
         if not asked.labels_file.is_file():
-            raise InputError(f"--labels-file {asked.labels_file}: no such file; expected one class name a line")
+            raise InputError(
+                f"--labels-file {asked.labels_file}: no such file; expected one class name a line"
+            )
         labels += [line for _, line in lines_of(asked.labels_file)]
     return labels
 
@@ -331,11 +366,16 @@ def _doctor(asked: argparse.Namespace) -> int:
 
 
 def _need_writable(folder: Path, option: str) -> None:
-    """Raise InputError at once, rather than after minutes of work, where no file can be written into `folder`."""
+    """Raise InputError at once, rather than after minutes of work, where no file can be written into
+    `folder`."""
     try:
-        tempfile.TemporaryFile(dir=next(place for place in (folder, *folder.parents) if place.exists())).close()
+        tempfile.TemporaryFile(
+            dir=next(place for place in (folder, *folder.parents) if place.exists())
+        ).close()
     except OSError as error:
-        raise InputError(f"{option} {folder}: cannot be written ({error.strerror}); name another folder") from error
+        raise InputError(
+            f"{option} {folder}: cannot be written ({error.strerror}); name another folder"
+        ) from error
 
 
 def _short(path: Path) -> str:

@@ -48,11 +48,15 @@ def look(options: Options, profile: str = "paper") -> list[Finding]:
     lacking = environment.missing(environment.requirements())
     how = "; ./reproduce.sh installs them into .venv when no environment is active"
     findings.append(
-        Finding("requirements", f"missing: {', '.join(lacking)}{how}" if lacking else "complete", bool(lacking))
+        Finding(
+            "requirements", f"missing: {', '.join(lacking)}{how}" if lacking else "complete", bool(lacking)
+        )
     )
     findings.append(Finding("device", _device()))
     memory = psutil.virtual_memory()
-    findings.append(Finding("memory", f"{memory.available / 2**30:.0f} of {memory.total / 2**30:.0f} GiB free"))
+    findings.append(
+        Finding("memory", f"{memory.available / 2**30:.0f} of {memory.total / 2**30:.0f} GiB free")
+    )
     cache = cache_dir()
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free / 2**30
@@ -68,9 +72,12 @@ def look(options: Options, profile: str = "paper") -> list[Finding]:
 
 
 def stores() -> tuple[int, list[str]]:
-    """How many feature stores the cache holds, and what is wrong with those that are not as written: all are read."""
+    """How many feature stores the cache holds, and what is wrong with those that are not as written: all are
+    read."""
     folders, wrong = [path.parent for path in sorted((cache_dir() / "features").glob(f"*/{ABOUT}"))], []
-    if (size := sum((folder / ARRAY).stat().st_size for folder in folders if (folder / ARRAY).exists())) > LARGE:
+    if (
+        size := sum((folder / ARRAY).stat().st_size for folder in folders if (folder / ARRAY).exists())
+    ) > LARGE:
         notice(f"reading {size / 1e9:,.0f} GB of stored features")
     for folder in folders:
         try:

@@ -161,7 +161,8 @@ def missing(wanted: list[str]) -> list[str]:
 
 
 def extra(name: str) -> str:
-    """What an extra lacks here: the pins of its section in requirements-extras.lock whose packages are absent.
+    """What an extra lacks here: the pins of its section in requirements-extras.lock whose packages are
+    absent.
 
     A package that is there stays as it is, whatever its version. ValueError when there is no such extra.
     """
@@ -211,9 +212,11 @@ def stamped() -> bool:
 
 
 def hold_lock(descriptor: int, path: Path = Path(f"{VENV}.lock")) -> None:
-    """Lock the file `path` that the calling shell holds open. The lock is the shell's: it ends with it, however.
+    """Lock the file `path` that the calling shell holds open. The lock is the shell's: it ends with it,
+    however.
 
-    Where the file system has no locks, or such as lock nothing, the shells of this machine queue in the file itself.
+    Where the file system has no locks, or such as lock nothing, the shells of this machine queue in the file
+    itself.
     """
     import fcntl
 
@@ -222,7 +225,9 @@ def hold_lock(descriptor: int, path: Path = Path(f"{VENV}.lock")) -> None:
     except BlockingIOError:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "PID" in line]
         who = f" ({lines[-1].removeprefix('unfinished ')})" if lines else ""
-        print(f"reproduce.sh: another set-up of this checkout is running{who}; waiting for it", file=sys.stderr)
+        print(
+            f"reproduce.sh: another set-up of this checkout is running{who}; waiting for it", file=sys.stderr
+        )
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return
     except OSError:
@@ -254,7 +259,8 @@ def _queue(path: Path) -> None:
             return
         if not told:
             print(
-                f"reproduce.sh: waiting for another set-up ({before[0].removeprefix('unfinished ')})", file=sys.stderr
+                f"reproduce.sh: waiting for another set-up ({before[0].removeprefix('unfinished ')})",
+                file=sys.stderr,
             )
             told = True
         time.sleep(0.5)

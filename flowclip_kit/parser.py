@@ -47,11 +47,12 @@ examples:
   ./reproduce.sh table5 --help                         # the options of one command
 
 set-up:
-  The first call makes .venv in the checkout from requirements.lock (some 6 GB on Linux); it needs Python 3.11 or newer
-  and a package index. PYTHON=/path/to/python chooses the Python. An active virtual or conda environment that satisfies
-  environment.yml is used as it is, and left as it is. pip's and uv's own settings (mirrors, caches) apply. Each package
-  must be the file whose hash is in the lock. Where the lock has none for this Python or platform, set-up stops;
-  FLOWCLIP_NEWEST=1 has it take the newest versions that environment.yml allows, without hashes.
+  The first call makes .venv in the checkout from requirements.lock (some 6 GB on Linux); it needs Python 3.11
+  or newer and a package index. PYTHON=/path/to/python chooses the Python. An active virtual or conda
+  environment that satisfies environment.yml is used as it is, and left as it is. pip's and uv's own settings
+  (mirrors, caches) apply. Each package must be the file whose hash is in the lock. Where the lock has none
+  for this Python or platform, set-up stops; FLOWCLIP_NEWEST=1 has it take the newest versions that
+  environment.yml allows, without hashes.
 """
 
 
@@ -107,8 +108,12 @@ def parser() -> argparse.ArgumentParser:
             " (default: demo)",
         )  # fmt: skip
         target.add_argument("--dataset", metavar="NAME", help="one data set only; folder: videos of your own")
-        target.add_argument("--results", type=Path, metavar="DIR", help="where tables, figures and records go")
-        target.add_argument("--seeds", type=_positive, metavar="N", help="runs a cell (default: the profile's)")
+        target.add_argument(
+            "--results", type=Path, metavar="DIR", help="where tables, figures and records go"
+        )
+        target.add_argument(
+            "--seeds", type=_positive, metavar="N", help="runs a cell (default: the profile's)"
+        )
         target.add_argument(
             "--class-names", default="words", choices=STYLES,
             help="in prompts: 'Apply Eye Makeup', or 'ApplyEyeMakeup' as most peers have it (default: words)",
@@ -131,11 +136,15 @@ def parser() -> argparse.ArgumentParser:
             help="for the prompt trees of all processes while they train (default: as the machine has it)",
         )  # fmt: skip
         target.add_argument(
-            "--record", action="store_true", help="also copy the results into results/recorded/, which is in git"
+            "--record",
+            action="store_true",
+            help="also copy the results into results/recorded/, which is in git",
         )
     extract = command("extract", "encode a data set ahead of its experiments", tower, stored)
     extract.add_argument("name", help="hmdb51, ucf101, kinetics400 or folder")
-    extract.add_argument("--profile", default="paper", metavar="NAME", help="whose stored frames (default: paper)")
+    extract.add_argument(
+        "--profile", default="paper", metavar="NAME", help="whose stored frames (default: paper)"
+    )
     extract.add_argument(
         "--shard", metavar="i/n",
         help="this machine's share of n that share a cache folder; ranks of torchrun and tasks of srun take theirs by"
@@ -143,8 +152,12 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     predict = command("predict", "scores of your class names for your video", tower)
     predict.add_argument("video", type=Path, help="a video file")
-    predict.add_argument("--labels", metavar="A,B", help="class names; one that holds a comma in double quotes")
-    predict.add_argument("--label", action="append", default=[], metavar="NAME", help="one class name; give it again")
+    predict.add_argument(
+        "--labels", metavar="A,B", help="class names; one that holds a comma in double quotes"
+    )
+    predict.add_argument(
+        "--label", action="append", default=[], metavar="NAME", help="one class name; give it again"
+    )
     predict.add_argument("--labels-file", type=Path, metavar="FILE", help="class names, one a line")
     predict.add_argument(
         "--checkpoint", type=Path, metavar="PARTS",
@@ -161,7 +174,9 @@ def parser() -> argparse.ArgumentParser:
     notebook.add_argument("--results", type=Path, metavar="DIR", help="where the executed notebook goes")
     data = command("data", "fetch, unpack and count a data set; takes what is already there")
     data.add_argument("name", help="hmdb51, ucf101 or kinetics400")
-    data.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="folder that holds the data sets")
+    data.add_argument(
+        "--data-root", type=Path, required=True, metavar="DIR", help="folder that holds the data sets"
+    )
     data.add_argument("--mirror", metavar="URL", help="another server")
     data.add_argument("--open", action="store_true", help="decode and hash every video")
     data.add_argument("--names", action="store_true", help="list all that are missing")
@@ -174,7 +189,9 @@ def parser() -> argparse.ArgumentParser:
         "--decoders", type=Path, metavar="DIR", dest="decoders_of",
         help="read videos in DIR with each decoder and say where, and how far, they disagree",
     )  # fmt: skip
-    doctor.add_argument("--sample", type=_positive, default=20, metavar="N", help="how many videos (default: 20)")
+    doctor.add_argument(
+        "--sample", type=_positive, default=20, metavar="N", help="how many videos (default: 20)"
+    )
     listed = command("list", "what each target trains, what it cost, and what it will take on this machine")
     listed.add_argument("--profile", default="demo", metavar="NAME", help="of which profile (default: demo)")
     report = command("report", "one HTML file with every table, figure, verdict and cost that is there")
@@ -185,11 +202,15 @@ def parser() -> argparse.ArgumentParser:
     lab = command("lab", "JupyterLab on the notebooks, on this machine only; Ctrl-C ends it")
     lab.add_argument("options", nargs="*", help="JupyterLab's own options")
     test = command("test", "unit tests, then every notebook")
-    test.add_argument("--browser", action="store_true", help="also move every control in a real browser (Chromium)")
+    test.add_argument(
+        "--browser", action="store_true", help="also move every control in a real browser (Chromium)"
+    )
     test.add_argument("--screenshots", metavar="DIR", help="where the browser's pictures go")
     test.add_argument("options", nargs="*", help="pytest's own options and files, for the unit tests")
     extra = command("extra", "add Ray or Playwright to the environment in use; nothing in it is changed")
-    extra.add_argument("what", choices=("ray", "browser"), help="ray: for --engine ray; browser: for test --browser")
+    extra.add_argument(
+        "what", choices=("ray", "browser"), help="ray: for --engine ray; browser: for test --browser"
+    )
     bench = command("bench", "ratios to plain ways of the same work; bench NAME --help shows its options")
     names = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
     bench.add_argument("what", help=", ".join(names))
@@ -199,12 +220,16 @@ def parser() -> argparse.ArgumentParser:
 
 def _tower() -> argparse.ArgumentParser:
     tower = _Parser(add_help=False)
-    tower.add_argument("--backbone", metavar="NAME", help="open_clip model, e.g. ViT-B-16 (OpenAI's, with QuickGELU)")
+    tower.add_argument(
+        "--backbone", metavar="NAME", help="open_clip model, e.g. ViT-B-16 (OpenAI's, with QuickGELU)"
+    )
     tower.add_argument(
         "--pretrained", metavar="WEIGHTS",
         help="an open_clip tag, a local file, or none for seeded random ones (default: the profile's)",
     )  # fmt: skip
-    tower.add_argument("--decoder", default="pyav", choices=("pyav", "decord"), help="video reader (default: pyav)")
+    tower.add_argument(
+        "--decoder", default="pyav", choices=("pyav", "decord"), help="video reader (default: pyav)"
+    )
     tower.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)"
     )
@@ -215,7 +240,9 @@ def _stored() -> argparse.ArgumentParser:
     """What decides stored features, and how they are made."""
     stored = _Parser(add_help=False)
     stored.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds the real data sets")
-    stored.add_argument("--jobs", type=_positive, metavar="N", help="processes at a time (default: one a core or GPU)")
+    stored.add_argument(
+        "--jobs", type=_positive, metavar="N", help="processes at a time (default: one a core or GPU)"
+    )
     stored.add_argument(
         "--decoders", type=_positive, metavar="N",
         help="decoding processes of each GPU (default: its share of the cores), or of each CPU lane (default: none)",

@@ -26,12 +26,14 @@ def need_checkout() -> None:
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again (demo videos, stored features): $FLOWCLIP_CACHE or the user's cache."""
+    """Folder for what can be made again (demo videos, stored features): $FLOWCLIP_CACHE or the user's
+    cache."""
     return Path(os.environ.get("FLOWCLIP_CACHE") or platformdirs.user_cache_dir("flowclip")).expanduser()
 
 
 def stamp(path: Path) -> list[int]:
-    """What changes when a file does: inode, bytes, time of its content, time of its inode, which nobody can set."""
+    """What changes when a file does: inode, bytes, time of its content, time of its inode, which nobody can
+    set."""
     said = Path(path).stat()
     return [said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns]
 
@@ -39,7 +41,8 @@ def stamp(path: Path) -> list[int]:
 def settled(stamp: list[int]) -> bool:
     """Whether a file of this stamp cannot have been changed since without another stamp.
 
-    Within one tick of a file system's clock it can: a second where it keeps whole ones, else some milliseconds.
+    Within one tick of a file system's clock it can: a second where it keeps whole ones, else some
+    milliseconds.
     """
     changed = stamp[3]
     return time.time_ns() - changed > (50_000_000 if changed % 10**9 else 2_000_000_000)

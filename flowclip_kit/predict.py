@@ -23,7 +23,8 @@ def classify(
     decoder: str = "pyav",
     device: str = "cpu",
 ) -> Prediction:
-    """`flowclip_core.classify`, with the embedded tiny CLIP by default, which says which words it has never seen."""
+    """`flowclip_core.classify`, with the embedded tiny CLIP by default, which says which words it has never
+    seen."""
     if labels is None and checkpoint is None:
         raise InputError(
             "--labels: give the class names (or --label, --labels-file), or a --checkpoint that has its own"
@@ -37,7 +38,13 @@ def classify(
     if given == TINY:
         given, pretrained = partial(_tiny, pretrained, device), None
     found = predict.classify(
-        video, labels, checkpoint=checkpoint, backbone=given, pretrained=pretrained, decoder=decoder, device=device
+        video,
+        labels,
+        checkpoint=checkpoint,
+        backbone=given,
+        pretrained=pretrained,
+        decoder=decoder,
+        device=device,
     )
     if backbone not in (None, TINY):
         return found

@@ -1,4 +1,5 @@
-"""What a command takes from where it runs, and what it does not: variables, streams, limits, signals, temporary files.
+"""What a command takes from where it runs, and what it does not: variables, streams, limits, signals,
+temporary files.
 
 Standard library only until something has to be ended: `settle` runs before the imports that take a second.
 """
@@ -25,7 +26,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# Variables of the user's own sessions that would change what we compute or draw, or keep us from ending; None: absent.
+# Variables of the user's own sessions that would change what we compute or draw, or keep us from ending;
+# None: absent.
 CLEAN = {
     "MATPLOTLIBRC": os.devnull,
     "MPLBACKEND": None,
@@ -40,7 +42,9 @@ GRACE = 5.0  # seconds that a stopped command has to put things away before ever
 PREFIX = "flowclip-"
 STDOUT = "standard output"  # as an OSError calls it
 ROOM = 32 << 20  # bytes of temporary files: the executed notebook of a large table
-SOCKET = 103 - len("/pymp-abcdefgh/listener-abcdefgh")  # bytes of a path in which a socket still has room; macOS' limit
+SOCKET = 103 - len(
+    "/pymp-abcdefgh/listener-abcdefgh"
+)  # bytes of a path in which a socket still has room; macOS' limit
 # Limit, its option of ulimit, what it is called, what is needed, and how that reads.
 LIMITS = (
     ("RLIMIT_NOFILE", "n", "open files", 256, "256"),
@@ -64,7 +68,8 @@ def clean(variables: dict[str, str]) -> dict[str, str]:
     return kept | {name: value for name, value in CLEAN.items() if value is not None}
 
 
-# --- a command's own process ----------------------------------------------------------------------------------
+# --- a command's own process
+# ----------------------------------------------------------------------------------
 
 _settled = False
 _main = False  # whether `main` is there to catch what a signal raises
@@ -139,7 +144,8 @@ class _Output(io.FileIO):
 
 
 def _open_streams() -> None:
-    """Open what the caller closed, and let no character and no full disk behind stderr be an error of ours."""
+    """Open what the caller closed, and let no character and no full disk behind stderr be an error of
+    ours."""
     for number in range(3):
         try:
             used = os.fstat(number) and (number == 0 or fcntl is None or _writable(number))
@@ -155,9 +161,13 @@ def _open_streams() -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
         encoding = old.encoding if old else "utf-8"
-        errors = "backslashreplace" if number == 2 else "surrogateescape" if encoding == "utf-8" else "replace"
+        errors = (
+            "backslashreplace" if number == 2 else "surrogateescape" if encoding == "utf-8" else "replace"
+        )
         raw = _Output(number, STDOUT if number == 1 else None)
-        made = io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=number == 2 or raw.isatty())
+        made = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding, errors, line_buffering=number == 2 or raw.isatty()
+        )
         setattr(sys, name, made)
         setattr(sys, f"__{name}__", made)
 
@@ -168,7 +178,8 @@ def _writable(number: int) -> bool:
 
 
 def _listen() -> None:
-    """Let SIGINT, SIGTERM and SIGHUP end the command in one line, at once at the second, whatever it is doing.
+    """Let SIGINT, SIGTERM and SIGHUP end the command in one line, at once at the second, whatever it is
+    doing.
 
     One that the caller ignores stays ignored: a shell's `&` and nohup mean that.
     """
@@ -218,11 +229,13 @@ def _end(code: int) -> None:
         os._exit(code)
 
 
-# --- temporary files and limits -------------------------------------------------------------------------------
+# --- temporary files and limits
+# -------------------------------------------------------------------------------
 
 
 def need_limits() -> None:
-    """Raise InputError, naming the limit, where this process may have too little of a resource; raise what we may."""
+    """Raise InputError, naming the limit, where this process may have too little of a resource; raise what we
+    may."""
     for limit, option, what, needed, reads in LIMITS:
         if not hasattr(resource, limit):
             continue
@@ -244,8 +257,8 @@ def need_limits() -> None:
 def need_room() -> None:
     """Raise InputError, naming the resource, where there is too little of one for a long command.
 
-    In a settled process also give it, and all that it starts, a folder of its own for temporary files, which the next
-    command removes where a kill left it.
+    In a settled process also give it, and all that it starts, a folder of its own for temporary files, which
+    the next command removes where a kill left it.
     """
     need_limits()
     base = _temporary()
@@ -301,7 +314,9 @@ def _make_folder(base: Path) -> None:
             break
         os.close(_lock)
     _folder = folder
-    os.environ.setdefault("RAY_TMPDIR", str(base))  # Ray finds clusters there, and its sockets have long names
+    os.environ.setdefault(
+        "RAY_TMPDIR", str(base)
+    )  # Ray finds clusters there, and its sockets have long names
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     # Semaphores have names in /dev/shm; by these the next command knows whose they were.
     process.current_process()._config["semprefix"] = f"/{folder.name}"

@@ -89,7 +89,8 @@ def make_audio(path: Path, cover: bool = False) -> Path:
 
 @functools.cache
 def every_frame(path: Path) -> np.ndarray:
-    """The slow twin: all frames of a plain sequential decode, each pixel put where the display matrix says."""
+    """The slow twin: all frames of a plain sequential decode, each pixel put where the display matrix
+    says."""
     with av.open(str(path)) as container:
         return np.stack([_shown(frame) for frame in container.decode(container.streams.best("video"))])
 
@@ -114,7 +115,8 @@ def cut_short(path: Path, source: Path, share: float) -> Path:
 
 
 def turn(path: Path, a: int, b: int, mirrored: bool = False) -> Path:
-    """Let a .mov file say how it is to be shown, as phones do: (a b, -b a) of its display matrix, or mirrored."""
+    """Let a .mov file say how it is to be shown, as phones do: (a b, -b a) of its display matrix, or
+    mirrored."""
     data = path.read_bytes()
     start = data.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
     c, d = (b, -a) if mirrored else (-b, a)
@@ -133,7 +135,8 @@ def make_without_frames(path: Path) -> Path:
 
 
 def make_two_streams(path: Path, n: int) -> Path:
-    """First a small preview, a frame shorter, then the video itself, of n frames and marked as the default."""
+    """First a small preview, a frame shorter, then the video itself, of n frames and marked as the
+    default."""
     with av.open(str(path), "w") as container:
         streams = []
         for size in ((32, 24), (96, 64)):
@@ -210,14 +213,17 @@ def make_heic(path: Path) -> Path:
 
 
 def make_reference(path: Path, source: Path) -> Path:
-    """The head of a .mov, that says its pictures lie in another file, `source`: an alias as QuickTime writes it."""
+    """The head of a .mov, that says its pictures lie in another file, `source`: an alias as QuickTime writes
+    it."""
     data, name, full = source.read_bytes(), source.name.encode(), str(source.absolute()).encode()
     full += b"\0" * (len(full) % 2)
     alias = bytearray(150)
     alias[7], alias[10:15] = 2, b"\4disk"
     alias[50 : 51 + len(name)] = bytes([len(name)]) + name
     struct.pack_into(">hh", alias, 130, 1, 1)  # levels between the two files
-    alias += struct.pack(">HH", 2, len(full)) + full + struct.pack(">HH", 18, len(full)) + full + b"\xff\xff\0\0"
+    alias += (
+        struct.pack(">HH", 2, len(full)) + full + struct.pack(">HH", 18, len(full)) + full + b"\xff\xff\0\0"
+    )
     entry = struct.pack(">I4sI", 12 + len(alias), b"alis", 0) + alias
     new = struct.pack(">I4sII", 16 + len(entry), b"dref", 0, 1) + entry
     moov = data.index(b"moov") - 4

@@ -30,7 +30,9 @@ CLIPS = Path(os.environ.get("FLOWCLIP_TEST_VIDEOS") or ROOT.parent / "shared" / 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of tests/e2e/test_browser.py."""
     parser.addoption("--browser", action="store_true", help="move every control of the notebooks in Chromium")
-    parser.addoption("--screenshots", type=Path, help="folder for the browser's screenshots (default: a temporary one)")
+    parser.addoption(
+        "--screenshots", type=Path, help="folder for the browser's screenshots (default: a temporary one)"
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -63,7 +65,8 @@ def fixed(*shape: int) -> Tensor:
 
 
 def backbone(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) -> Backbone:
-    """A random backbone whose biases are not zero: an untrained tower would hide errors in the attention mask."""
+    """A random backbone whose biases are not zero: an untrained tower would hide errors in the attention
+    mask."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clip = open_clip.model.CLIP(**config, quick_gelu=True)
@@ -75,8 +78,8 @@ def backbone(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) ->
 
 @contextmanager
 def hearing() -> Iterator[None]:
-    """Processes started inside hear SIGINT and SIGHUP, also where the suite itself was told to ignore them: what `&` in
-    a script and nohup ignore is inherited, what has a handler is not."""
+    """Processes started inside hear SIGINT and SIGHUP, also where the suite itself was told to ignore them:
+    what `&` in a script and nohup ignore is inherited, what has a handler is not."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
     for number, handler in before.items():
         if handler == signal.SIG_IGN:
@@ -111,7 +114,8 @@ def watchdog():
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Path:
-    """For whole commands: the user's cache if it holds both worlds, which take long to draw; nothing is removed."""
+    """For whole commands: the user's cache if it holds both worlds, which take long to draw; nothing is
+    removed."""
     if all((world.default_root() / name / "complete.txt").exists() for name in ("figures-h", "figures-u")):
         return world.default_root().parent.parent
     return tmp_path_factory.mktemp("cache")

@@ -1,4 +1,5 @@
-"""A small data set with its features, runs and tables, made by commands in this process; and ways to damage it."""
+"""A small data set with its features, runs and tables, made by commands in this process; and ways to damage
+it."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ def cheap():
         for module in (runs, devices):
             patch.setattr(module, "load_once", lambda backbone, device: tower)
         patch.setattr(notebooks, "load", lambda: None)
-        patch.setattr(notebooks, "execute", lambda notebook, parameters, html, cwd: write_atomically(html, "shown"))
+        patch.setattr(
+            notebooks, "execute", lambda notebook, parameters, html, cwd: write_atomically(html, "shown")
+        )
         patch.setattr(plots, "figures", sketches)
         patch.setattr(plots, "files", files_of_sketches)
         runs._tree.cache_clear()

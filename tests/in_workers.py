@@ -22,8 +22,8 @@ def held_at_first(note: Path, times: int) -> str | Held:
 
 
 def dies(note: Path, times: int) -> int | Held:
-    """The death of this process with a lock in its hands, as for lack of memory, `times` times; then how often it was
-    begun. `Held` where the lock is, as if by another command."""
+    """The death of this process with a lock in its hands, as for lack of memory, `times` times; then how
+    often it was begun. `Held` where the lock is, as if by another command."""
     lock = Lock(note.with_suffix(".lock"))
     if not lock.take():
         return lock.held

@@ -1,4 +1,5 @@
-"""What a rank does in the tests of deaths: meets the others, then waits for them, works alone, or sums with them."""
+"""What a rank does in the tests of deaths: meets the others, then waits for them, works alone, or sums with
+them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Trees that look like the official HMDB-51 and UCF-101, and rar files, for tests: names and lists, tiny videos."""
+"""Trees that look like the official HMDB-51 and UCF-101, and rar files, for tests: names and lists, tiny
+videos."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ from flowclip_kit.demo.world import encode
 HMDB_CLASSES = [text.replace(" ", "_") for text in CLASSES["HMDB-51"]]
 UCF_CLASSES = [text.replace(" ", "") for text in CLASSES["UCF-101"]]
 HMDB_VIDEOS = 6766
-UCF_BLOCKS = ((7, 3783), (7, 3734), (7, 3696), (4, 2107))  # groups and clips: test of split 1, 2, 3; never tested
+UCF_BLOCKS = (
+    (7, 3783),
+    (7, 3734),
+    (7, 3696),
+    (4, 2107),
+)  # groups and clips: test of split 1, 2, 3; never tested
 # In the manner of the real ones: brackets, quotes, & ; ! ( ) # + and a title that holds another class's name.
 TITLES = (
     "April_09", "(Rad)Schlag_die_Bank!", "It's_Me_&_You;_Part_2", "#20_Rhythm", "96-_Torwarttraining[1]", "RATRACE+1",
@@ -45,7 +51,8 @@ def hmdb_names() -> dict[str, list[str]]:
 
 
 def ucf_names() -> dict[str, list[list[str]]]:
-    """Class -> 25 groups of file names, 13,320 in all; files in HandstandPushups begin with v_HandStandPushups."""
+    """Class -> 25 groups of file names, 13,320 in all; files in HandstandPushups begin with
+    v_HandStandPushups."""
     names = {inside: [] for inside in UCF_CLASSES}
     for groups, clips in UCF_BLOCKS:
         cells, cell = groups * len(UCF_CLASSES), 0
@@ -90,8 +97,11 @@ def ucf_lists(classes: Sequence[str] = UCF_CLASSES) -> dict[str, str]:
 def build_hmdb(
     folder: Path, videos: bool | bytes = False, inside: str = "videos", classes: Sequence[str] = HMDB_CLASSES
 ) -> Path:
-    """An HMDB-51 tree below `folder`. videos: write them too, as `tiny_video()` or these bytes. classes: a subset."""
-    lists = {file: text for file, text in hmdb_lists().items() if file.rpartition("_test_split")[0] in classes}
+    """An HMDB-51 tree below `folder`. videos: write them too, as `tiny_video()` or these bytes. classes: a
+    subset."""
+    lists = {
+        file: text for file, text in hmdb_lists().items() if file.rpartition("_test_split")[0] in classes
+    }
     _write(folder / "testTrainMulti_7030_splits", lists)
     _fill(folder / inside, {name: own for name, own in hmdb_names().items() if name in classes}, videos)
     return folder
@@ -130,7 +140,8 @@ def _fill(folder: Path, names: dict[str, list[str]], videos: bool | bytes) -> No
 
 
 def rar(entries: Iterable[tuple[str, bytes, int]]) -> bytes:
-    """A rar file (version 3, stored) of (name with «/», content, Unix mode): links and bad names as asked for."""
+    """A rar file (version 3, stored) of (name with «/», content, Unix mode): links and bad names as asked
+    for."""
 
     def block(kind: int, flags: int, body: bytes) -> bytes:
         rest = struct.pack("<BHH", kind, flags, 7 + len(body)) + body
@@ -140,7 +151,16 @@ def rar(entries: Iterable[tuple[str, bytes, int]]) -> bytes:
     for name, content, mode in entries:
         coded = name.replace("/", "\\").encode()
         body = struct.pack(
-            "<IIBIIBBHI", len(content), len(content), 3, zlib.crc32(content), 0x5A210000, 20, 0x30, len(coded), mode
+            "<IIBIIBBHI",
+            len(content),
+            len(content),
+            3,
+            zlib.crc32(content),
+            0x5A210000,
+            20,
+            0x30,
+            len(coded),
+            mode,
         )
         data += block(0x74, 0x80E0 if mode & 0o040000 == mode & 0o170000 else 0x8000, body + coded) + content
     return data + block(0x7B, 0x4000, b"")

@@ -1,4 +1,5 @@
-"""Readers for the decoder audit that do not come back from «no_b...»; light, as the reading process imports them."""
+"""Readers for the decoder audit that do not come back from «no_b...»; light, as the reading process imports
+them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Downloads that break off and archives that bite: a server with faults, entries that lead out of their folder."""
+"""Downloads that break off and archives that bite: a server with faults, entries that lead out of their
+folder."""
 
 from __future__ import annotations
 
@@ -33,13 +34,15 @@ THEN = 3 << 16
 FILE, FOLDER, LINK = 0o100644, 0o040755, 0o120777
 
 
-# --- a server with faults -------------------------------------------------------------------------------------
+# --- a server with faults
+# -------------------------------------------------------------------------------------
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; `asked`: (path, Range header) of each request. `faults`: path -> list of faults, one a request:
-    drop (half of what was asked for, then the line is cut), stall (the same, then silence), a status, whole (Range is
-    ignored), shifted (10 bytes too early), short (announces and sends 100 bytes less)."""
+    """Serves `files`; `asked`: (path, Range header) of each request. `faults`: path -> list of faults, one a
+    request: drop (half of what was asked for, then the line is cut), stall (the same, then silence), a
+    status, whole (Range is ignored), shifted (10 bytes too early), short (announces and sends 100 bytes
+    less)."""
 
     daemon_threads = True
 
@@ -89,7 +92,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server for as long as a test lasts; no proxy and no mirror stand before it, and nothing waits between tries."""
+    """A server for as long as a test lasts; no proxy and no mirror stand before it, and nothing waits between
+    tries."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "FLOWCLIP_MIRROR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(archives, "PAUSE", 0.0)
@@ -234,7 +238,10 @@ def test_the_next_address_is_tried(server, tmp_path):
 def test_a_file_of_the_users_is_checked_and_left(server, tmp_path):
     path = put(tmp_path / "data.zip", "another edition")
     one_line(
-        lambda: fetch(offered(server), tmp_path), str(path), "holds 15 bytes, expected 307,200", "unpack it yourself"
+        lambda: fetch(offered(server), tmp_path),
+        str(path),
+        "holds 15 bytes, expected 307,200",
+        "unpack it yourself",
     )
     assert path.read_text() == "another edition" and server.asked == []
 
@@ -250,7 +257,8 @@ def test_a_disk_too_small_is_said_before(server, tmp_path, monkeypatch):
     assert inside(tmp_path / "o") == []
 
 
-# --- unpacking ------------------------------------------------------------------------------------------------
+# --- unpacking
+# ------------------------------------------------------------------------------------------------
 
 GOOD = [("wave", b"", FOLDER), ("wave/a [1]'s & ;!(x).avi", b"hello", FILE), ("wave/b.avi", b"world!", FILE)]
 WHOLE = {"wave/a [1]'s & ;!(x).avi": b"hello", "wave/b.avi": b"world!"}
@@ -279,7 +287,9 @@ def tarred(entries, mode: str = "w") -> bytes:
         for name, data, kind in entries:
             info = tarfile.TarInfo(name)
             info.size = len(data)
-            info.type = {FILE: tarfile.REGTYPE, FOLDER: tarfile.DIRTYPE, LINK: tarfile.SYMTYPE}.get(kind, kind)
+            info.type = {FILE: tarfile.REGTYPE, FOLDER: tarfile.DIRTYPE, LINK: tarfile.SYMTYPE}.get(
+                kind, kind
+            )
             if info.type in (tarfile.SYMTYPE, tarfile.LNKTYPE):
                 info.size, info.linkname = 0, data.decode()
             archive.addfile(info, io.BytesIO(data))
@@ -290,7 +300,9 @@ MAKE = {"zip": zipped, "tar": tarred, "tar.gz": lambda entries: tarred(entries, 
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 @pytest.fixture(params=["zip", "tar", "tar.gz", "rar:unrar", "rar:unar", "rar:bsdtar"])
@@ -348,7 +360,9 @@ def test_backslashes_lead_out_too(tmp_path):
 def test_a_damaged_archive_is_one_line(kind, tmp_path):
     body = os.urandom(40000)
     whole = MAKE[kind]([("a.avi", body, FILE), ("b.avi", body[::-1], FILE)])
-    spoilt = whole.replace(body[100:140], bytes(40)) if kind == "zip" else whole[:500] + b"spoilt!" + whole[507:]
+    spoilt = (
+        whole.replace(body[100:140], bytes(40)) if kind == "zip" else whole[:500] + b"spoilt!" + whole[507:]
+    )
     cases = {"cut": whole[: len(whole) // 2], "text": b"<html>not here any more</html>", "empty": b""}
     # A plain tar has no checksum of what it holds, and bsdtar does not look at a rar's: their SHA-256 tells.
     cases |= {"spoilt": spoilt} if kind in ("zip", "tar.gz") else {}
@@ -388,7 +402,9 @@ def test_an_interrupted_unpacking_leaves_nothing_that_counts(tmp_path, monkeypat
 def test_rar_in_rar(tmp_path):
     tools_or_skip()
     inner = {name: rar([(f"{name}/1.avi", name.encode(), FILE)]) for name in ("wave", "walk")}
-    put(tmp_path / "x.rar").write_bytes(rar([(f"{name}.rar", content, FILE) for name, content in inner.items()]))
+    put(tmp_path / "x.rar").write_bytes(
+        rar([(f"{name}.rar", content, FILE) for name, content in inner.items()])
+    )
     unpack(tmp_path / "x.rar", tmp_path / "o")
     assert tree(tmp_path / "o") == {"wave/1.avi": b"wave", "walk/1.avi": b"walk"}
     evil = rar([("../../evil.avi", b"x", FILE)])

@@ -104,7 +104,11 @@ def test_a_text_tower_of_another_width_than_the_shared_space():
     frames = tower.encode_frames((fixed(16, 3, 32, 32) * 127 + 128).to(torch.uint8)).unflatten(0, (2, 8))
     model = FlowCLIP(ModelConfig(), tower, ["wave", "sit down", "clap"])
     out = model(frames)
-    assert out["prompts"].shape == (2, 5, 48) and out["texts"].shape == (2, 3, 32) and out["logits"].shape == (2, 3)
+    assert (
+        out["prompts"].shape == (2, 5, 48)
+        and out["texts"].shape == (2, 3, 32)
+        and out["logits"].shape == (2, 3)
+    )
     out["logits"].sum().backward()
     assert all(value.grad is not None for value in model.trained().values())
     # The way through the text tower is the peers' way, one full sequence a text.
@@ -177,7 +181,13 @@ def test_a_file_that_holds_no_such_weights_is_one_line(name, write, small_name, 
 
 
 def test_random_embedded_and_unknown_weights_have_no_file():
-    for name, tag in (("ViT-B-16", None), ("ViT-B-16", "none"), ("tiny-clip", None), ("no", "openai"), ("RN50", "no")):
+    for name, tag in (
+        ("ViT-B-16", None),
+        ("ViT-B-16", "none"),
+        ("tiny-clip", None),
+        ("no", "openai"),
+        ("RN50", "no"),
+    ):
         assert weights_file(name, tag) is None
 
 

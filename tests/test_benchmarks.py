@@ -20,8 +20,15 @@ def test_the_four_ways_give_the_same_texts_and_gradients(small):
     vectors = (0.1 * fixed(2, prompts.H, small.text_width)).requires_grad_()
     weights = fixed(2, len(NAMES), small.width)
     ways = prompts.ways_of(small, NAMES)
-    exact, gradient = prompts.forward(ways[prompts.NAIVE], vectors), prompts.both(ways[prompts.NAIVE], vectors, weights)
-    assert list(ways) == [prompts.NAIVE, prompts.CUT, prompts.PREFIX, prompts.TREE] and exact.shape == (2, 5, 32)
+    exact, gradient = (
+        prompts.forward(ways[prompts.NAIVE], vectors),
+        prompts.both(ways[prompts.NAIVE], vectors, weights),
+    )
+    assert list(ways) == [prompts.NAIVE, prompts.CUT, prompts.PREFIX, prompts.TREE] and exact.shape == (
+        2,
+        5,
+        32,
+    )
     for name, parts in ways.items():
         assert prompts.apart(prompts.forward(parts, vectors), exact) < 2e-6, name
         assert prompts.apart(prompts.both(parts, vectors, weights), gradient) < 2e-6, name
@@ -62,7 +69,16 @@ def test_extraction_is_measured_with_any_backbone(tmp_path, capfd, monkeypatch):
     (tmp_path / "videos" / "broken.avi").write_bytes(b"no video")
 
     def run(*arguments: str) -> int:
-        words = ["extraction", str(tmp_path / "videos"), "--backbone", "tiny-clip", "--few", "0", "--frames", "2"]
+        words = [
+            "extraction",
+            str(tmp_path / "videos"),
+            "--backbone",
+            "tiny-clip",
+            "--few",
+            "0",
+            "--frames",
+            "2",
+        ]
         monkeypatch.setattr("sys.argv", words + list(arguments))
         return extraction.main()
 
@@ -89,7 +105,10 @@ def test_what_was_predicted_is_done_and_compared(monkeypatch, capfd):
         [name, variant] for name in ("figures-h", "figures-u") for variant in costs.VARIANTS
     ]
     a_video = 8 * made.train[1] + 8**2 * made.train[2]
-    for row, videos in ((rows[0], 32 + 32 + 32), (rows[3], 32 + 16 + 32)):  # three steps of the baseline, 2 a class
+    for row, videos in (
+        (rows[0], 32 + 32 + 32),
+        (rows[3], 32 + 16 + 32),
+    ):  # three steps of the baseline, 2 a class
         assert float(row[3]) == pytest.approx(3 * made.train[0] + videos * a_video, abs=0.01)
     for row in rows:
         assert float(row[2]) > 0 < float(row[5]) and float(row[8]) > 0.1
@@ -142,7 +161,13 @@ def test_a_step_is_timed_beside_what_it_spares(small, monkeypatch, capfd):
     monkeypatch.setattr("sys.argv", ["training", "--rounds", "2", "--no-memory", "--device", "cpu"])
     assert training.main() == 0
     said = capfd.readouterr().out
-    for name in ("step, all parts", "one video, 77 tokens", "static texts, once", "features, drawn", "matmul peak"):
+    for name in (
+        "step, all parts",
+        "one video, 77 tokens",
+        "static texts, once",
+        "features, drawn",
+        "matmul peak",
+    ):
         assert f"\n{name} " in said
     assert "features, encoded / features, drawn: " in said and "s a video at 159" in said
     monkeypatch.setattr("sys.argv", ["training", "--rounds", "0"])

@@ -1,4 +1,5 @@
-"""Claims and verdicts: the rule case by case, the register against the print and the catalogue, measuring by hand."""
+"""Claims and verdicts: the rule case by case, the register against the print and the catalogue, measuring by
+hand."""
 
 from __future__ import annotations
 
@@ -165,7 +166,11 @@ def own_numbers() -> list[tuple[str, str, str, int, str, str]]:
     for row in audit.read_paper().itertuples():
         if row.source in ("printed", "stated"):
             found.append((row.table, row.dataset, row.method, int(row.k), row.metric, row.value))
-            found += [(row.table, row.dataset, row.method, int(row.k), "split_sd", row.spread)] if row.spread else []
+            found += (
+                [(row.table, row.dataset, row.method, int(row.k), "split_sd", row.spread)]
+                if row.spread
+                else []
+            )
     return found
 
 
@@ -209,7 +214,9 @@ def test_every_part_can_be_measured(profile):
             for name in filter(None, (part.variant, part.reference)):
                 free = name.startswith("clip")
                 for k in filter(None, (part.k, part.less_k)) if part.k and not free else (0,):
-                    assert (part.role, name, "" if free else part.trained_on, k) in there[part.target], claim.id
+                    assert (part.role, name, "" if free else part.trained_on, k) in there[part.target], (
+                        claim.id
+                    )
 
 
 def catalogued(target, profile):
@@ -219,7 +226,9 @@ def catalogued(target, profile):
 
 def for_target(target, profile):
     chosen = PROFILES[profile]
-    return replace(chosen, roles={role: name for role, name in chosen.roles.items() if role in TARGETS[target].roles})
+    return replace(
+        chosen, roles={role: name for role, name in chosen.roles.items() if role in TARGETS[target].roles}
+    )
 
 
 def test_a_damaged_print_is_refused():
@@ -260,7 +269,9 @@ def test_known_inconsistencies_are_found_and_sums_that_add_up_are_not():
 TYPED = "audit.share-of-videos"  # its numbers stand in section 4.1, not in a table
 
 
-@pytest.mark.parametrize("claim", [c for c in AUDITS if not c.id.startswith(TYPED)], ids=lambda claim: claim.id)
+@pytest.mark.parametrize(
+    "claim", [c for c in AUDITS if not c.id.startswith(TYPED)], ids=lambda claim: claim.id
+)
 def test_another_printed_number_turns_an_audit(claim):
     """Some one of the printed numbers decides it: no verdict stands by itself."""
     printed = next(about for about in claim.check.args if isinstance(about, audit.Printed))
@@ -268,7 +279,10 @@ def test_another_printed_number_turns_an_audit(claim):
 
     def turned(changed):
         other = audit.Printed(printed.numbers | changed, printed.rivals)
-        return claim.check.func(*(other if about is printed else about for about in claim.check.args))[0] != before
+        return (
+            claim.check.func(*(other if about is printed else about for about in claim.check.args))[0]
+            != before
+        )
 
     # Ten points break what agrees or mend what is only bounded; the others mend what must be equal.
     changes = ("10", "-10", "1.0", "-1.0", "0.9", "1.4", "2.4", "0.032", "4.2", "0.0046", "0.0088")
@@ -278,7 +292,9 @@ def test_another_printed_number_turns_an_audit(claim):
                   for role in (HMDB, UCF)}  # fmt: skip
         assert turned(mended)
     else:
-        assert any(turned({key: n + Decimal(change)}) for change in changes for key, n in printed.numbers.items())
+        assert any(
+            turned({key: n + Decimal(change)}) for change in changes for key, n in printed.numbers.items()
+        )
 
 
 @pytest.mark.parametrize(
@@ -286,7 +302,16 @@ def test_another_printed_number_turns_an_audit(claim):
     [
         ("audit.table5.gap.hmdb.full-over-baseline.k2", "table5", "full", HMDB, 2, "top1", "55.4", False),
         ("audit.table1.gaps.ucf", "table1", "clip C", UCF, 0, "top5", "86.3", False),
-        ("audit.table8.gap.k400.full-over-ju-et-al", "table8", "Ju et al.", KINETICS, 0, "top1", "76.7", False),
+        (
+            "audit.table8.gap.k400.full-over-ju-et-al",
+            "table8",
+            "Ju et al.",
+            KINETICS,
+            0,
+            "top1",
+            "76.7",
+            False,
+        ),
         ("audit.gains-more-with-fewer.ucf", "table5", "X-CLIP", UCF, 16, "top1", "90.4", False),
         ("audit.table3.gain.ucf", "table3", "clip", UCF, 0, "gflops", "556.366", True),
         ("audit.table3.cost-per-class.full", "table3", "full", HMDB, 0, "gflops", "459.508", True),
@@ -311,7 +336,8 @@ def test_one_digit_turns_its_audit(audited, table, method, dataset, k, metric, v
 
 
 def made_up(target, profile="paper", spread=0.4, seeds=None, base=None):
-    """Tidy rows and hits of every cell of a target: base(cell) plus noise that depends on seed and variant."""
+    """Tidy rows and hits of every cell of a target: base(cell) plus noise that depends on seed and
+    variant."""
     chosen = for_target(target, profile)
     cells = TARGETS[target].cells(chosen)
     if TARGETS[target].then:
@@ -365,7 +391,9 @@ def one(claim_id, tidies, hits=None, demo=False, counts=None):
 
 def top1(tidy, variant, k=0, role=HMDB, metric="top1"):
     """Seed -> mean over splits."""
-    rows = tidy[(tidy["variant"] == variant) & (tidy["k"] == k) & (tidy["role"] == role) & (tidy["metric"] == metric)]
+    rows = tidy[
+        (tidy["variant"] == variant) & (tidy["k"] == k) & (tidy["role"] == role) & (tidy["metric"] == metric)
+    ]
     return rows[rows["split"] > 0].groupby("seed")["value"].mean()
 
 
@@ -383,7 +411,9 @@ def test_an_order_is_the_paired_difference(judged, everything):
     row = judged.loc["table5.order.hmdb.mcb-over-baseline.k4"]
     gains = top1(tidies["table5"], "mcb", 4) - top1(tidies["table5"], "baseline", 4)
     mean, low, high = stats.t_interval(gains)
-    assert [float(row[name]) for name in ("mean", "low", "high")] == pytest.approx([mean, low, high], abs=1e-3)
+    assert [float(row[name]) for name in ("mean", "low", "high")] == pytest.approx(
+        [mean, low, high], abs=1e-3
+    )
     assert row["seeds"] == "10" and row["verdict"] == "reproduced"
     assert float(row["video_low"]) < mean < float(row["video_high"])
     assert one(row.name, tidies)["video_low"] == ""  # no hits, no interval over videos
@@ -394,7 +424,9 @@ def test_a_value_is_the_mean_over_seeds_of_the_mean_over_splits(judged, everythi
     row = judged.loc["table8.value.hmdb.full"]
     assert float(row["mean"]) == pytest.approx(scores.mean(), abs=1e-3) and row["seeds"] == "3"
     clip = judged.loc["table1.value.ucf.clip-b"]
-    assert (clip["seeds"], clip["low"], clip["mean"]) == ("", "", "20.0000") and clip["verdict"] == "different"
+    assert (clip["seeds"], clip["low"], clip["mean"]) == ("", "", "20.0000") and clip[
+        "verdict"
+    ] == "different"
 
 
 def test_a_printed_spread_is_compared_with_that_over_splits(judged, everything):
@@ -413,7 +445,11 @@ def test_a_lead_that_shrinks_is_taken_within_a_seed(judged, everything):
     assert [float(row[name]) for name in ("mean", "low", "high")] == pytest.approx(expected, abs=1e-3)
     of = {(r.variant, r.k, r.seed): hits[r.key].astype(int) for r in tidy[tidy["role"] == HMDB].itertuples()}
     by_video = np.mean(
-        [of["full", 2, s] - of["baseline", 2, s] - of["full", 16, s] + of["baseline", 16, s] for s in range(10)], axis=0
+        [
+            of["full", 2, s] - of["baseline", 2, s] - of["full", 16, s] + of["baseline", 16, s]
+            for s in range(10)
+        ],
+        axis=0,
     )
     _, low, high = stats.bootstrap_interval(100 * by_video)
     assert (float(row["video_low"]), float(row["video_high"])) == pytest.approx((low, high), abs=1e-3)
@@ -432,7 +468,9 @@ def test_clip_above_a_trained_row_is_measured_the_other_way_round(judged, everyt
     tidy = everything[0]["table5"]
     mean, low, high = stats.t_interval(top1(tidy, "clip")[0] - top1(tidy, "baseline", 2))
     row = judged.loc["table5.trend.two-shot-baseline-below-clip.hmdb"]
-    assert [float(row[name]) for name in ("mean", "low", "high")] == pytest.approx([mean, low, high], abs=1e-3)
+    assert [float(row[name]) for name in ("mean", "low", "high")] == pytest.approx(
+        [mean, low, high], abs=1e-3
+    )
     assert float(row["video_low"]) <= float(row["mean"]) <= float(row["video_high"]) < 0
     assert row["verdict"] == "different"
 
@@ -484,9 +522,13 @@ def test_values_follow_what_is_measured(shift, spread, seeds, expected):
 def test_the_demo_world_touches_no_printed_number():
     tidies = {target: made_up(target, "demo")[0] for target in TARGETS}
     frame = claims.measure(REGISTER, tidies, {}, None, demo=True)
-    beside = frame["kind"].isin(["value", "difference"]) | frame["cells"].str.contains("printed|stated", regex=True)
+    beside = frame["kind"].isin(["value", "difference"]) | frame["cells"].str.contains(
+        "printed|stated", regex=True
+    )
     assert set(frame.loc[beside, "verdict"]) == {"not run"} and set(frame.loc[beside, "reason"]) == {DEMO}
-    assert (frame.loc[beside, ["seeds", "mean", "low", "high", "video_low", "video_high"]] == "").all(axis=None)
+    assert (frame.loc[beside, ["seeds", "mean", "low", "high", "video_low", "video_high"]] == "").all(
+        axis=None
+    )
     for kind in ("order", "trend"):
         assert "not run" not in set(frame.loc[~beside & (frame["kind"] == kind), "verdict"])
     assert set(frame["profile"]) == {"demo"}
@@ -497,7 +539,15 @@ def test_counts():
     rows = []
     for claim in (c for c in REGISTER if c.kind == "count" and not c.parts[0].reference):
         (part,) = claim.parts
-        about = ["table3", part.variant, "paper's rule", part.role, 0, 7 * (part.variant == "full"), part.metric]
+        about = [
+            "table3",
+            part.variant,
+            "paper's rule",
+            part.role,
+            0,
+            7 * (part.variant == "full"),
+            part.metric,
+        ]
         rows += [[*about, float(claim.printed)], ["table3", part.variant, "exact", *about[3:], 1.0]]
         rows += [[*about[:5], 22, part.metric, 2.0]] if part.variant == "full" else []
     counts = pd.DataFrame(rows, columns="table variant counting dataset classes L metric value".split())
@@ -573,7 +623,9 @@ def test_what_is_shown_fits_a_notebook(judged):
     shown = claims.listing(frame.query("id == 'audit.trainable'"))
     assert shown.startswith("inconsistent in print  audit.trainable\n    sections 3.2, 4.2; Table 3:")
     head, rule, *rows = claims.lines(frame).splitlines()
-    assert len(rows) == len(frame) and all(row.endswith(name) for row, name in zip(rows, frame["id"], strict=True))
+    assert len(rows) == len(frame) and all(
+        row.endswith(name) for row, name in zip(rows, frame["id"], strict=True)
+    )
     (row,) = (row for row in rows if row.endswith(" table5.order.hmdb.mcb-over-baseline.k4"))
     low, high = (float(frame.set_index("id").loc[row.split()[-1], name]) for name in ("low", "high"))
     assert row.split()[0] == "reproduced" and row.split()[2] == f"{low:.1f}..{high:.1f}"

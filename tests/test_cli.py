@@ -1,4 +1,5 @@
-"""The command line's contract: bad input is one line on stderr and exit code 2, at once, with nothing left behind."""
+"""The command line's contract: bad input is one line on stderr and exit code 2, at once, with nothing left
+behind."""
 
 from __future__ import annotations
 
@@ -91,12 +92,21 @@ def refused(capfd):
         ("table5 --profile smoke --seeds -1", "--seeds"),
         ("table5 --profile smoke --jobs 0", "--jobs"),
         ("table5 --profile smoke --engine spark", "--engine"),
-        ("table5 --profile smoke --dataset figures-h --ray-address auto", "--ray-address auto belongs to --engine ray"),
+        (
+            "table5 --profile smoke --dataset figures-h --ray-address auto",
+            "--ray-address auto belongs to --engine ray",
+        ),
         ("extract figures-h --engine ray", "--engine"),
         ("table5 --profile smoke --device tpu", "--device"),
         ("table5 --profile smoke --decoder ffmpeg", "--decoder"),
-        ("table5 --profile smoke --backbone ViT-XXL --pretrained none", "'ViT-XXL' is unknown; use tiny-clip"),
-        ("table5 --profile smoke --backbone ViT-B-16 --pretrained absent.pt", "--pretrained absent.pt: no such file"),
+        (
+            "table5 --profile smoke --backbone ViT-XXL --pretrained none",
+            "'ViT-XXL' is unknown; use tiny-clip",
+        ),
+        (
+            "table5 --profile smoke --backbone ViT-B-16 --pretrained absent.pt",
+            "--pretrained absent.pt: no such file",
+        ),
         ("table5 --profile smoke --backbone ViT-B-16 --pretrained laion9", "laion9"),
         ("table5 --profile smoke --pretrained openai", "tiny-clip brings its own weights"),
         ("table9", "table9"),
@@ -114,11 +124,20 @@ def refused(capfd):
         ),
         ("all --record --seeds 2", "--record keeps a profile as it is; leave out --seeds"),
         ("table1 --record --decoder decord", "--record keeps a profile as it is; leave out --decoder"),
-        ("table7 --dataset hmdb51", "--dataset hmdb51 holds real videos; take it with --profile quick or paper"),
-        ("table7 --dataset hmdb51 --profile quick --data-root .", "table7 trains on one data set and tests on another"),
+        (
+            "table7 --dataset hmdb51",
+            "--dataset hmdb51 holds real videos; take it with --profile quick or paper",
+        ),
+        (
+            "table7 --dataset hmdb51 --profile quick --data-root .",
+            "table7 trains on one data set and tests on another",
+        ),
         ("table6 --dataset figures-h --profile smoke", "leave --dataset figures-h out"),
         ("report --profile huge", "--profile 'huge' is unknown; use demo, quick, paper"),
-        ("report --profile quick", "recorded/quick: no tables of profile quick; make them with ./reproduce.sh all"),
+        (
+            "report --profile quick",
+            "recorded/quick: no tables of profile quick; make them with ./reproduce.sh all",
+        ),
         ("report --profile quick --results .", "--results .: no tables of profile quick in it"),
         ("report --results .", "--results .: no tables of profile demo in it"),
         ("report table5", "table5"),
@@ -143,11 +162,17 @@ def refused(capfd):
         ("table5 --profile smoke --few-shot-list absent.txt", "--few-shot-list: say whose videos it names"),
         ("table1 --few-shot-list absent.txt", "--few-shot-list: table1 does not train on k videos a class"),
         ("table5 --record --class-names raw", "--record keeps a profile as it is; leave out --class-names"),
-        ("table5 --record --few-shot-list a.txt", "--record keeps a profile as it is; leave out --few-shot-list"),
+        (
+            "table5 --record --few-shot-list a.txt",
+            "--record keeps a profile as it is; leave out --few-shot-list",
+        ),
         ("extract", "required: name"),
         ("extract hmdb51", "data set hmdb51: say where it lies with --data-root DIR"),
         ("extract nowhere --data-root . --backbone tiny-clip", "nowhere"),
-        ("extract figures-h --profile demo --shard 3/2", "--shard '3/2': expected i/n with i from 1 to n, like 1/4"),
+        (
+            "extract figures-h --profile demo --shard 3/2",
+            "--shard '3/2': expected i/n with i from 1 to n, like 1/4",
+        ),
         ("extract figures-h --profile huge", "--profile 'huge' is unknown"),
     ],
 )
@@ -287,7 +312,12 @@ def test_list_doctor_and_help_succeed(monkeypatch, capfd):
     monkeypatch.setattr(estimates, "speed", lambda backbone: (here(), "a machine"))
     assert main(["list"]) == main(["list", "--profile", "paper"]) == main(["doctor"]) == 0
     out, err = capfd.readouterr()
-    assert "table5" in out and "40 trainings on" not in out.split("profile paper")[0] and "torch" in out and not err
+    assert (
+        "table5" in out
+        and "40 trainings on" not in out.split("profile paper")[0]
+        and "torch" in out
+        and not err
+    )
     assert "400 trainings on hmdb51, ucf101" in out and "table3  Table 3: parameters and multiply-adds" in out
     assert all(f"\n{name}  " in out for name in (*TARGETS, "all"))
     with pytest.raises(SystemExit) as end:
@@ -297,7 +327,8 @@ def test_list_doctor_and_help_succeed(monkeypatch, capfd):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
-    """A checkout without results of its own, whose figures, counts and notebooks cost nothing; runs are made up."""
+    """A checkout without results of its own, whose figures, counts and notebooks cost nothing; runs are made
+    up."""
     folder = checkout_in(tmp_path / "checkout", monkeypatch)
     monkeypatch.setattr(cli, "root", lambda: folder)
     for name in (*PAPER_TARGETS, "verdicts"):
@@ -332,11 +363,22 @@ def test_a_target_shows_its_table_and_names_its_files(checkout, capfd):
     table, files = capfd.readouterr().out.split("\nwritten:\n")
     assert "demo world, not evidence" in table and "figures-h, n = 1" in table
     assert [line.strip() for line in files.splitlines()] == [
-        *(f"out/smoke/table5.{kind}" for kind in ("csv", "videos.csv", "provenance.json", "summary.csv", "html")),
-        *(f"out/smoke/figures/table5{more}.{kind}" for more in ("", "_differences") for kind in ("png", "svg")),
+        *(
+            f"out/smoke/table5.{kind}"
+            for kind in ("csv", "videos.csv", "provenance.json", "summary.csv", "html")
+        ),
+        *(
+            f"out/smoke/figures/table5{more}.{kind}"
+            for more in ("", "_differences")
+            for kind in ("png", "svg")
+        ),
     ]
-    assert Path("out/smoke/table5.html").read_text() == f"table5: profile=smoke source={Path('out').absolute()}"
-    assert set(tree(checkout / "results")) == {f"paper/{name}" for name in tree(checkout / "results" / "paper")}
+    assert (
+        Path("out/smoke/table5.html").read_text() == f"table5: profile=smoke source={Path('out').absolute()}"
+    )
+    assert set(tree(checkout / "results")) == {
+        f"paper/{name}" for name in tree(checkout / "results" / "paper")
+    }
 
 
 def test_table3_is_counted_without_runs(checkout, monkeypatch, capfd):
@@ -346,7 +388,9 @@ def test_table3_is_counted_without_runs(checkout, monkeypatch, capfd):
     assert main(["table3", "--results", "out", "--record"]) == 0
     out = capfd.readouterr().out
     assert "HMDB-51, 51 texts" in out and "out/demo/table3.html" in out
-    assert (checkout / "results/recorded/demo/table3.csv").read_bytes() == Path("out/demo/table3.csv").read_bytes()
+    assert (checkout / "results/recorded/demo/table3.csv").read_bytes() == Path(
+        "out/demo/table3.csv"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("given", [("--results", "out"), ()])
@@ -354,7 +398,9 @@ def test_runs_of_the_paper_profile_never_touch_the_printed_numbers(given, checko
     before = tree(checkout / "results" / "paper")
     assert main(["table5", "--profile", "paper", "--data-root", ".", *given]) == 0
     results = Path(given[1]) if given else checkout / "results"
-    assert (results / "paper-runs/table5.csv").exists() and (results / "paper-runs/figures/table5.svg").exists()
+    assert (results / "paper-runs/table5.csv").exists() and (
+        results / "paper-runs/figures/table5.svg"
+    ).exists()
     assert tree(checkout / "results" / "paper") == before and (not given or not (results / "paper").exists())
 
 
@@ -397,7 +443,9 @@ def test_report_names_its_file(checkout, monkeypatch, capfd):
 
 
 def test_notebook_hands_its_parameters_on(checkout, capfd):
-    assert main(["notebook", "table5.ipynb", "-p", "profile=smoke", "-p", "source=a=b", "--results", "out"]) == 0
+    assert (
+        main(["notebook", "table5.ipynb", "-p", "profile=smoke", "-p", "source=a=b", "--results", "out"]) == 0
+    )
     assert capfd.readouterr().out == "out/table5.html\n"
     assert Path("out/table5.html").read_text() == "table5: profile=smoke source=a=b"
 
@@ -408,7 +456,10 @@ def test_a_notebook_without_a_record_says_so_in_one_line():
     done = subprocess.run([sys.executable, "-P", "-m", "flowclip_kit", *arguments], env=environment,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert "results/recorded/quick/table1.csv: no such file; expected a table made by ./reproduce.sh" in done.stderr
+    assert (
+        "results/recorded/quick/table1.csv: no such file; expected a table made by ./reproduce.sh"
+        in done.stderr
+    )
     assert "table1.ipynb, code cell 2" in done.stderr
     assert [path.name for path in Path("out").iterdir()] == ["table1.failed.ipynb"]
 
@@ -416,7 +467,11 @@ def test_a_notebook_without_a_record_says_so_in_one_line():
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (RuntimeError("table5.ipynb, code cell 3 («x»): KeyError: 'x'; see y"), 1, "table5.ipynb, code cell 3"),
+        (
+            RuntimeError("table5.ipynb, code cell 3 («x»): KeyError: 'x'; see y"),
+            1,
+            "table5.ipynb, code cell 3",
+        ),
         (KeyboardInterrupt(), 130, "stopped"),
         (OSError(28, "No space left on device"), 2, "No space left"),
     ],
@@ -437,6 +492,8 @@ def test_a_reader_that_leaves_early_causes_no_complaint():
     os.close(read)
     command = [sys.executable, "-P", "-m", "flowclip_kit", "list"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

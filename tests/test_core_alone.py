@@ -61,7 +61,9 @@ def videos(count: int, frames: int = 16) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_script_trains_on_an_array_where_there_is_no_kit(folder):
     assert len([line for line in SCRIPT.splitlines() if line.strip()]) <= 15
-    done = subprocess.run([sys.executable, "-c", SCRIPT, folder], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, folder], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     steps, before, after, _ = done.stdout.split()
     assert steps == "40" and float(before) < 60 < 90 < float(after)
 
@@ -145,7 +147,9 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 
 
 def test_frame_features_of_a_video(small, clips):
-    features = encode(clips / "RATRACE_wave_f_nm_np1_fr_goo_37.avi", small, frames=8, crops=("left", "centre"))
+    features = encode(
+        clips / "RATRACE_wave_f_nm_np1_fr_goo_37.avi", small, frames=8, crops=("left", "centre")
+    )
     assert features.shape == (2, 8, small.width) and not torch.equal(features[0], features[1])
 
 

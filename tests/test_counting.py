@@ -1,4 +1,5 @@
-"""Table 3: counts against arithmetic by hand, the paper's rule, the prompt tree's price, and what is said of them."""
+"""Table 3: counts against arithmetic by hand, the paper's rule, the prompt tree's price, and what is said of
+them."""
 
 from __future__ import annotations
 
@@ -44,18 +45,25 @@ def paper() -> pd.DataFrame:
     return tables.load_paper("table3")
 
 
-def value(frame: pd.DataFrame, variant: str, how: str, metric: str, dataset: str = "", length: int = 0) -> float:
+def value(
+    frame: pd.DataFrame, variant: str, how: str, metric: str, dataset: str = "", length: int = 0
+) -> float:
     said = {"variant": variant, "counting": how, "metric": metric, "dataset": dataset, "L": length}
     found = frame.loc[(frame[list(said)] == pd.Series(said)).all(axis=1), "value"]
     assert len(found) == 1, (said, len(found))
     return found.iloc[0]
 
 
-# --- class names ----------------------------------------------------------------------------------------------
+# --- class names
+# ----------------------------------------------------------------------------------------------
 
 
 def test_class_lists_are_the_data_sets_own():
-    assert {role: len(names) for role, names in CLASSES.items()} == {"HMDB-51": 51, "UCF-101": 101, "Kinetics-400": 400}
+    assert {role: len(names) for role, names in CLASSES.items()} == {
+        "HMDB-51": 51,
+        "UCF-101": 101,
+        "Kinetics-400": 400,
+    }
     for names in CLASSES.values():
         assert list(names) == sorted(set(names)) and all(name == name.strip() for name in names)
     spelled = [class_text(name.replace(" ", "")) for name in CLASSES["UCF-101"]]  # as classInd.txt has them
@@ -66,17 +74,25 @@ def test_class_lists_are_the_data_sets_own():
 
 def test_short_lists_do_not_wait_for_torchvision():
     code = "from flowclip_kit.datasets.class_names import CLASSES; CLASSES['UCF-101']; import sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), check=True)
-    assert "torchvision" not in done.stdout.split() and "flowclip_kit.datasets.class_names" in done.stdout.split()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), check=True
+    )
+    assert (
+        "torchvision" not in done.stdout.split()
+        and "flowclip_kit.datasets.class_names" in done.stdout.split()
+    )
 
 
 def test_costs_can_be_read_and_told_without_torch_or_matplotlib():
     code = "import flowclip_kit.reporting.costs, sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), check=True
+    )
     assert not {"torch", "torchvision", "matplotlib"} & {name.split(".")[0] for name in done.stdout.split()}
 
 
-# --- exact, against arithmetic ----------------------------------------------------------------------------------
+# --- exact, against arithmetic
+# ----------------------------------------------------------------------------------
 
 
 def block(tokens: int, width: int) -> int:
@@ -126,9 +142,9 @@ def test_parts_that_are_off_cost_nothing_and_known_towers_are_taken_over(vit):
     model = FlowCLIP(catalogue.CLIP, vit, NAMES)
     counted = counting.part_multiply_adds(model)
     assert [part for part, work in counted.items() if work] == ["image tower", "text tower"]
-    assert list(counting.part_multiply_adds(model, known={"image tower": 1, "communication block": 2}).items()) == [
-        (part, 1 if part == "image tower" else work) for part, work in counted.items()
-    ]
+    assert list(
+        counting.part_multiply_adds(model, known={"image tower": 1, "communication block": 2}).items()
+    ) == [(part, 1 if part == "image tower" else work) for part, work in counted.items()]
 
 
 def test_attention_is_counted_where_torch_would_fuse_it(small):
@@ -143,7 +159,8 @@ def test_attention_is_counted_where_torch_would_fuse_it(small):
     assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
-# --- the prompt tree --------------------------------------------------------------------------------------------
+# --- the prompt tree
+# --------------------------------------------------------------------------------------------
 
 
 def by_formula(tree: PromptTree, tower: counting.Backbone) -> int:
@@ -165,10 +182,13 @@ def test_tree_formula_equals_what_a_small_tower_does(data, length, layers):
 
 def test_tree_formula_equals_what_vit_b_16_does(vit):
     tree = PromptTree(vit, CLASSES["UCF-101"], 5)
-    assert 4 * by_formula(tree, vit) == counting.multiply_adds(lambda: tree(torch.zeros(4, 5, 512, device="meta")))
+    assert 4 * by_formula(tree, vit) == counting.multiply_adds(
+        lambda: tree(torch.zeros(4, 5, 512, device="meta"))
+    )
 
 
-# --- the paper's rule -------------------------------------------------------------------------------------------
+# --- the paper's rule
+# -------------------------------------------------------------------------------------------
 
 
 class Odd(nn.LayerNorm):
@@ -201,19 +221,25 @@ def test_rule_by_hand():
     once, shared = Toy(second_name=False), Toy(second_name=True)
     assert counting.papers_rule(once, tokens, picture) == tuple(map(sum, zip(tower, norm, conv, strict=True)))
     twice = (2 * tower[0], 4 * tower[1])
-    assert counting.papers_rule(shared, tokens, picture) == tuple(map(sum, zip(twice, norm, conv, strict=True)))
+    assert counting.papers_rule(shared, tokens, picture) == tuple(
+        map(sum, zip(twice, norm, conv, strict=True))
+    )
     assert counting.papers_rule(shared, tokens, picture) == counting.papers_rule(shared, tokens, picture)
     assert not any(module._forward_hooks for module in shared.modules())
 
 
 def test_rule_on_the_paper_model_by_hand(vit):
-    """thop's view: patch convolution and feed-forward nets, no attention, no projections; image tower 2 and 4 times."""
+    """thop's view: patch convolution and feed-forward nets, no attention, no projections; image tower 2 and 4
+    times."""
     model = FlowCLIP(costs.ONE_STEP, vit, NAMES)
     image = 196 * 768 * 768 + 12 * 197 * 2 * 768 * 3072
     work = 4 * 8 * image + len(NAMES) * 12 * 77 * 2 * 512 * 2048 + (8 + 7) * 2 * 512 * 2048 + 2 * 512 * 32
     held = 2 * (768 * 768 + 12 * (2 * 768 * 3072 + 3072 + 768)) + 14 * (2 * 512 * 2048 + 2048 + 512) + 33_312
     assert counting.counted_by_the_papers_rule(model) == (held, work)
-    assert counting.counted_by_the_papers_rule(model, "torch") == (held + 4 * 1024, work + 2 * 4 * (8 + 7) * 512)
+    assert counting.counted_by_the_papers_rule(model, "torch") == (
+        held + 4 * 1024,
+        work + 2 * 4 * (8 + 7) * 512,
+    )
 
 
 def test_streams_of_clips_block_are_as_large_as_ours(vit):
@@ -223,14 +249,16 @@ def test_streams_of_clips_block_are_as_large_as_ours(vit):
         counting.AsCounted(model, "torchvision")
 
 
-# --- Table 3 ----------------------------------------------------------------------------------------------------
+# --- Table 3
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_the_rule_gives_the_printed_table(counts):
     found = [value(counts, name, "paper's rule", "params") for name in ("clip", "baseline", "full")]
     assert [f"{number:.3f}" for number in found] == ["139.715", "141.814", "143.947"]
     clip, baseline = (
-        [f"{value(counts, name, shown.RULE, 'gmac', data):.3f}" for data in DATASETS] for name in ("clip", "baseline")
+        [f"{value(counts, name, shown.RULE, 'gmac', data):.3f}" for data in DATASETS]
+        for name in ("clip", "baseline")
     )
     assert clip == ["459.478", "556.366", "1135.759"]
     assert baseline == ["459.494", "556.383", "1135.776"]
@@ -260,12 +288,16 @@ def test_totals_are_the_sums_of_their_parts(counts):
         image = value(counts, "image tower", "exact", "gmac", data, 22)
         assert value(counts, "clip", "per video", "gmac", data) == image
         spatial = value(counts, "spatial stream", "exact", "gmac", data, 22)
-        assert math.isclose(value(counts, "baseline", "per video", "gmac", data), image + spatial, abs_tol=2e-6)
+        assert math.isclose(
+            value(counts, "baseline", "per video", "gmac", data), image + spatial, abs_tol=2e-6
+        )
         texts = [value(counts, "text tower", how, "gmac", data, 22) for how in ("exact", "per video")]
         assert texts[0] > 20 * texts[1] > 0
     for metric, total in (("params", 158.062625), ("trainable", 8.441888)):
         assert value(counts, "full", "exact", metric) == total
-        assert math.isclose(sum(value(counts, part, "exact", metric) for part in counting.PARTS), total, abs_tol=1e-9)
+        assert math.isclose(
+            sum(value(counts, part, "exact", metric) for part in counting.PARTS), total, abs_tol=1e-9
+        )
 
 
 def test_gains_are_differences_to_clip(counts):
@@ -291,8 +323,16 @@ def test_counts_are_written_and_read_without_loss(counts, tmp_path):
         ("149.620737", "many", "line 5, column value is «many»"),
         ("149.620737", "-1", "column value is -1, expected a number of 0 or more"),
         ("149.620737", "inf", "column value is inf"),
-        ("51,0,gmac,292.475916", "51.5,0,gmac,292.475916", "line 2, column classes is 51.5, expected a whole number"),
-        ("clip,exact,HMDB-51", "clip,guessed,HMDB-51", "line 2, column counting is «guessed», expected exact, paper's"),
+        (
+            "51,0,gmac,292.475916",
+            "51.5,0,gmac,292.475916",
+            "line 2, column classes is 51.5, expected a whole number",
+        ),
+        (
+            "clip,exact,HMDB-51",
+            "clip,guessed,HMDB-51",
+            "line 2, column counting is «guessed», expected exact, paper's",
+        ),
         ("clip,exact,HMDB-51", "clip,exact,HMDB-50", "column dataset is «HMDB-50»"),
         ("0,0,params,149.620737", "0,0,bytes,149.620737", "column metric is «bytes»"),
         ("table3,clip,exact,HMDB-51", "table5,clip,exact,HMDB-51", "column table is «table5»"),
@@ -305,7 +345,9 @@ def test_bad_files_are_refused_in_one_line(counts, tmp_path, old, new, said):
     (tmp_path / "table3.csv").write_text(text.replace(old, new, 1))
     with pytest.raises(InputError) as refused:
         costs.read_counts(tmp_path / "table3.csv")
-    assert said in str(refused.value) and "table3.csv" in str(refused.value) and "\n" not in str(refused.value)
+    assert (
+        said in str(refused.value) and "table3.csv" in str(refused.value) and "\n" not in str(refused.value)
+    )
 
 
 def test_an_absent_file_is_named(tmp_path):
@@ -313,7 +355,8 @@ def test_an_absent_file_is_named(tmp_path):
         costs.read_counts(tmp_path / "none.csv")
 
 
-# --- what is said of it -----------------------------------------------------------------------------------------
+# --- what is said of it
+# -----------------------------------------------------------------------------------------
 
 
 def test_table_shows_the_counts_beside_the_print(counts, paper):
@@ -325,14 +368,18 @@ def test_table_shows_the_counts_beside_the_print(counts, paper):
     assert list(sizes["to the digit"]) == ["yes"] * 4 + ["no"] * 2
     columns = ["printed", "paper's rule", "less printed", "to the digit", "exact", "per video"]
     assert list(ucf.loc["clip", columns]) == ["555.366", "556.366", "+1.000", "no", "441.464", "140.508"]
-    assert list(ucf.loc["full, L=7 - clip", ["printed", "paper's rule", "to the digit"]]) == ["+0.031", "+0.031", "yes"]
+    assert list(ucf.loc["full, L=7 - clip", ["printed", "paper's rule", "to the digit"]]) == [
+        "+0.031",
+        "+0.031",
+        "yes",
+    ]
     assert len(frame) == 6 + 3 * 6
     text = tables.text_table(frame)
     assert max(map(len, text.splitlines())) <= tables.WIDTH and "-0.000" not in text
     moved = counts.assign(value=counts["value"] + 0.5)
-    assert (shown.table(moved, paper)[["paper's rule", "less printed"]] != frame[["paper's rule", "less printed"]]).all(
-        axis=None
-    )
+    assert (
+        shown.table(moved, paper)[["paper's rule", "less printed"]] != frame[["paper's rule", "less printed"]]
+    ).all(axis=None)
 
 
 def test_conclusions_carry_the_computed_numbers(counts, paper):
@@ -358,7 +405,11 @@ def test_conclusions_carry_the_computed_numbers(counts, paper):
 def changed(paper: pd.DataFrame, dataset: str, **values: float) -> pd.DataFrame:
     paper = paper.copy()
     for method, number in values.items():
-        row = (paper["dataset"] == dataset) & (paper["method"] == method) & paper["metric"].isin(("gflops", "params"))
+        row = (
+            (paper["dataset"] == dataset)
+            & (paper["method"] == method)
+            & paper["metric"].isin(("gflops", "params"))
+        )
         assert row.sum() == 1
         paper.loc[row, "value"] = number
     return paper
@@ -367,7 +418,9 @@ def changed(paper: pd.DataFrame, dataset: str, **values: float) -> pd.DataFrame:
 def test_conclusions_follow_the_numbers(counts, paper):
     corrected = " ".join(shown.conclusions(counts, changed(paper, "UCF-101", clip=556.366)))
     assert "misprint" not in corrected.lower() and "7 follow to the last digit" in corrected
-    hand = " ".join(shown.conclusions(counts, changed(paper, "HMDB-51", clip=459.478, baseline=459.494, full=459.509)))
+    hand = " ".join(
+        shown.conclusions(counts, changed(paper, "HMDB-51", clip=459.478, baseline=459.494, full=459.509))
+    )
     assert "by hand" not in hand and "9 follow" in hand
     longer = changed(changed(paper, "UCF-101", full=556.429), "Kinetics-400", full=1135.822)
     longer = " ".join(shown.conclusions(counts, longer))
@@ -379,7 +432,9 @@ def test_conclusions_follow_the_numbers(counts, paper):
 
 
 def test_missing_counts_and_print_are_named(counts, paper):
-    with pytest.raises(InputError, match="0 rows with variant spatial stream, counting exact, .*metric trainable"):
+    with pytest.raises(
+        InputError, match="0 rows with variant spatial stream, counting exact, .*metric trainable"
+    ):
         shown.conclusions(counts[counts["metric"] != "trainable"], paper)
     with pytest.raises(InputError, match="2 rows clip, params"):
         shown.table(counts, pd.concat([paper, paper]))

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from flowclip_core.errors import InputError
-from flowclip_kit.datasets.formats import Dataset, Split, Video, class_text, few_shot, half_of_classes, hold_out, load
+from flowclip_kit.datasets.formats import (
+    Dataset,
+    Split,
+    Video,
+    class_text,
+    few_shot,
+    half_of_classes,
+    hold_out,
+    load,
+)
 
 HMDB_NAMES = {
     "brush_hair": [
@@ -128,8 +137,13 @@ def test_class_names_as_they_are(tmp_path):
     assert raw.texts == raw.classes == words.classes and raw.texts[1] == "YoYo" and words.texts[1] == "Yo Yo"
     assert raw.fingerprint(1) != words.fingerprint(1)  # they are other prompts: no result is shared
     hmdb_ = [load("hmdb51", hmdb(tmp_path / "h"), class_names=style) for style in ("words", "raw")]
-    assert hmdb_[0] == hmdb_[1] and hmdb_[0].texts[0] == "brush hair"  # no capitals, nothing to tell them apart
-    for call in (lambda: class_text("YoYo", "Raw"), lambda: load("ucf101", tmp_path / "u", class_names="Raw")):
+    assert (
+        hmdb_[0] == hmdb_[1] and hmdb_[0].texts[0] == "brush hair"
+    )  # no capitals, nothing to tell them apart
+    for call in (
+        lambda: class_text("YoYo", "Raw"),
+        lambda: load("ucf101", tmp_path / "u", class_names="Raw"),
+    ):
         one_line(call, "class names 'Raw'", "'words' or 'raw'")
 
 
@@ -185,7 +199,10 @@ def test_kinetics_folders_may_be_spelt_otherwise(tmp_path):
     kinetics(tmp_path)
     (tmp_path / "train/tai chi").rename(tmp_path / "train/tai_chi")
     data = load("kinetics400", tmp_path)
-    assert Video("train/tai_chi/-train_00xyz_000003_000013.mp4", data.classes.index("tai chi")) in data.splits[1].train
+    assert (
+        Video("train/tai_chi/-train_00xyz_000003_000013.mp4", data.classes.index("tai chi"))
+        in data.splits[1].train
+    )
 
 
 def test_demo_names_use_the_same_readers(tmp_path):
@@ -376,11 +393,18 @@ def test_a_missing_class_folder_is_named(tmp_path, name, inside):
     for folder_ in inside:
         shutil.rmtree(whole.folder / folder_)
     folders = f"{len(inside)} class folder{'s' * (len(inside) - 1)} ({', '.join(inside)})"
-    message = one_line(lambda: load(name, tmp_path), f"{whole.folder}: {folders} are not there; complete the folder")
+    message = one_line(
+        lambda: load(name, tmp_path), f"{whole.folder}: {folders} are not there; complete the folder"
+    )
     assert "listed videos" not in message and "leaves out videos, not whole classes" in message
-    one_line(lambda: load(name, tmp_path, missing="skip"), "no training video")  # so this way out is not offered
+    one_line(
+        lambda: load(name, tmp_path, missing="skip"), "no training video"
+    )  # so this way out is not offered
     (whole.folder / other).unlink()
-    one_line(lambda: load(name, tmp_path), f"{folders} and 1 of {len(listed)} listed videos ({other}) are not there")
+    one_line(
+        lambda: load(name, tmp_path),
+        f"{folders} and 1 of {len(listed)} listed videos ({other}) are not there",
+    )
     for folder_ in inside:  # a folder with nothing in it: its videos are named, and no more is offered
         (whole.folder / folder_).mkdir()
     message = one_line(lambda: load(name, tmp_path), f"of {len(listed)} listed videos (", "not whole classes")
@@ -389,7 +413,9 @@ def test_a_missing_class_folder_is_named(tmp_path, name, inside):
 
 def test_a_folder_list_naming_a_missing_file(tmp_path):
     folder(tmp_path)
-    put(tmp_path / "train.csv", "video,label\nwave_hand/0.avi,wave\nnowhere/0.avi,jump\nJumpRope/0.avi,jump\n")
+    put(
+        tmp_path / "train.csv", "video,label\nwave_hand/0.avi,wave\nnowhere/0.avi,jump\nJumpRope/0.avi,jump\n"
+    )
     put(tmp_path / "test.csv", "video,label\nwave_hand/1.MP4,wave\n")
     one_line(lambda: load("folder", tmp_path), "1 of 4", "nowhere/0.avi")
 
@@ -493,7 +519,9 @@ def test_half_of_the_classes_is_drawn_anew_and_the_same_every_time(classes):
 
 
 def test_fingerprint_follows_labels_names_and_texts_only(tmp_path):
-    def print_of(train=(("a.avi", 0), ("b.avi", 1)), test=(("c.avi", 0),), classes=("x", "y"), texts=("x", "y")):
+    def print_of(
+        train=(("a.avi", 0), ("b.avi", 1)), test=(("c.avi", 0),), classes=("x", "y"), texts=("x", "y")
+    ):
         split = Split(tuple(Video(*v) for v in train), tuple(Video(*v) for v in test))
         return Dataset("d", tmp_path, classes, texts, {1: split}).fingerprint(1)
 

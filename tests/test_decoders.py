@@ -38,7 +38,8 @@ def by_reader(readings: list[Reading], name: str) -> dict[str, Reading]:
     return {reading.reader: reading for reading in readings if reading.name == name}
 
 
-# --- what it finds --------------------------------------------------------------------------------------------
+# --- what it finds
+# --------------------------------------------------------------------------------------------
 
 
 @needs_decord
@@ -51,7 +52,9 @@ def test_seeking_is_found_wrong_where_it_is_and_nowhere_else(made, capfd):
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert not [reading.error for reading in readings if reading.error]
     assert [reading.frames for reading in readings] == [100] * 6 + [5] * 3
-    assert [reading.wanted for reading in readings] == [32] * 6 + [5] * 3  # a frame that is picked twice counts once
+    assert [reading.wanted for reading in readings] == [32] * 6 + [
+        5
+    ] * 3  # a frame that is picked twice counts once
     wrong = [reading.wrong for reading in readings]
     assert wrong[2] > 0 and wrong[:2] + wrong[3:] == [0] * 8
     assert [reading.codec for reading in readings[::3]] == ["mpeg4 XVID", "mpeg4 XVID", "h264 avc1"]
@@ -103,13 +106,18 @@ def test_other_pixels_are_not_taken_for_other_moments(tmp_path):
     assert "other moments" not in text(readings) and "other pixels" in text(readings)
 
 
-# --- a decoder that does not come back ------------------------------------------------------------------------
+# --- a decoder that does not come back
+# ------------------------------------------------------------------------
 
 
 @needs_decord
 @pytest.mark.parametrize(
     ("fault", "said"),
-    [(stuck.hang, "no end after 2 s"), (stuck.crash, "crashed (SIGSEGV)"), (stuck.leave, "ended with code 3")],
+    [
+        (stuck.hang, "no end after 2 s"),
+        (stuck.crash, "crashed (SIGSEGV)"),
+        (stuck.leave, "ended with code 3"),
+    ],
 )
 def test_a_reading_that_is_lost_costs_itself_alone(made, monkeypatch, fault, said):
     monkeypatch.setitem(decoder_audit.READERS, IN_ORDER, fault)
@@ -148,7 +156,8 @@ def test_a_program_that_stops_leaves_no_process(made):
     assert not multiprocessing.active_children()
 
 
-# --- which videos ---------------------------------------------------------------------------------------------
+# --- which videos
+# ---------------------------------------------------------------------------------------------
 
 
 class Idle:
@@ -186,7 +195,15 @@ def test_the_sample_is_drawn_by_the_seed(tmp_path, unread):
 
 
 def test_videos_anywhere_below_are_found_once(tmp_path, unread):
-    for name in ("a.mp4", "x/y/z/b.MKV", "x/c.avi", "x/notes.txt", ".hidden/d.avi", "x/.e.avi", "folder.mp4/f.mpg"):
+    for name in (
+        "a.mp4",
+        "x/y/z/b.MKV",
+        "x/c.avi",
+        "x/notes.txt",
+        ".hidden/d.avi",
+        "x/.e.avi",
+        "folder.mp4/f.mpg",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "x" / "up").symlink_to(tmp_path, target_is_directory=True)
@@ -220,7 +237,8 @@ def test_without_decord_it_is_asked_for(tmp_path, monkeypatch):
         audit(tmp_path)
 
 
-# --- telling --------------------------------------------------------------------------------------------------
+# --- telling
+# --------------------------------------------------------------------------------------------------
 
 
 def three(name: str, ours: dict, order: dict, seek: dict) -> list[Reading]:
@@ -233,9 +251,15 @@ WORLD = [
     *three("fine.avi", FINE, FINE, FINE),
     *three("jumps.avi", FINE, FINE, FINE | {"wrong": 29}),
     *three("class/" + "a_very_long_name_" * 9 + "x.avi", FINE, FINE | {"wrong": 3}, FINE | {"wrong": 30}),
-    *three("miscounted.avi", FINE, FINE | {"frames": 133}, {"frames": 133, "wanted": 32, "error": "ends early"}),
+    *three(
+        "miscounted.avi", FINE, FINE | {"frames": 133}, {"frames": 133, "wanted": 32, "error": "ends early"}
+    ),
     *three("closed.mkv", FINE, *[{"error": f"{decoder_audit.NOT_OPENED} (" + "why " * 60 + ")"}] * 2),
-    *three("broken.mp4", {"error": "damaged at frame 3"}, *[{"frames": 9, "error": "nothing to compare with"}] * 2),
+    *three(
+        "broken.mp4",
+        {"error": "damaged at frame 3"},
+        *[{"frames": 9, "error": "nothing to compare with"}] * 2,
+    ),
 ]
 
 

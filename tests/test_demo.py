@@ -96,7 +96,9 @@ def test_the_figure_stands_on_the_ground_and_keeps_its_bones():
             state = action.at(i / 8)
             points = state.joints()
             assert np.hypot(*np.subtract(points["hip"], points["neck"])) == pytest.approx(figures.TORSO)
-            assert np.hypot(*np.subtract(points["far_knee"], points["far_foot"])) == pytest.approx(figures.LEG)
+            assert np.hypot(*np.subtract(points["far_knee"], points["far_foot"])) == pytest.approx(
+                figures.LEG
+            )
             if not action.hangs:
                 joints = [p for n, p in points.items() if n not in ("prop", "grip")]
                 assert min(y for _, y in joints) == pytest.approx(figures.LIMB + state.lift)
@@ -108,7 +110,10 @@ def test_the_figure_stands_on_the_ground_and_keeps_its_bones():
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
-    return {name: world.ensure(name, root, size=world.Size(labels, train=2, test=1)) for name, labels in SMALL.items()}
+    return {
+        name: world.ensure(name, root, size=world.Size(labels, train=2, test=1))
+        for name, labels in SMALL.items()
+    }
 
 
 def frames_of(path) -> int:
@@ -133,7 +138,9 @@ def test_each_set_has_the_layout_of_the_set_it_stands_for(small_world):
             lines = (h / f"testTrainMulti_7030_splits/{label}_test_split{split}.txt").read_text().splitlines()
             assert sorted(line.split()[1] for line in lines) == ["1", "1", "2"]
             assert all((h / "videos" / label / line.split()[0]).exists() for line in lines)
-        index = dict(line.split()[::-1] for line in (u / "ucfTrainTestlist/classInd.txt").read_text().splitlines())
+        index = dict(
+            line.split()[::-1] for line in (u / "ucfTrainTestlist/classInd.txt").read_text().splitlines()
+        )
         train = (u / f"ucfTrainTestlist/trainlist{split:02d}.txt").read_text().splitlines()
         test = (u / f"ucfTrainTestlist/testlist{split:02d}.txt").read_text().splitlines()
         assert (len(train), len(test)) == (4, 2)
@@ -201,7 +208,10 @@ def test_a_killed_ensure_leaves_no_orphan_and_no_half_video_and_two_at_once_fini
 
 def test_renderer_and_world_need_no_torch():
     code = "import sys, flowclip_kit.demo.world, flowclip_kit.demo.captions; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=pretrain.WEIGHTS.parents[2], check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=pretrain.WEIGHTS.parents[2], check=False).returncode
+        == 0
+    )
 
 
 # --- captions -----------------------------------------------------------------------------------------------
@@ -229,9 +239,16 @@ def test_captions_cannot_tell_the_direction_of_time(base):
 def test_captions_say_every_word_of_templates_and_classes():
     drawn = pretrain.web_stills(400, seed=1, jobs=1)[1]
     rng = np.random.default_rng(0)
-    said = {word for _ in range(40) for s in drawn for word in captions.caption(s, rng).replace(".", " . ").split()}
+    said = {
+        word
+        for _ in range(40)
+        for s in drawn
+        for word in captions.caption(s, rng).replace(".", " . ").split()
+    }
     assert said == set(captions.vocabulary())
-    classes = {word for name in world.NAMES for label in world.CLASSES[name] for word in world.spaced(label).split()}
+    classes = {
+        word for name in world.NAMES for label in world.CLASSES[name] for word in world.spaced(label).split()
+    }
     assert classes | set(" ".join(TEMPLATES).split()) | {"."} <= said
 
 

@@ -1,4 +1,5 @@
-"""Ray as an engine: the contract of `Pool.map`, workers that die, machines that see too little, the same bytes."""
+"""Ray as an engine: the contract of `Pool.map`, workers that die, machines that see too little, the same
+bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import importlib.util
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 import types
@@ -30,7 +32,8 @@ from flowclip_kit.experiments import runs
 from flowclip_kit.experiments.catalogue import VARIANTS
 from flowclip_kit.experiments.runs import Options, Task, Workshop
 
-# What may differ between two records of one run: how long it took, and the largest memory its process ever had.
+# What may differ between two records of one run: how long it took, and the largest memory its process ever
+# had.
 MAY_DIFFER = {"seconds", "peak_memory_gib", "seal"}
 
 
@@ -80,7 +83,11 @@ def test_what_another_command_holds_is_asked_for_again_when_the_rest_is_done(eng
     tasks = [(tmp_path / "held", 2), (tmp_path / "free", 0), (tmp_path / "free too", 0)]
     found = list(engine.map(in_workers.held_at_first, tasks))
     assert [result for _, result in found] == ["done"] * 3 and found[-1][0] == tasks[0]
-    assert {path.name: len(path.read_text()) for path in tmp_path.iterdir()} == {"held": 3, "free": 1, "free too": 1}
+    assert {path.name: len(path.read_text()) for path in tmp_path.iterdir()} == {
+        "held": 3,
+        "free": 1,
+        "free too": 1,
+    }
 
 
 def test_workers_have_one_thread_our_folder_and_serve_many_tasks(engine, tmp_path, monkeypatch):
@@ -135,7 +142,9 @@ def test_leaving_early_leaves_nothing_behind(engine, results):
 def test_D12_a_killed_part_of_ray_ends_in_one_line_and_nothing_is_left(part, tmp_path, monkeypatch, capfd):
     pytest.importorskip("ray", reason="Ray is not installed; ./reproduce.sh extra ray adds it")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
-    with pytest.raises(InputError, match=r"^--engine ray: .*; what is finished is kept: run the same") as caught:  # noqa: SIM117
+    with pytest.raises(
+        InputError, match=r"^--engine ray: .*; what is finished is kept: run the same"
+    ) as caught:  # noqa: SIM117
         with RayEngine(1, "cpu", tmp_path) as engine:
             started(engine)
             for number, _ in enumerate(engine.map(in_workers.where, [(0.0,), (600.0,)])):
@@ -184,7 +193,8 @@ def test_D12_a_cluster_with_a_token_is_joined_with_it(monkeypatch, tmp_path):
     assert asked[2:] == [("local", "token", True)] and not list((tmp_path / ".ray").iterdir())
 
 
-# --- the same bytes -------------------------------------------------------------------------------------------
+# --- the same bytes
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -222,7 +232,9 @@ def test_records_and_weights_are_the_same_bytes_as_of_worker_processes(engine, t
         assert len(list(pool.map(runs._run, tasks(tmp_path / "local")))) == len(VARIANTS)
     assert len(list(engine.map(runs._run, tasks(tmp_path / "ray")))) == len(VARIANTS)
     for name in VARIANTS:
-        ours, theirs = (json.loads((tmp_path / place / f"{name}.json").read_text()) for place in ("ray", "local"))
+        ours, theirs = (
+            json.loads((tmp_path / place / f"{name}.json").read_text()) for place in ("ray", "local")
+        )
         assert ours.keys() == theirs.keys() and ours.keys() > MAY_DIFFER
         ours, theirs = (
             json.dumps({field: value for field, value in record.items() if field not in MAY_DIFFER})
@@ -233,14 +245,17 @@ def test_records_and_weights_are_the_same_bytes_as_of_worker_processes(engine, t
         assert ours == theirs
 
 
-# --- what is asked for ------------------------------------------------------------------------------------------
+# --- what is asked for
+# ------------------------------------------------------------------------------------------
 
 
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch):
     need_engine("local")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     need_engine("local")
-    with pytest.raises(InputError, match="^--engine ray: Ray is not installed here; ./reproduce.sh extra ray adds it$"):
+    with pytest.raises(
+        InputError, match="^--engine ray: Ray is not installed here; ./reproduce.sh extra ray adds it$"
+    ):
         need_engine("ray")
 
 
@@ -262,10 +277,22 @@ def test_an_address_where_nothing_answers_is_refused_at_once(monkeypatch):
         ({"ray_address": "auto"}, "--ray-address auto belongs to --engine ray"),
         ({"engine": "ray", "ray_address": "ray://head:10001"}, "expected HOST:PORT, or auto"),
         ({"engine": "ray", "ray_address": "head"}, "--ray-address head: expected HOST:PORT, or auto"),
-        ({"engine": "ray", "ray_address": "localhost:99999"}, "--ray-address localhost:99999: nothing answers there"),
+        (
+            {"engine": "ray", "ray_address": "localhost:99999"},
+            "--ray-address localhost:99999: nothing answers there",
+        ),
     ],
 )
 def test_an_engine_that_cannot_be_is_refused_before_any_work(options, said, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with pytest.raises(InputError, match=said):
         Workshop(SMOKE, replace(Options(), **options))
+
+
+@pytest.mark.parametrize(("parent", "code"), [("ours", 0), ("another's", 1)])
+def test_a_fork_server_ends_while_it_imports_where_its_parent_is_gone(parent, code):
+    number = os.getpid() if parent == "ours" else os.getppid()
+    words = [sys.executable, "-c", "import flowclip_kit.distributed.fork_server, signal, sys\nassert 'torch' in sys.modules"
+             "\nassert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)"]  # fmt: skip
+    variables = os.environ | {"FLOWCLIP_FORK_SERVER_PARENT": str(number), "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(words, env=variables, cwd=ROOT).returncode == code

@@ -109,7 +109,9 @@ def test_reader_agrees_with_yaml_on_the_real_file():
     assert found == pip_list((ROOT / "environment.yml").read_text()) and len(found) > 10
 
 
-@pytest.mark.parametrize("text", ["", "name: x\n", "dependencies:\n  - pip\n  - torch\n", "dependencies:\n  - pip:\n"])
+@pytest.mark.parametrize(
+    "text", ["", "name: x\n", "dependencies:\n  - pip\n  - torch\n", "dependencies:\n  - pip:\n"]
+)
 def test_reader_without_a_list_names_the_file(tmp_path, text):
     path = tmp_path / "odd.yml"
     path.write_text(text)
@@ -255,7 +257,9 @@ def test_an_extra_is_pinned_in_its_range_and_fits_the_lock(extra, monkeypatch):
     pins = lock_lines(environment.extra(extra))
     for requirement in EXTRAS[extra]:
         name, range_, _ = environment.split_requirement(requirement)
-        assert [environment.satisfies(version, range_) for pin, version, _ in pins if pin == normal(name)] == [True]
+        assert [
+            environment.satisfies(version, range_) for pin, version, _ in pins if pin == normal(name)
+        ] == [True]
     locked = {}
     for name, version, _ in lock_lines():
         locked.setdefault(name, set()).add(version)
@@ -265,7 +269,11 @@ def test_an_extra_is_pinned_in_its_range_and_fits_the_lock(extra, monkeypatch):
 
 def test_an_extra_leaves_out_what_is_installed_in_whatever_version(tmp_path, monkeypatch):
     one = "\n".join(
-        (r"flowclip-no-such==1.0 ; python_version > '3' \\", "    --hash=sha256:aa \\", "    --hash=sha256:bb")
+        (
+            r"flowclip-no-such==1.0 ; python_version > '3' \\",
+            "    --hash=sha256:aa \\",
+            "    --hash=sha256:bb",
+        )
     )
     (tmp_path / "lock").write_text(
         f"# How it is made\n# [ray]\npytest==0.1 \\\n    --hash=sha256:cc\n{one}\n# [x]\na==1\n"
@@ -327,7 +335,10 @@ def run(*command: str | Path, **settings: str) -> subprocess.CompletedProcess:
 def test_the_reader_runs_as_a_file_with_the_standard_library_alone():
     alone = run(sys.executable, "-I", "-S", environment.__file__, "requirements")
     assert alone.stdout.splitlines() == environment.requirements(), alone.stderr
-    assert run(sys.executable, "-I", "-S", environment.__file__, "lock-hash").stdout.strip() == environment.lock_hash()
+    assert (
+        run(sys.executable, "-I", "-S", environment.__file__, "lock-hash").stdout.strip()
+        == environment.lock_hash()
+    )
     assert run(sys.executable, "-I", environment.__file__, "nonsense").returncode == 2
 
 
@@ -342,22 +353,28 @@ def test_help_names_every_target_and_option_at_once(arguments):
     start = time.monotonic()
     done = run(SCRIPT, *arguments)
     assert done.returncode == 0 and not done.stderr and time.monotonic() - start < 10
-    for target in "table1 figure3a all readings report notebook data predict list verify lab test doctor extra".split():
+    for target in (
+        "table1 figure3a all readings report notebook data predict list verify lab test doctor extra".split()
+    ):
         assert re.search(rf"^    {target}\b", done.stdout, re.MULTILINE), target
 
 
 def test_every_command_explains_itself_and_all_its_options_without_packages():
     """The parser of a bare Python, which sees no installed package."""
-    options = (
-        "profile data-root dataset results seeds device jobs decoder backbone pretrained record engine ray-address"
-    )
-    wanted = {"table5": options, "predict": "labels label labels-file checkpoint json", "doctor": "decoders sample"}
+    options = "profile data-root dataset results seeds device jobs decoder backbone pretrained record engine ray-address"
+    wanted = {
+        "table5": options,
+        "predict": "labels label labels-file checkpoint json",
+        "doctor": "decoders sample",
+    }
     for command, named in wanted.items():
         done = run(SCRIPT, command, "--help")
         assert done.returncode == 0 and not done.stderr
         for option in named.split():
             assert re.search(rf"^  --{option}\b", done.stdout, re.MULTILINE), option
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from flowclip_kit.parser import parser; print(parser())"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from flowclip_kit.parser import parser; print(parser())"
+    )
     assert run(sys.executable, "-I", "-S", "-c", code, str(ROOT)).returncode == 0
 
 
@@ -366,7 +383,10 @@ def test_no_option_lacks_its_help():
     assert {*TARGETS} == {*ALL_TARGETS, "all"}
     assert {name for name in commands.choices} >= {*TARGETS, "lab", "test", "bench", "extra"}
     silent = [
-        (name, action.dest) for name, one in commands.choices.items() for action in one._actions if not action.help
+        (name, action.dest)
+        for name, one in commands.choices.items()
+        for action in one._actions
+        if not action.help
     ]
     assert silent == []
 
@@ -393,11 +413,14 @@ def test_a_python_that_does_not_do_is_one_line_and_exit_2(python):
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """What reproduce.sh needs to add an extra that is nowhere to be had, and an installer that notes its call."""
+    """What reproduce.sh needs to add an extra that is nowhere to be had, and an installer that notes its
+    call."""
     for name in ("reproduce.sh", "environment.yml", "requirements.lock", "flowclip_kit/environment.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "requirements-extras.lock").write_text("# [ray]\nflowclip-no-such==1.0 \\\n    --hash=sha256:aa\n")
+    (tmp_path / "requirements-extras.lock").write_text(
+        "# [ray]\nflowclip-no-such==1.0 \\\n    --hash=sha256:aa\n"
+    )
     (tmp_path / "active/bin").mkdir(parents=True)
     note = 'echo "$@" >"$NOTED"\nfor file; do :; done\ncat "$file" >>"$NOTED"\nexit "$CODE"'
     for name, does in (("python", f'exec "{sys.executable}" "$@"'), ("uv", note)):
@@ -409,19 +432,29 @@ def checkout(tmp_path) -> Path:
 @pytest.mark.parametrize("code", [0, 1])
 def test_an_extra_is_added_to_the_active_environment_without_its_dependencies(checkout, code):
     active, noted = checkout / "active", checkout / "noted"
-    done = run(checkout / "reproduce.sh", "extra", "ray", VIRTUAL_ENV=str(active), NOTED=str(noted), CODE=str(code))
+    done = run(
+        checkout / "reproduce.sh", "extra", "ray", VIRTUAL_ENV=str(active), NOTED=str(noted), CODE=str(code)
+    )
     assert (done.returncode, done.stdout) == (2 * code, ""), done.stderr
     called, *pins = noted.read_text().splitlines()
     assert called.startswith(f"pip install --python {active}/bin/python --require-hashes --no-deps -r ")
-    assert pins == ["flowclip-no-such==1.0 \\", "    --hash=sha256:aa"] and not Path(called.split()[-1]).exists()
+    assert (
+        pins == ["flowclip-no-such==1.0 \\", "    --hash=sha256:aa"] and not Path(called.split()[-1]).exists()
+    )
     said = "it cannot be installed here" if code else f"added to {active}"
-    assert done.stderr.splitlines()[-1] == f"reproduce.sh: extra ray: {said}" + ", for the reason above" * code
+    assert (
+        done.stderr.splitlines()[-1] == f"reproduce.sh: extra ray: {said}" + ", for the reason above" * code
+    )
 
 
-@pytest.mark.parametrize(("extra", "said"), [((), "extra: which? ray or browser"), (("x",), "'x' is unknown; use ray")])
+@pytest.mark.parametrize(
+    ("extra", "said"), [((), "extra: which? ray or browser"), (("x",), "'x' is unknown; use ray")]
+)
 def test_an_unknown_extra_is_refused_in_one_line(checkout, extra, said):
     done = run(checkout / "reproduce.sh", "extra", *extra, VIRTUAL_ENV=str(checkout / "active"))
-    assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and len(done.stderr.splitlines()) == 2
+    assert (
+        done.returncode == 2 and said in done.stderr.splitlines()[-1] and len(done.stderr.splitlines()) == 2
+    )
 
 
 def test_scripts_parse():

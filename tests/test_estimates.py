@@ -83,7 +83,9 @@ def test_the_sizes_are_those_of_the_facts():
 def test_the_counts_are_those_of_the_catalogue(profile):
     found, every = rows(profile, here()), set()
     for name, target in TARGETS.items():
-        own = replace(profile, roles={role: data for role, data in profile.roles.items() if role in target.roles})
+        own = replace(
+            profile, roles={role: data for role, data in profile.roles.items() if role in target.roles}
+        )
         cells = target.cells(own)
         trained = {replace(cell.config, transfer=None) for cell in cells if cell.config.train}
         tests = {cell.config for cell in cells if cell.config.transfer or not cell.config.train}
@@ -103,7 +105,14 @@ def test_the_counts_are_those_of_the_catalogue(profile):
 def test_twice_the_seeds_take_twice_the_hours():
     once = rows(PAPER, here())
     twice = rows(replace(PAPER, seeds=20, closed_seeds=6), here())
-    for name in ("table2", "table4", "table8", "figure3b", "figure3c", "figure3d"):  # nothing there without a seed
+    for name in (
+        "table2",
+        "table4",
+        "table8",
+        "figure3b",
+        "figure3c",
+        "figure3d",
+    ):  # nothing there without a seed
         assert twice[name].hours == pytest.approx(2 * once[name].hours), name
         assert (twice[name].trainings, twice[name].gib) == (2 * once[name].trainings, once[name].gib)
     assert once["table5"].hours < twice["table5"].hours < 2 * once["table5"].hours  # CLIP is tested once
@@ -146,7 +155,9 @@ def test_more_classes_cost_more_where_texts_follow_the_video():
     sizes = {"hmdb51": estimates.Size(51, {1: (3570, 1530)})}
     texts = machine.view[5] * 100
     for variant in ("baseline", "mmb", "mcb"):
-        assert spent(config(variant), larger, sizes) - spent(config(variant), machine, sizes) == pytest.approx(texts)
+        assert spent(config(variant), larger, sizes) - spent(
+            config(variant), machine, sizes
+        ) == pytest.approx(texts)
     trained, viewed = 50 * 16 * 51, 12 * 1530
     for variant in ("mmb+map", "full"):
         more = spent(config(variant), larger, sizes) - spent(config(variant), machine, sizes)
@@ -161,7 +172,9 @@ def test_more_classes_cost_more_where_texts_follow_the_video():
     assert spent(closed, machine, twice) - spent(closed, machine, sizes) == pytest.approx(
         51 * (50 * 3570 * machine.train[3] + viewed * machine.view[3])
     )
-    assert spent(config("baseline", k=None), machine, twice) == spent(config("baseline", k=None), machine, sizes)
+    assert spent(config("baseline", k=None), machine, twice) == spent(
+        config("baseline", k=None), machine, sizes
+    )
     assert rows(PAPER, here())["table4"].hours > rows(PAPER, here(tokens=here().tokens | {"kinetics400": 409}))[
         "table4"
     ].hours  # fmt: skip
@@ -195,12 +208,16 @@ def test_controls_are_tested_too():
     assert views == [12 * 1530, 4 * 12 * 1530]
 
 
-@pytest.mark.parametrize("settings", [{"epochs": 3}, {"epochs": None, "steps": 7}, {"epochs": None, "steps": 50}])
+@pytest.mark.parametrize(
+    "settings", [{"epochs": 3}, {"epochs": None, "steps": 7}, {"epochs": None, "steps": 50}]
+)
 @pytest.mark.parametrize("videos", [5, 32, 33, 100])
 def test_videos_seen_are_those_of_the_batches(settings, videos):
     train = TrainConfig(**settings)
     store = FeatureStore(Path("none"), np.zeros((videos, 4, 8, 1), np.float16), train.crops, pd.DataFrame())
-    batches = [loop.batch_at(step, videos, train, 0, store, 8)[0] for step in range(train.total_steps(videos))]
+    batches = [
+        loop.batch_at(step, videos, train, 0, store, 8)[0] for step in range(train.total_steps(videos))
+    ]
     assert estimates.seen(train, videos) == sum(map(len, batches))
 
 
@@ -215,7 +232,9 @@ def test_memory_holds_one_pass_of_trees_and_what_is_summed_at_once():
     )
     asked = speeds.amounts(ModelConfig(), 400, 1578, 256)
     assert (speeds.held(asked, 32, 6400)[:4] == 32 * asked[:4]).all()  # all but the trees
-    assert speeds.held(asked, 32, 6400)[4:] == pytest.approx([4, 4 * 1578])  # 6400 nodes are four trees of 1578
+    assert speeds.held(asked, 32, 6400)[4:] == pytest.approx(
+        [4, 4 * 1578]
+    )  # 6400 nodes are four trees of 1578
     assert speeds.held(asked, 32, 10)[4:] == pytest.approx([1, 1578])  # one at least
     assert speeds.held(asked, 2, 6400)[4:] == pytest.approx([2, 2 * 1578])  # two videos have two
     small, large = here(rows=1600.0), here(rows=6400.0)
@@ -276,11 +295,16 @@ def test_the_probes_tell_all_prices_apart(small):
             speeds.amounts(model, {"short": 51, "long": 100}[size], tokens[size], 32 if not model.map else batch)
             for model, size in speeds.PROBES
         ])  # fmt: skip
-        assert speeds._fit(asked / (asked @ prices)[:, None], np.ones(len(asked))) == pytest.approx(prices, rel=1e-6)
+        assert speeds._fit(asked / (asked @ prices)[:, None], np.ones(len(asked))) == pytest.approx(
+            prices, rel=1e-6
+        )
 
 
 def test_a_probe_runs_the_real_training_and_test(small):
-    names = {"short": ["run", "wave"], "long": [f"{word} {number}" for word in ("kick", "hop") for number in range(9)]}
+    names = {
+        "short": ["run", "wave"],
+        "long": [f"{word} {number}" for word in ("kick", "hop") for number in range(9)],
+    }
     found = speeds.probe(lambda: small, names, 0.01)
     assert {name: len(prices) for name, prices in found.items()} == {
         "train": 6, "view": 6, "train_bytes": 6, "view_bytes": 6, "base_bytes": 1, "rows": 1,

@@ -1,4 +1,5 @@
-"""Runs and their names: every setting counts, nothing else does; what is missing is made, and nothing twice."""
+"""Runs and their names: every setting counts, nothing else does; what is missing is made, and nothing
+twice."""
 
 from __future__ import annotations
 
@@ -45,8 +46,12 @@ BASE = RunConfig("set", k=4, seed=0)
 SENT = replace(BASE, transfer=Transfer("other", split=2))
 # Where a field cannot be changed alone.
 STARTS = {
-    "model.spatial": replace(BASE, model=replace(BASE.model, mmb=False)),  # the mean of frames has no motion stream
-    "model.head": replace(BASE, model=replace(BASE.model, map=False, mcb=False)),  # and a linear head no texts
+    "model.spatial": replace(
+        BASE, model=replace(BASE.model, mmb=False)
+    ),  # the mean of frames has no motion stream
+    "model.head": replace(
+        BASE, model=replace(BASE.model, map=False, mcb=False)
+    ),  # and a linear head no texts
 }
 # Fields whose other values cannot be made up, or stand only together with another field's.
 OTHER = {
@@ -93,7 +98,8 @@ def variations() -> dict[str, RunConfig]:
     return found
 
 
-# --- names of runs --------------------------------------------------------------------------------------------
+# --- names of runs
+# --------------------------------------------------------------------------------------------
 
 
 def test_every_setting_changes_the_key():
@@ -115,7 +121,9 @@ def test_every_setting_changes_the_key():
 
 
 def test_the_key_of_equal_settings_is_equal_however_they_were_made():
-    again = RunConfig("set", k=4, seed=0, model=ModelConfig(mmb=True, map=True, mcb=True), train=TrainConfig(lr=0.0015))
+    again = RunConfig(
+        "set", k=4, seed=0, model=ModelConfig(mmb=True, map=True, mcb=True), train=TrainConfig(lr=0.0015)
+    )
     assert run_key(again, "data", "weights") == run_key(BASE, "data", "weights")
     sent = replace(BASE, transfer=Transfer("other", draws=3))
     read = json.loads(json.dumps(asdict(sent)))
@@ -125,7 +133,11 @@ def test_the_key_of_equal_settings_is_equal_however_they_were_made():
         | {"train": TrainConfig(**read["train"]), "evaluation": EvalConfig(**read["evaluation"])}
         | {"transfer": Transfer(**read["transfer"])}
     )
-    assert run_key(rebuilt, "data", "weights") == run_key(sent, "data", "weights") != run_key(BASE, "data", "weights")
+    assert (
+        run_key(rebuilt, "data", "weights")
+        == run_key(sent, "data", "weights")
+        != run_key(BASE, "data", "weights")
+    )
 
 
 def test_a_new_schema_is_a_new_key(monkeypatch):
@@ -134,7 +146,8 @@ def test_a_new_schema_is_a_new_key(monkeypatch):
     assert run_key(BASE, "data", "weights") != before
 
 
-# --- catalogue ------------------------------------------------------------------------------------------------
+# --- catalogue
+# ------------------------------------------------------------------------------------------------
 
 H, U, K = "HMDB-51", "UCF-101", "Kinetics-400"
 OWN, FROZEN = [(H, H), (U, U)], [(H, ""), (U, "")]  # tested on, trained on
@@ -150,7 +163,10 @@ ROWS = {
     "table2": [(WORDS, OWN, CLOSED, ONE, "closed")],
     "table4": [(FIVE, [(K, K)], [5], ONE, "few")],
     "table5": [(["clip"], FROZEN, CLOSED, ONE, "once"), (FIVE, OWN, [2, 4, 8, 16], ONE, "few")],
-    "table6": [(["clip"], FROZEN, CLOSED, THREE, "once"), (["full"], [(H, K), (U, K)], CLOSED, THREE, "closed")],
+    "table6": [
+        (["clip"], FROZEN, CLOSED, THREE, "once"),
+        (["full"], [(H, K), (U, K)], CLOSED, THREE, "closed"),
+    ],
     "table7": [
         (["clip"], FROZEN, CLOSED, THREE, "once"),
         (["baseline", "full"], [(H, U), (U, H)], CLOSED, THREE, "closed"),
@@ -167,7 +183,8 @@ ROWS = {
 OFF = {"mmb": False, "map": False, "mcb": False}
 NO_STREAMS = OFF | {"spatial": False}
 THREE_WORDS, FOUR_WORDS = {"prompt": "human action of"}, {"prompt": "a human action of"}
-# What each row changes of the full model with T=8, s=4, H=5; a row that is not here goes by its name in `BY_NAME`.
+# What each row changes of the full model with T=8, s=4, H=5; a row that is not here goes by its name in
+# `BY_NAME`.
 BY_NAME = {
     "clip": NO_STREAMS,
     "baseline": OFF,
@@ -202,7 +219,14 @@ CHANGES = {
 def place(cell: Cell) -> tuple:
     """Tested on, trained on, variant, k, split of the test, seed."""
     config = cell.config
-    return cell.role, cell.trained_on, cell.variant, config.k or 0, (config.transfer or config).split, config.seed
+    return (
+        cell.role,
+        cell.trained_on,
+        cell.variant,
+        config.k or 0,
+        (config.transfer or config).split,
+        config.seed,
+    )
 
 
 def shown(profile, target="table5"):
@@ -210,7 +234,9 @@ def shown(profile, target="table5"):
     return runs.resolve(profile.name, target, Options(data_root=Path(__file__).parent))
 
 
-@pytest.mark.parametrize(("profile", "few", "closed"), [(DEMO, 3, 3), (PAPER, 10, 3), (QUICK, 3, 3), (SMOKE, 1, 1)])
+@pytest.mark.parametrize(
+    ("profile", "few", "closed"), [(DEMO, 3, 3), (PAPER, 10, 3), (QUICK, 3, 3), (SMOKE, 1, 1)]
+)
 @pytest.mark.parametrize("target", ROWS)
 def test_a_target_has_every_row_of_the_paper_once(target, profile, few, closed):
     profile, seeds = shown(profile, target), {"once": 1, "few": few, "closed": closed}
@@ -225,7 +251,11 @@ def test_a_target_has_every_row_of_the_paper_once(target, profile, few, closed):
     assert Counter(map(place, cells)) == Counter(expected)
     assert profile.splits == ((1,) if profile.name == "quick" else (1, 2, 3))
     assert len({(cell.role, run_key(cell.config, "", "")) for cell in cells}) == len(cells)
-    changes = {variant: CHANGES.get(target, BY_NAME)[variant] for variants, *_ in ROWS[target] for variant in variants}
+    changes = {
+        variant: CHANGES.get(target, BY_NAME)[variant]
+        for variants, *_ in ROWS[target]
+        for variant in variants
+    }
     for cell in cells:
         config = cell.config
         assert config.model == replace(ModelConfig(), **changes[cell.variant])
@@ -264,8 +294,12 @@ def test_the_weights_that_stay_are_those_of_the_first_full_model():
 
     assert kept("table5") == [(role, role, "full", 16, 1, 0) for role in (H, U)]
     assert kept("table4") == [(K, K, "full", 5, 1, 0)]
-    whole = [(role, role, "full", 0, split, seed) for role in (H, U) for split in (1, 2, 3) for seed in range(3)]
-    assert kept("table8") == whole + [(K, K, "full", 0, 1, seed) for seed in range(3)]  # Tables 6 and 7 test them
+    whole = [
+        (role, role, "full", 0, split, seed) for role in (H, U) for split in (1, 2, 3) for seed in range(3)
+    ]
+    assert kept("table8") == whole + [
+        (K, K, "full", 0, 1, seed) for seed in range(3)
+    ]  # Tables 6 and 7 test them
     assert not any(kept(target) for target in TARGETS if target not in ("table4", "table5", "table8"))
 
 
@@ -322,7 +356,9 @@ def test_a_panel_varies_the_sizes_of_the_model_and_says_so(small, target, varian
     assert not cell.config.model.map or out["prompts"].shape[1] == words
     row = results_table.tidy_rows(target, "demo", cell, made_up("key", top1=50.0))[0]
     assert [row[name] for name in ("T", "H", "s", "L")] == [frames, words, step, length]
-    assert (TARGETS[target].axis in (None, "k")) or f"{TARGETS[target].axis}={row[TARGETS[target].axis]}" == variant
+    assert (
+        TARGETS[target].axis in (None, "k")
+    ) or f"{TARGETS[target].axis}={row[TARGETS[target].axis]}" == variant
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -338,7 +374,8 @@ def test_what_a_target_compares_and_varies_is_among_its_rows(target):
     assert {cell.role for cell in cells} == tested <= set(asked.roles)
 
 
-# --- readings -------------------------------------------------------------------------------------------------
+# --- readings
+# -------------------------------------------------------------------------------------------------
 
 
 def test_a_reading_changes_one_setting_of_the_full_model_or_of_the_baseline():
@@ -386,12 +423,17 @@ def test_the_best_rate_has_the_highest_mean_over_data_sets_of_videos_set_aside()
         ("h", "b", 0.1, 0, "top1", 33.0), ("u", "b", 0.1, 0, "top1", 33.0),
     ]  # fmt: skip
     assert best_rates(scored(*tried)) == {"a": 0.1, "b": 0.2}
-    unasked = [("h", "a", 0.4, 1, "top1", 99.0), ("h", "a", 0.2, 0, "top5", 99.0), ("h", "c", 0.1, 1, "top1", 99.0)]
+    unasked = [
+        ("h", "a", 0.4, 1, "top1", 99.0),
+        ("h", "a", 0.2, 0, "top5", 99.0),
+        ("h", "c", 0.1, 1, "top1", 99.0),
+    ]
     assert best_rates(scored(*unasked, *tried)) == {"a": 0.1, "b": 0.2}
     assert best_rates(scored(*tried).sample(frac=1, random_state=0)) == {"a": 0.1, "b": 0.2}
 
 
-# --- options --------------------------------------------------------------------------------------------------
+# --- options
+# --------------------------------------------------------------------------------------------------
 
 
 def test_resolve_applies_the_options(tmp_path):
@@ -399,7 +441,9 @@ def test_resolve_applies_the_options(tmp_path):
     assert shown(DEMO, "table4").roles == {"Kinetics-400": "figures-k"}
     assert shown(DEMO, "table6").roles == DEMO.roles == shown(DEMO, "table8").roles
     assert runs.resolve("demo", "table5", Options(dataset="figures-u")).roles == {"UCF-101": "figures-u"}
-    assert runs.resolve("paper", "table5", Options(dataset="folder", data_root=tmp_path)).roles == {"": "folder"}
+    assert runs.resolve("paper", "table5", Options(dataset="folder", data_root=tmp_path)).roles == {
+        "": "folder"
+    }
     fewer = runs.resolve("paper", "table8", Options(seeds=1, data_root=tmp_path))
     assert (fewer.seeds, fewer.closed_seeds) == (1, 1) != (PAPER.seeds, PAPER.closed_seeds)
     assert shown(DEMO).seeds == 3 and shown(PAPER).backbone == BackboneConfig("ViT-B-16", "openai")
@@ -409,7 +453,9 @@ def test_resolve_applies_the_options(tmp_path):
 
     assert backbone("demo", backbone="ViT-B-32") == BackboneConfig("ViT-B-32", "openai")
     assert backbone("demo", backbone="ViT-B-32", pretrained="none") == BackboneConfig("ViT-B-32", None)
-    assert backbone("paper", pretrained="laion2b_s34b_b88k") == BackboneConfig("ViT-B-16", "laion2b_s34b_b88k")
+    assert backbone("paper", pretrained="laion2b_s34b_b88k") == BackboneConfig(
+        "ViT-B-16", "laion2b_s34b_b88k"
+    )
     assert backbone("paper", backbone="tiny-clip") == BackboneConfig("tiny-clip", None)
 
 
@@ -430,7 +476,9 @@ def test_options_that_cannot_be_are_refused(profile, options, message):
 def test_a_transfer_needs_two_data_sets_and_refuses_to_be_given_one(target):
     options = Options(dataset="figures-u")
     if target in ("table6", "table7"):
-        with pytest.raises(InputError, match=f"^{target} trains on one data set.*leave --dataset figures-u out$"):
+        with pytest.raises(
+            InputError, match=f"^{target} trains on one data set.*leave --dataset figures-u out$"
+        ):
             runs.ensure(target, "smoke", options)
     else:
         assert list(runs.resolve("smoke", target, options).roles.values()) == ["figures-u"]
@@ -446,7 +494,8 @@ def test_an_unknown_target_or_device_is_refused():
 
 
 def counted(*counts: int, name: str = "set", splits: int = 1) -> Dataset:
-    """A data set whose classes have so many training videos, and two test videos each, not in the order of names.
+    """A data set whose classes have so many training videos, and two test videos each, not in the order of
+    names.
 
     A further split tests on two videos that the one before trains on.
     """
@@ -454,12 +503,16 @@ def counted(*counts: int, name: str = "set", splits: int = 1) -> Dataset:
     for split in range(splits):
         train, test = [], []
         for c, count in enumerate(counts):
-            own = [Video(f"{c}/{i}.avi", c) for i in range(count)] + [Video(f"{c}/test{i}.avi", c) for i in (0, 1)]
+            own = [Video(f"{c}/{i}.avi", c) for i in range(count)] + [
+                Video(f"{c}/test{i}.avi", c) for i in (0, 1)
+            ]
             own = own[2 * split :] + own[: 2 * split]
             train += own[:-2]
             test += own[:-3:-1]
         found[split + 1] = Split(tuple(train), tuple(test))
-    classes = tuple(f"{verb} {name}" for verb in ("swim", "kick", "smile", "read a book", "sit")[: len(counts)])
+    classes = tuple(
+        f"{verb} {name}" for verb in ("swim", "kick", "smile", "read a book", "sit")[: len(counts)]
+    )
     return Dataset(name, Path(name), classes, classes, found, pairs=((0, 1),))
 
 
@@ -470,7 +523,8 @@ def test_possible_shots_are_those_that_every_class_can_give(counts, shots):
     assert runs.possible_shots(counted(*counts), (2, 4, 8, 16)) == shots
 
 
-# --- making what is missing -----------------------------------------------------------------------------------
+# --- making what is missing
+# -----------------------------------------------------------------------------------
 
 
 class Inline:
@@ -491,9 +545,12 @@ class Inline:
 
 
 def stored(dataset: Dataset, folder: Path) -> FeatureStore:
-    """A store of made-up features, 32 wide, without videos behind it: a direction of each class, one of time, noise."""
+    """A store of made-up features, 32 wide, without videos behind it: a direction of each class, one of time,
+    noise."""
     names = sorted({video.name for split in dataset.splits.values() for part in split for video in part})
-    index = pd.DataFrame({"name": names, "decoder": "none"}).assign(sha256=[f"content of {name}" for name in names])
+    index = pd.DataFrame({"name": names, "decoder": "none"}).assign(
+        sha256=[f"content of {name}" for name in names]
+    )
     rng = np.random.default_rng(len(names))
     labels = np.array([int(name.partition("/")[0]) for name in names])
     features = rng.normal(size=(9, 1, 1, 32))[labels] + 3 * rng.normal(size=(len(names), 1, 32, 32))
@@ -575,7 +632,11 @@ def test_all_cells_are_made_once_and_only_the_missing_ones_again(lab, tmp_path):
     assert len(lab.trained) == len(set(lab.trained)) == 122 and not lab.transferred
     assert len(first.tidy) == 122 and set(first.tidy["key"]) == set(lab.trained) == set(first.hits["key"])
     assert first.provenance["last_call"]["runs_made"] == 122 and first.provenance["training_seconds"] == 244
-    assert (first.provenance["runs"], first.provenance["trainings"], first.provenance["seeds"]) == (122, 120, 3)
+    assert (first.provenance["runs"], first.provenance["trainings"], first.provenance["seeds"]) == (
+        122,
+        120,
+        3,
+    )
     assert list(first.checkpoints) == ["table5-figures-h-full-k16", "table5-figures-u-full-k16"]
     assert all(path.read_bytes() == b"weights" for path in first.checkpoints.values())
 
@@ -588,7 +649,9 @@ def test_all_cells_are_made_once_and_only_the_missing_ones_again(lab, tmp_path):
     (lab.folder / f"{gone}.json").unlink()
     kept = next(iter(first.checkpoints.values()))
     kept.unlink()  # the record alone is not enough where weights are kept
-    assert runs.ensure("table5", "demo", options).provenance["last_call"]["runs_made"] == len({gone, kept.stem})
+    assert runs.ensure("table5", "demo", options).provenance["last_call"]["runs_made"] == len(
+        {gone, kept.stem}
+    )
     assert set(lab.trained[122:]) == {gone, kept.stem} and kept.exists()
 
 
@@ -602,15 +665,22 @@ def write_list(path: Path, dataset: Dataset, k: int, seed: int) -> Path:
 def test_published_lists_take_the_place_of_the_draws(lab, tmp_path):
     dataset, results = lab.sets["figures-h"], tmp_path / "results"
     files = [write_list(tmp_path / f"{seed}.txt", dataset, 2, seed) for seed in (5, 6)]
-    found = runs.ensure("table5", "demo", Options(results=results, dataset="figures-h", few_shot_lists=tuple(files)))
+    found = runs.ensure(
+        "table5", "demo", Options(results=results, dataset="figures-h", few_shot_lists=tuple(files))
+    )
     trained = found.tidy[found.tidy["variant"] != "clip"]
     assert len(trained) == 5 * 2 and {*trained["k"]} == {2} and {*trained["seed"]} == {0, 1}  # a run a list
     assert not trained.duplicated(["variant", "seed"]).any()
-    assert [(one["file"], one["k"]) for one in found.provenance["few_shot_lists"]] == [("5.txt", 2), ("6.txt", 2)]
+    assert [(one["file"], one["k"]) for one in found.provenance["few_shot_lists"]] == [
+        ("5.txt", 2),
+        ("6.txt", 2),
+    ]
     listed = {lab.configs[key].listed for key in trained["key"]}
     assert len(listed) == 2 and None not in listed
 
-    one = Options(results=results, dataset="figures-h", few_shot_lists=(files[0].rename(tmp_path / "other name"),))
+    one = Options(
+        results=results, dataset="figures-h", few_shot_lists=(files[0].rename(tmp_path / "other name"),)
+    )
     again = runs.ensure("table5", "demo", one).tidy.query("variant != 'clip'")
     assert len(again) == 5 * 3 and {*again["seed"]} == {0, 1, 2}  # one list: every seed
     assert len(set(again["key"]) & set(trained["key"])) == 5  # how the file is called does not matter
@@ -642,7 +712,9 @@ def test_lists_that_fit_no_target_are_refused(target, options, said, lab, tmp_pa
 @pytest.mark.parametrize("ks", [(2, 2, 4), (2, 4, 4)])
 def test_more_lists_of_one_k_than_of_another_are_refused_before_any_training(ks, lab, tmp_path):
     files = tuple(write_list(tmp_path / f"{i}.txt", lab.sets["figures-h"], k, i) for i, k in enumerate(ks))
-    with pytest.raises(InputError, match="--few-shot-list: .* of k=2, .* of k=4; expected as many lists of each k"):
+    with pytest.raises(
+        InputError, match="--few-shot-list: .* of k=2, .* of k=4; expected as many lists of each k"
+    ):
         runs.ensure("table5", "demo", Options(dataset="figures-h", few_shot_lists=files))
     files = [write_list(tmp_path / f"k{k}.txt", lab.sets["figures-k"], k, 0) for k in (2, 4)]
     with pytest.raises(InputError, match="1 of k=2, 1 of k=4; expected one k"):
@@ -693,7 +765,9 @@ def test_keys_depend_on_the_data(lab, tmp_path, monkeypatch):
     sets["figures-h"] = dataset
     for column in ("sha256", "decoder"):  # the bytes of a video, and what made pictures of them
         with monkeypatch.context() as patch:
-            patch.setattr(runs, "ensure_features", lambda data, *a, c=column, **o: changed(stored(data, tmp_path), c))
+            patch.setattr(
+                runs, "ensure_features", lambda data, *a, c=column, **o: changed(stored(data, tmp_path), c)
+            )
             assert not set(keys()) & set(before)
     assert not set(renamed) & set(before) and not set(shorter) & set(before)
     assert keys() == before
@@ -726,7 +800,11 @@ def test_a_set_with_one_split_gets_the_splits_it_has(lab, tmp_path):
     lab.sets["figures-h"] = counted(9, 5, name="figures-h", splits=2)
     options = Options(results=tmp_path / "results", seeds=1)
     whole = runs.ensure("table8", "demo", options).tidy
-    assert [sorted(found["split"]) for _, found in whole.groupby("dataset")] == [[1, 2], [1], [1, 2]]  # h, k, u
+    assert [sorted(found["split"]) for _, found in whole.groupby("dataset")] == [
+        [1, 2],
+        [1],
+        [1, 2],
+    ]  # h, k, u
     lab.sets["folder"] = counted(9, 5, name="folder")
     for target in ("table8", "figure3d"):
         part = runs.ensure(target, "demo", replace(options, dataset="folder", data_root=tmp_path)).tidy
@@ -734,11 +812,13 @@ def test_a_set_with_one_split_gets_the_splits_it_has(lab, tmp_path):
         assert set(part["role"]) == {""}
 
 
-# --- what targets share, and transfers ------------------------------------------------------------------------
+# --- what targets share, and transfers
+# ------------------------------------------------------------------------
 
 
 def sources(configs) -> set[RunConfig]:
-    """The runs that train, and the frozen ones that are tested on their own set: all that a transfer is not."""
+    """The runs that train, and the frozen ones that are tested on their own set: all that a transfer is
+    not."""
     return {replace(config, transfer=None) for config in configs if config.train or not config.transfer}
 
 
@@ -762,12 +842,18 @@ def test_what_targets_share_is_made_once(lab, tmp_path):
         if target != "readings":  # whose trials have no official split
             assert set(map(tuple, runs_of[columns].values)) == set(map(place, of_target))
         assert set(result.hits["key"]) == set(result.tidy["key"]) and result.hits["key"].is_unique
-        assert all(lab.configs[row.key] in {cell.config for cell in of_target} for row in result.hits.itertuples())
+        assert all(
+            lab.configs[row.key] in {cell.config for cell in of_target} for row in result.hits.itertuples()
+        )
 
     again = runs.ensure_all(list(TARGETS), "smoke", options)
     for target in TARGETS:
         alone = runs.ensure(target, "smoke", options)
-        assert alone.provenance["last_call"]["runs_made"] == again[target].provenance["last_call"]["runs_made"] == 0
+        assert (
+            alone.provenance["last_call"]["runs_made"]
+            == again[target].provenance["last_call"]["runs_made"]
+            == 0
+        )
         pd.testing.assert_frame_equal(alone.tidy, found[target].tidy)
         pd.testing.assert_frame_equal(alone.hits, found[target].hits)
         assert alone.checkpoints == found[target].checkpoints
@@ -778,7 +864,10 @@ def test_a_transfer_trains_what_is_missing_and_keeps_its_weights(lab, tmp_path):
     options = Options(results=tmp_path / "results")
     first = runs.ensure("table7", "smoke", options)
     # Two models, three splits, both ways; frozen CLIP on three splits of both.
-    assert len(lab.trained) == len(set(lab.trained)) == 12 and len(lab.transferred) == len(set(lab.transferred)) == 18
+    assert (
+        len(lab.trained) == len(set(lab.trained)) == 12
+        and len(lab.transferred) == len(set(lab.transferred)) == 18
+    )
     assert lab.weights() == set(lab.trained) and all(lab.configs[key].train for key in lab.trained)
     assert first.provenance["last_call"]["runs_made"] == 30
     assert (first.provenance["runs"], first.provenance["trainings"]) == (18, 12)
@@ -810,7 +899,10 @@ def test_a_transfer_trains_what_is_missing_and_keeps_its_weights(lab, tmp_path):
 def test_three_tests_of_one_training(lab, tmp_path):
     result = runs.ensure("table6", "smoke", Options(results=tmp_path / "results"))
     assert len(lab.trained) == 1 and lab.configs[lab.trained[0]].dataset == "figures-k"
-    assert Counter(lab.configs[key].transfer.dataset for key in lab.transferred) == {"figures-h": 6, "figures-u": 6}
+    assert Counter(lab.configs[key].transfer.dataset for key in lab.transferred) == {
+        "figures-h": 6,
+        "figures-u": 6,
+    }
     assert result.provenance["trainings"] == 1 and result.provenance["training_seconds"] == 2.0
     full = result.tidy[(result.tidy["variant"] == "full") & (result.tidy["metric"] == "top1")]
     assert set(zip(full["dataset"], full["role"], full["trained_on"], full["split"], strict=True)) == {
@@ -836,8 +928,15 @@ def test_the_key_of_a_transfer_follows_the_data_of_its_training_and_of_its_test(
     sent = replace(plain, transfer=Transfer("figures-u", split=3))
     key = keyed()
     before = key(sent)
-    others = [replace(sent, transfer=replace(sent.transfer, **change)) for change in ({"split": 1}, {"draws": 9})]
-    others += [replace(sent, transfer=Transfer("figures-k")), replace(sent, split=1), replace(sent, seed=1), plain]
+    others = [
+        replace(sent, transfer=replace(sent.transfer, **change)) for change in ({"split": 1}, {"draws": 9})
+    ]
+    others += [
+        replace(sent, transfer=Transfer("figures-k")),
+        replace(sent, split=1),
+        replace(sent, seed=1),
+        plain,
+    ]
     assert len({before, *map(key, others)}) == 7
 
     for name, own in (("figures-h", True), ("figures-u", False), ("figures-k", None)):
@@ -845,7 +944,9 @@ def test_the_key_of_a_transfer_follows_the_data_of_its_training_and_of_its_test(
         for column in ("sha256", "decoder"):
             after = keyed(**{name: changed(store, column)})
             assert (after(sent) != before) is (own is not None)
-            assert (after(plain) != key(plain)) is bool(own)  # what is tested elsewhere is no matter of the training
+            assert (after(plain) != key(plain)) is bool(
+                own
+            )  # what is tested elsewhere is no matter of the training
     dataset = sets["figures-u"]
     sets["figures-u"] = replace(dataset, texts=("other", "words", "here"))
     assert keyed()(sent) != before and keyed()(plain) == key(plain)
@@ -888,11 +989,14 @@ def test_readings_are_tested_at_the_rate_that_was_best_on_videos_set_aside(lab, 
     assert set(tried["seed"]) == {catalogue.RATE_SEED} and set(final["seed"]) == {0}
     for row in found.itertuples():
         assert lab.configs[row.key].held_out is (row.split == 0)
-    assert {row.variant: row.lr for row in final.itertuples()} == {name: liking[READINGS[name]] for name in READINGS}
+    assert {row.variant: row.lr for row in final.itertuples()} == {
+        name: liking[READINGS[name]] for name in READINGS
+    }
     assert set(final["value"]) == {10.0}
 
 
-# --- tidy tables and hits -------------------------------------------------------------------------------------
+# --- tidy tables and hits
+# -------------------------------------------------------------------------------------
 
 
 def test_a_tidy_row_says_what_was_trained_where_and_tested_where():
@@ -938,7 +1042,8 @@ def test_a_tidy_table_comes_back_as_it_was_in_any_order(tmp_path):
     path = results_table.save_tidy(frame, tmp_path / "table6.csv")
     back = results_table.read_tidy(path)
     assert (
-        list(back) == results_table.TIDY and back.dtypes[results_table.WHOLE].map(pd.api.types.is_integer_dtype).all()
+        list(back) == results_table.TIDY
+        and back.dtypes[results_table.WHOLE].map(pd.api.types.is_integer_dtype).all()
     )
     keys = ["key", "metric"]
     pd.testing.assert_frame_equal(
@@ -980,7 +1085,8 @@ def test_hits_that_are_not_n_packed_bits_are_refused(n, correct, tmp_path):
     assert results_table.read_hits(path)["0e1"].tolist() == [True] * 9
 
 
-# --- records --------------------------------------------------------------------------------------------------
+# --- records
+# --------------------------------------------------------------------------------------------------
 
 
 def test_records_read_back_and_absent_ones_are_none(tmp_path):
@@ -1011,12 +1117,14 @@ def test_a_broken_record_is_named_and_its_run_made_again(lab, tmp_path, capfd):
     assert path.name in line
 
 
-# --- real runs ------------------------------------------------------------------------------------------------
+# --- real runs
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def home(small, tmp_path, monkeypatch):
-    """Runs of the small backbone on made-up features of two data sets: call it with a folder for a workshop there."""
+    """Runs of the small backbone on made-up features of two data sets: call it with a folder for a workshop
+    there."""
     sets = {"a": counted(6, 5, 7, name="a", splits=2), "b": counted(3, 3, 3, 3, 3, name="b", splits=2)}
     stores = {name: stored(dataset, tmp_path) for name, dataset in sets.items()}
     monkeypatch.setattr(runs, "Pool", Inline)
@@ -1049,7 +1157,9 @@ def made(workshop: runs.Workshop, config: RunConfig = REAL, keep: bool = False) 
 
 
 def lasting(record: dict) -> dict:
-    return {name: value for name, value in record.items() if name not in ("seconds", "peak_memory_gib", "seal")}
+    return {
+        name: value for name, value in record.items() if name not in ("seconds", "peak_memory_gib", "seal")
+    }
 
 
 def test_a_run_interrupted_between_weights_and_record_is_done_again(home, tmp_path, monkeypatch):
@@ -1125,10 +1235,13 @@ def test_videos_set_aside_are_tested_and_test_videos_never_seen(home, tmp_path):
         else:
             used = set(record["trained_on"])
             assert used <= train - tested and not (used | tested) & test
-        assert tested == {video.name for video in workshop.dataset(replace(REAL, held_out=True)).splits[1].test}
+        assert tested == {
+            video.name for video in workshop.dataset(replace(REAL, held_out=True)).splits[1].test
+        }
 
 
-# --- transfers against a slow twin ----------------------------------------------------------------------------
+# --- transfers against a slow twin
+# ----------------------------------------------------------------------------
 
 
 def by_hand(small, config: RunConfig, weights: Path | None, texts, store: FeatureStore, videos) -> np.ndarray:
@@ -1142,7 +1255,9 @@ def by_hand(small, config: RunConfig, weights: Path | None, texts, store: Featur
     found = []
     for video in videos:
         row = store.index["name"].tolist().index(video.name)
-        frames = torch.from_numpy(store.features[row, 0, 2::4].astype(np.float32))  # the middle of every eighth
+        frames = torch.from_numpy(
+            store.features[row, 0, 2::4].astype(np.float32)
+        )  # the middle of every eighth
         with torch.no_grad():
             found.append(model(frames[None])["logits"].softmax(-1)[0].numpy())
     return np.array(found)
@@ -1162,7 +1277,9 @@ def test_a_transfer_scores_the_trained_weights_on_the_other_set(home, small, tmp
     config = replace(source, transfer=Transfer("b", split=2, draws=6))
     record = made(workshop, config)
     weights = workshop.folder / f"{workshop.key(source)}.safetensors"
-    assert weights.exists() == (variant != "clip") == (workshop.folder / f"{workshop.key(source)}.json").exists()
+    assert (
+        weights.exists() == (variant != "clip") == (workshop.folder / f"{workshop.key(source)}.json").exists()
+    )
     weights = weights if weights.exists() else None
     assert "trained_on" not in record and record["seconds"]["train"] == 0
 

@@ -32,7 +32,10 @@ def model(tower):
 @pytest.fixture(scope="module")
 def footage(tower, tmp_path_factory):
     return explore_clips.read(
-        explore_clips.demo_clip("get_up", root=tmp_path_factory.mktemp("world")), tower, title="get up", demo=True
+        explore_clips.demo_clip("get_up", root=tmp_path_factory.mktemp("world")),
+        tower,
+        title="get up",
+        demo=True,
     )
 
 
@@ -57,7 +60,9 @@ def test_a_demo_clip_is_a_test_video_and_the_set_finds_it(tmp_path):
 def test_chosen_frames_are_middles_of_the_range_and_their_order_is_a_permutation():
     assert explore_clips.choose(32, 8).tolist() == [2, 6, 10, 14, 18, 22, 26, 30]
     assert explore_clips.choose(32, 4, 8, 16).tolist() == [9, 11, 13, 15]
-    assert explore_clips.choose(32, 8, order="reversed").tolist() == explore_clips.choose(32, 8).tolist()[::-1]
+    assert (
+        explore_clips.choose(32, 8, order="reversed").tolist() == explore_clips.choose(32, 8).tolist()[::-1]
+    )
     shuffled = explore_clips.choose(32, 8, order="shuffled")
     assert sorted(shuffled) == explore_clips.choose(32, 8).tolist() != shuffled.tolist()
     assert len(set(explore_clips.choose(32, 8, order="one frame repeated"))) == 1
@@ -115,7 +120,9 @@ def test_sizes_and_motion_over_time_equal_slow_loops(features):
     table = motion.sizes(features)
     for i in range(8):
         for j in range(8):
-            assert table[i, j] == pytest.approx(float(np.sqrt(((features[j] - features[i]) ** 2).sum())), abs=1e-4)
+            assert table[i, j] == pytest.approx(
+                float(np.sqrt(((features[j] - features[i]) ** 2).sum())), abs=1e-4
+            )
     for row, (i, j) in zip(motion.over_time(features, 4).itertuples(), pairs(8, 4), strict=True):
         assert (row.distance, row.time) == (j - i, (i + j) / 2)
         assert row.size == pytest.approx(table[i, j] / (j - i), rel=1e-4)
@@ -129,7 +136,9 @@ def test_the_plane_is_the_best_one_and_still_frames_have_none(features):
     np.testing.assert_allclose(shares, kept, rtol=1e-3)
     other = np.linalg.qr(np.random.default_rng(0).normal(size=directions.shape))[0]
     assert kept.sum() > ((found @ other) ** 2).sum() / (found**2).sum()
-    assert not motion.differences(features[[3] * 8], 4).any() and not motion.plane(features[[3] * 8], 4)[1].any()
+    assert (
+        not motion.differences(features[[3] * 8], 4).any() and not motion.plane(features[[3] * 8], 4)[1].any()
+    )
 
 
 def test_outcome_equals_the_model_and_other_lengths_share_its_parts(model, features, footage):
@@ -150,7 +159,9 @@ def test_orders_move_v_and_one_frame_has_no_motion(model, footage):
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
     assert scores.loc["in order"].idxmax() == "get up" and scores.loc["reversed"].idxmax() != "get up"
     for order in explore_clips.ORDERS:
-        found = motion.outcome(model, footage.features[explore_clips.choose(32, 8, order=order)], 4)["differences"]
+        found = motion.outcome(model, footage.features[explore_clips.choose(32, 8, order=order)], 4)[
+            "differences"
+        ]
         assert found.any() == (order != "one frame repeated")
 
 
@@ -178,7 +189,10 @@ def test_unseen_words_are_flagged(tower):
 
 
 def test_another_model_knows_all_words(small):
-    assert prompts.unseen(small, ["arm wrestling"]) == [] and prompts.tokens(small, "arm wrestling")["known"].all()
+    assert (
+        prompts.unseen(small, ["arm wrestling"]) == []
+        and prompts.tokens(small, "arm wrestling")["known"].all()
+    )
 
 
 def test_templates_need_one_place_for_the_name():
@@ -255,7 +269,9 @@ def test_shipped_parts_are_small_and_above_chance(tower, model):
         right = 0
         for label in labels:
             index = min(world.test_videos("figures-h", label, 1, world.WHOLE))
-            pictures = torch.from_numpy(world.render("figures-h", label, index)[:, :, 8:72]).permute(0, 3, 1, 2)
+            pictures = torch.from_numpy(world.render("figures-h", label, index)[:, :, 8:72]).permute(
+                0, 3, 1, 2
+            )
             with torch.inference_mode():
                 features = tower.encode_frames(pictures).numpy()[explore_clips.choose(32, 8)]
             best = motion.outcome(one, features, 4)["scores"].argmax()
@@ -269,7 +285,10 @@ def test_models_for_other_names_and_other_towers(tower, small):
     for wrong in ("run", "run,run", "run,,wave"):
         with pytest.raises(InputError):
             checkpoints.class_names(wrong)
-    assert checkpoints.load(small, ["run", "wave"]).config == ModelConfig() and checkpoints.load_static(small) is None
+    assert (
+        checkpoints.load(small, ["run", "wave"]).config == ModelConfig()
+        and checkpoints.load_static(small) is None
+    )
     with pytest.raises(InputError, match="no trained parts"):
         checkpoints.load(small)
 
@@ -288,7 +307,13 @@ def test_controls_redraw_and_errors_are_one_line(model, footage, monkeypatch, tm
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path))
     explorer = widgets.MotionExplorer(model)
     shown = [explorer.live.picture.value]
-    for control, value in (("step", 2), ("frames", 6), ("order", "reversed"), ("range", (4, 28)), ("pair", (1, 3))):
+    for control, value in (
+        ("step", 2),
+        ("frames", 6),
+        ("order", "reversed"),
+        ("range", (4, 28)),
+        ("pair", (1, 3)),
+    ):
         getattr(explorer, control).value = value
         assert not explorer.live.error and explorer.live.picture.value != shown[-1], control
         shown.append(explorer.live.picture.value)

@@ -1,4 +1,5 @@
-"""The explorers' figures: drawings show the numbers they claim to, nothing overlaps, what was computed is kept."""
+"""The explorers' figures: drawings show the numbers they claim to, nothing overlaps, what was computed is
+kept."""
 
 from __future__ import annotations
 
@@ -22,12 +23,18 @@ from flowclip_kit.explore import checkpoints, drawings, kept, motion, panels, pr
 from flowclip_kit.explore import clips as explore_clips
 
 ORDERS = list(explore_clips.ORDERS)
-MANY = [f"{verb} {thing}" for verb in "climb run push pick wave".split() for thing in "tree wall rope gate".split()]
-MANY += [f"passing {one} football (in a game) again" for one in "abcdefghijklmnopqrstuvwxyz"] + ["jog", "ski", "row"]
+MANY = [
+    f"{verb} {thing}"
+    for verb in "climb run push pick wave".split()
+    for thing in "tree wall rope gate".split()
+]
+MANY += [f"passing {one} football (in a game) again" for one in "abcdefghijklmnopqrstuvwxyz"] + [
+    "jog",
+    "ski",
+    "row",
+]
 MANY += ["brush hair", "arm wrestling"]
-LONG = (
-    "a very long template that goes on about how a person in the video is doing what is commonly called {}, it seems!"
-)
+LONG = "a very long template that goes on about how a person in the video is doing what is commonly called {}, it seems!"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,8 @@ def footage(footages):
     return footages["get up"]
 
 
-# --- nothing overlaps, nothing is cut, all can be read --------------------------------------------------------
+# --- nothing overlaps, nothing is cut, all can be read
+# --------------------------------------------------------
 
 
 def crowded(fig: Figure, monkeypatch) -> list[str]:
@@ -105,7 +113,9 @@ def test_nothing_overlaps_on_the_motion_board(model, footage, monkeypatch, frame
         assert crowded(fig, monkeypatch) == []
 
 
-@pytest.mark.parametrize("names", [["run", "get up"], ["run", "wave", "get up", "brush hair", "jog"], MANY, None])
+@pytest.mark.parametrize(
+    "names", [["run", "get up"], ["run", "wave", "get up", "brush hair", "jog"], MANY, None]
+)
 def test_nothing_overlaps_on_the_prompt_board(tower, footages, monkeypatch, names):
     model, static = checkpoints.load(tower, names), checkpoints.load_static(tower, names)
     seen = {f"a video with a long name {number}": footages["wave"] for number in range(20)}
@@ -130,7 +140,8 @@ def one_clip(model, footage) -> list:
             panels.scores_step_by_step(model, footage)]  # fmt: skip
 
 
-# --- the motion board shows what it claims --------------------------------------------------------------------
+# --- the motion board shows what it claims
+# --------------------------------------------------------------------
 
 
 def star(ax) -> np.ndarray:
@@ -147,7 +158,9 @@ def test_every_drawing_of_the_motion_board_follows_the_order(model, footage, ord
     features = footage.features[picked]
     scores, moved = motion.by_order(model, footage, 6, 2, 3, 29)
 
-    assert [label.get_text() for label in strip.get_xticklabels()] == [f"{i}\n{n}" for i, n in enumerate(picked)]
+    assert [label.get_text() for label in strip.get_xticklabels()] == [
+        f"{i}\n{n}" for i, n in enumerate(picked)
+    ]
     side = footage.pictures.shape[1]
     step = side + max(1, side // 20)
     for place, number in enumerate(picked):
@@ -181,7 +194,9 @@ def test_every_drawing_of_the_motion_board_follows_the_order(model, footage, ord
 
 
 def test_time_reversed_turns_the_star_round(model, footage):
-    ahead, back = (star(panels.motion_board(model, footage, panels.View(order=one)).axes[3]) for one in ORDERS[:2])
+    ahead, back = (
+        star(panels.motion_board(model, footage, panels.View(order=one)).axes[3]) for one in ORDERS[:2]
+    )
     assert np.abs(ahead).max() > 0.1
     np.testing.assert_allclose(ahead, -back, atol=1e-3)
 
@@ -206,7 +221,10 @@ def test_the_outline_goes_around_the_pairs_inside_s_and_no_others(frames, step):
     for i, j in itertools.product(range(frames), repeat=2):
         crossed = (upright[:, 0, 0] < j) & (upright[:, :, 1].min(1) < i) & (upright[:, :, 1].max(1) > i)
         assert bool(crossed.sum() % 2) == (0 < j - i <= step), (i, j)
-    assert len(ax.collections) == 2 and ax.collections[0].get_linewidth()[0] > ax.collections[1].get_linewidth()[0]
+    assert (
+        len(ax.collections) == 2
+        and ax.collections[0].get_linewidth()[0] > ax.collections[1].get_linewidth()[0]
+    )
 
 
 def test_every_distance_has_a_colour_of_its_own_or_is_grey(model, footage):
@@ -218,20 +236,31 @@ def test_every_distance_has_a_colour_of_its_own_or_is_grey(model, footage):
         same = key[str(distance)]
         assert (line.get_color(), line.get_marker()) == (same.get_color(), same.get_marker())
     (grey,) = time.collections
-    assert len({(line.get_color(), line.get_linestyle()) for line in time.lines}) == 5 and len(grey.get_segments()) == 4
+    assert (
+        len({(line.get_color(), line.get_linestyle()) for line in time.lines}) == 5
+        and len(grey.get_segments()) == 4
+    )
     assert mpl.colors.to_rgba(key["6 to 9"].get_color()) == tuple(grey.get_colors()[0])
 
 
-# --- the prompt board -----------------------------------------------------------------------------------------
+# --- the prompt board
+# -----------------------------------------------------------------------------------------
 
 
 def test_the_prompt_board_follows_the_other_video(tower, model, footages):
-    static, tiles, own, other = checkpoints.load_static(tower), drawings.Tiles(), footages["get up"], footages["wave"]
+    static, tiles, own, other = (
+        checkpoints.load_static(tower),
+        drawings.Tiles(),
+        footages["get up"],
+        footages["wave"],
+    )
     fig = panels.prompt_board(model, static, own, "a photo of {}.", {}, other, "run", tiles)
     said = fig.get_suptitle()
     assert own.title in said and other.title in said
 
-    frames = {clip.title: torch.from_numpy(panels.middle_frames(model, clip))[None] for clip in footages.values()}
+    frames = {
+        clip.title: torch.from_numpy(panels.middle_frames(model, clip))[None] for clip in footages.values()
+    }
     with torch.inference_mode():
         outs = {title: model(one) for title, one in frames.items()}
         plain = model.tree(model.prompts.vectors[None])
@@ -244,7 +273,8 @@ def test_the_prompt_board_follows_the_other_video(tower, model, footages):
     heat = tiles.part("heat").axes[0]
     assert [label.get_text() for label in heat.get_yticklabels()] == [f"▷ {other.title}", f"▶ {own.title}"]
     moved = [
-        1 - torch.cosine_similarity(plain[0], outs[title]["texts"][0], dim=-1) for title in (other.title, own.title)
+        1 - torch.cosine_similarity(plain[0], outs[title]["texts"][0], dim=-1)
+        for title in (other.title, own.title)
     ]
     assert [label.get_text() for label in heat.get_xticklabels()] == list(model.class_texts)
     np.testing.assert_allclose(heat.images[0].get_array(), torch.stack(moved), atol=1e-4)
@@ -254,14 +284,18 @@ def test_the_prompt_board_follows_the_other_video(tower, model, footages):
     named = [label.get_text().removeprefix("✓ ") for label in ax.get_yticklabels()]
     rows = {line.get_label(): line.get_xdata() for line in ax.lines if not line.get_label().startswith("_")}
     wanted = dict(zip(model.class_texts, swapped["logits"].softmax(-1)[0].tolist(), strict=True))
-    np.testing.assert_allclose(rows["motion-aware, swapped motion"], [wanted[name] for name in named], atol=1e-5)
+    np.testing.assert_allclose(
+        rows["motion-aware, swapped motion"], [wanted[name] for name in named], atol=1e-5
+    )
     wanted = dict(zip(model.class_texts, outs[own.title]["logits"].softmax(-1)[0].tolist(), strict=True))
     np.testing.assert_allclose(rows["motion-aware"], [wanted[name] for name in named], atol=1e-5)
     assert "get up" in named and "learnt" in rows
 
 
 def test_without_a_static_model_there_is_no_learnt_row(model, footage):
-    assert "learnt" not in prompts.side_by_side(model, None, panels.middle_frames(model, footage), "{}.").index
+    assert (
+        "learnt" not in prompts.side_by_side(model, None, panels.middle_frames(model, footage), "{}.").index
+    )
 
 
 def test_of_many_classes_the_heat_map_shows_those_that_move_most(tower, footages):
@@ -273,7 +307,9 @@ def test_of_many_classes_the_heat_map_shows_those_that_move_most(tower, footages
     most = prompts.moved_texts(model, motions).max(0)
     shown = np.sort((-most).argsort()[:20])
     assert f"the 20 of {len(MANY)}" in heat.get_xlabel()
-    assert [label.get_text() for label in heat.get_xticklabels()] == [drawings.cut(MANY[i], 18) for i in shown]
+    assert [label.get_text() for label in heat.get_xticklabels()] == [
+        drawings.cut(MANY[i], 18) for i in shown
+    ]
     assert f"bright {most.max():.3g}" in heat.get_title(loc="left")
     assert max(map(len, fig.get_suptitle().split("\n"))) < 160 and fig.get_suptitle().endswith("more")
     assert f"first 16 of {len(MANY)}" in tiles.part("tree").axes[0].get_title(loc="left")
@@ -310,7 +346,8 @@ def test_what_the_shift_means_for_the_words_is_computed():
     assert "100 to 100 times" in far and "say little" in far and "0.999 and more" in far
 
 
-# --- parts that are off ---------------------------------------------------------------------------------------
+# --- parts that are off
+# ---------------------------------------------------------------------------------------
 
 VARIANTS = {
     "full": {}, "no motion stream": {"mmb": False}, "no prompts": {"map": False}, "no block": {"mcb": False},
@@ -337,7 +374,9 @@ def test_a_clip_goes_through_any_parts(tower, footage, settings):
     assert {name: out[name].shape for name in motion.shapes(model)} == motion.shapes(model)
     assert set(out) - set(motion.shapes(model)) == {"logits"}
     np.testing.assert_allclose(sum(motion.streams(model, out).values()), out["video"], atol=1e-4)
-    table = motion.steps(model, features).pivot_table("score", "stage", "label", sort=False)[list(model.class_texts)]
+    table = motion.steps(model, features).pivot_table("score", "stage", "label", sort=False)[
+        list(model.class_texts)
+    ]
     np.testing.assert_allclose(table.iloc[-1], out["scores"], atol=1e-5)
     np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-5)
     texts = prompts.fill("a common human action of {}.", model.class_texts)
@@ -360,13 +399,19 @@ def test_a_clip_goes_through_any_parts(tower, footage, settings):
 def test_stages_add_one_part_each(tower, footage):
     model = variant(tower, {"residual": True})
     features = panels.middle_frames(model, footage)
-    table = motion.steps(model, features).pivot_table("score", "stage", "label", sort=False)[list(model.class_texts)]
+    table = motion.steps(model, features).pivot_table("score", "stage", "label", sort=False)[
+        list(model.class_texts)
+    ]
     assert list(table.index) == [
         "CLIP, its own temperature", "CLIP, the model's temperature", "+ spatial stream", "+ mean of the frames",
         "+ motion stream", "+ motion-aware prompts", "+ communication block",
     ]  # fmt: skip
     out = motion.outcome(model, features, 2)
-    texts = prompts.encode(tower, [f"{model.config.prompt} {name}." for name in model.class_texts]).detach().numpy()
+    texts = (
+        prompts.encode(tower, [f"{model.config.prompt} {name}." for name in model.class_texts])
+        .detach()
+        .numpy()
+    )
     video = out["spatial_tokens"].mean(0)
     for stage, more in (
         ("spatial stream", 0),
@@ -377,7 +422,9 @@ def test_stages_add_one_part_each(tower, footage):
         cosine = texts @ video / np.linalg.norm(texts, axis=1) / np.linalg.norm(video)
         powers = np.exp(cosine / model.config.tau)
         np.testing.assert_allclose(table.loc[f"+ {stage}"], powers / powers.sum(), atol=1e-4)
-    cosine = (out["texts"] @ out["video"]) / np.linalg.norm(out["texts"], axis=1) / np.linalg.norm(out["video"])
+    cosine = (
+        (out["texts"] @ out["video"]) / np.linalg.norm(out["texts"], axis=1) / np.linalg.norm(out["video"])
+    )
     powers = np.exp(cosine / model.config.tau)
     np.testing.assert_allclose(table.loc["+ motion-aware prompts"], powers / powers.sum(), atol=1e-4)
 
@@ -408,7 +455,8 @@ def test_token_maps_part_the_pairs_by_distance(model, footage):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "2", "3", "4"]
 
 
-# --- what was computed is kept --------------------------------------------------------------------------------
+# --- what was computed is kept
+# --------------------------------------------------------------------------------
 
 
 def test_only_new_questions_are_computed(tower, footages, monkeypatch):
@@ -475,16 +523,21 @@ def test_videos_at_once_equal_one_by_one(model, footages):
     for order in ORDERS:
         picked = explore_clips.choose(32, 8, order=order)
         one = motion.outcome(model, footages["wave"].features[picked], 4)["scores"]
-        np.testing.assert_allclose(motion.by_order(model, footages["wave"], 8, 4)[0].loc[order], one, atol=1e-5)
+        np.testing.assert_allclose(
+            motion.by_order(model, footages["wave"], 8, 4)[0].loc[order], one, atol=1e-5
+        )
 
 
-# --- drawing --------------------------------------------------------------------------------------------------
+# --- drawing
+# --------------------------------------------------------------------------------------------------
 
 
 def test_kept_pictures_of_texts_equal_matplotlibs_own():
     def draw(fig: Figure) -> None:
         for place, angle in enumerate((0, 45, 90, 0)):
-            fig.text(0.1 + 0.2 * place, 0.5, "Wjg y", rotation=angle, rotation_mode="anchor", color=(0.8, 0.2, 0))
+            fig.text(
+                0.1 + 0.2 * place, 0.5, "Wjg y", rotation=angle, rotation_mode="anchor", color=(0.8, 0.2, 0)
+            )
 
     new, plain = drawings.figure(5, 2, draw), drawings.figure(5, 2, draw)
     with mpl.rc_context(drawings.SETTINGS):

@@ -1,4 +1,5 @@
-"""Where the explorers' clips come from: menus, files, uploads, data sets; what is wrong with one is one line."""
+"""Where the explorers' clips come from: menus, files, uploads, data sets; what is wrong with one is one
+line."""
 
 from __future__ import annotations
 
@@ -51,7 +52,13 @@ def drawn(monkeypatch) -> list[str]:
 
 
 def upload(explorer, name: str, content: bytes) -> None:
-    about = {"name": name, "content": content, "type": "", "size": len(content), "last_modified": datetime.now()}
+    about = {
+        "name": name,
+        "content": content,
+        "type": "",
+        "size": len(content),
+        "last_modified": datetime.now(),
+    }
     explorer.source.upload.value = (about,)
 
 
@@ -97,7 +104,9 @@ def test_a_file_that_was_changed_is_read_again(explorer, drawn, tmp_path):
 
 def test_what_takes_a_moment_is_said(explorer, monkeypatch):
     said, read = [], clips.read
-    monkeypatch.setattr(clips, "read", lambda *a, **k: (said.append(explorer.live.line.value), read(*a, **k))[1])
+    monkeypatch.setattr(
+        clips, "read", lambda *a, **k: (said.append(explorer.live.line.value), read(*a, **k))[1]
+    )
     explorer.source.number.value = 2
     assert len(said) == 1 and "reading" in said[0] and explorer.live.line.value == ""
 
@@ -112,7 +121,8 @@ def test_real_files_upright_and_broken(explorer, clips):
     assert explorer.footage.title == "rotated_90.mov"
 
 
-# --- data sets ------------------------------------------------------------------------------------------------
+# --- data sets
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_data_set_is_offered_by_class_and_number(tower, root, drawn):
@@ -167,7 +177,9 @@ def test_overlap_is_found_in_the_lists_themselves(root, tmp_path):
     folder, classes, splits = formats.read_lists("figures-h", root)
     assert not dataset_report.overlap((folder, classes, splits)).any(axis=None)
     train, test = splits[1]
-    leaky = dataset_report.overlap((folder, classes, {1: (train, [*test, train[0]]), 2: ([*train, train[0]], test)}))
+    leaky = dataset_report.overlap(
+        (folder, classes, {1: (train, [*test, train[0]]), 2: ([*train, train[0]], test)})
+    )
     assert leaky.loc[1].tolist() == [1, 1, 0, 0] and leaky.loc[2].tolist() == [1, 0, 0, 0]
     copy = replace_bytes(folder, tmp_path / "copy", test[0].name, (folder / train[0].name).read_bytes())
     assert dataset_report.overlap((copy, classes, {1: (train, test)})).loc[1].tolist() == [0, 0, 1, 0]
@@ -175,7 +187,9 @@ def test_overlap_is_found_in_the_lists_themselves(root, tmp_path):
     assert not dataset_report.overlap((copy, classes, {1: (train, test)})).any(axis=None)
     named = [formats.Video(f"Archery/v_Archery_g{group}_c{clip}.avi", 0) for group, clip in ("11", "12", "21")
              for group, clip in [(f"0{group}", f"0{clip}")]]  # fmt: skip
-    assert dataset_report.overlap((copy, classes, {1: (named[:1], named[1:])})).loc[1, "recordings in both"] == 1
+    assert (
+        dataset_report.overlap((copy, classes, {1: (named[:1], named[1:])})).loc[1, "recordings in both"] == 1
+    )
 
 
 def replace_bytes(folder: Path, copy: Path, name: str, content: bytes) -> Path:
@@ -230,10 +244,13 @@ def test_captions_say_what_scores_mean(tower, small):
     shipped, untrained = checkpoints.load(tower), checkpoints.load(small, ["run", "wave"])
     assert checkpoints.about(shipped, demo=True) == "demo world, not evidence about the paper's data"
     assert (
-        "demo" not in checkpoints.about(shipped, demo=False) and checkpoints.about(shipped, demo=False) == tower.about
+        "demo" not in checkpoints.about(shipped, demo=False)
+        and checkpoints.about(shipped, demo=False) == tower.about
     )
     for demo in (True, False):
-        assert "untrained" in checkpoints.about(untrained, demo) and "untrained" not in checkpoints.about(shipped, demo)
+        assert "untrained" in checkpoints.about(untrained, demo) and "untrained" not in checkpoints.about(
+            shipped, demo
+        )
     assert "untrained" in checkpoints.about(checkpoints.resized(untrained, 4, 2), False)
 
 
@@ -244,9 +261,14 @@ def test_a_checkpoint_brings_its_backbone_and_no_foreign_companion(tower, tmp_pa
     found = checkpoints.backbone(checkpoint=folder)
     assert found.name == other.name and found.weights_hash == other.weights_hash
     assert checkpoints.load(found, None, folder).class_texts == ("run", "wave")
-    assert checkpoints.load_static(tower) is not None and checkpoints.load_static(tower, beside=folder) is None
+    assert (
+        checkpoints.load_static(tower) is not None and checkpoints.load_static(tower, beside=folder) is None
+    )
     shipped = checkpoints.SHIPPED[checkpoints.STATIC]
-    assert checkpoints.load_static(tower, beside=checkpoints.SHIPPED[checkpoints.FULL], checkpoint=shipped) is not None
+    assert (
+        checkpoints.load_static(tower, beside=checkpoints.SHIPPED[checkpoints.FULL], checkpoint=shipped)
+        is not None
+    )
 
 
 def test_a_model_of_32_frames_is_shown_at_32_frames(tower, tmp_path, monkeypatch):

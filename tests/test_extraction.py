@@ -1,4 +1,5 @@
-"""Extraction at scale: lanes, decoder processes and shares give the store of one plain pass, and full disks a line."""
+"""Extraction at scale: lanes, decoder processes and shares give the store of one plain pass, and full disks a
+line."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from flowclip_kit.distributed.rank import Rank, rank
 __all__ = ["cache", "dataset"]  # fixtures
 
 
-# --- decoders, lanes, shares ----------------------------------------------------------------------------------
+# --- decoders, lanes, shares
+# ----------------------------------------------------------------------------------
 
 
 def test_decoder_processes_give_the_same_store(dataset, tmp_path, monkeypatch):
@@ -70,7 +72,11 @@ def test_shares_fill_one_store_and_the_last_puts_it_together(of, dataset, tmp_pa
         assert find(wanted)[1] is None
         told = []
         filled = extract(
-            wanted, [Projection], Inline(), (number, of), progress=lambda done, total, told=told: told.append(total)
+            wanted,
+            [Projection],
+            Inline(),
+            (number, of),
+            progress=lambda done, total, told=told: told.append(total),
         )
         assert filled.videos == len(range(number, 8, of)) and {*told} <= {filled.videos}
     assert find(wanted)[1] and content(FeatureStore.open(wanted.folder)) == expected
@@ -101,7 +107,9 @@ def test_a_shard_that_another_is_at_is_waited_for(dataset, monkeypatch):
         if seconds != process_pool.PATIENCE:
             return  # the tower's own, and that of locks
         naps.append(seconds)
-        assert {part.exists() for part, _ in (*wanted.parts[:1], *wanted.parts[2:])} == {True}  # the rest is done
+        assert {part.exists() for part, _ in (*wanted.parts[:1], *wanted.parts[2:])} == {
+            True
+        }  # the rest is done
         if len(naps) == 2:
             other.release()
 
@@ -160,13 +168,16 @@ def test_a_share_that_is_none_is_refused(shard):
 
 
 def test_precision_has_a_store_of_its_own(dataset):
-    plans = {plan(dataset, replace(CONFIG, precision=name)).folder for name in ("float32", "bfloat16", "float16")}
+    plans = {
+        plan(dataset, replace(CONFIG, precision=name)).folder for name in ("float32", "bfloat16", "float16")
+    }
     assert len(plans) == 3
     assert ensure(dataset, replace(CONFIG, precision="bfloat16")).precision == "bfloat16"
     assert ensure(dataset).precision == "float32"
 
 
-# --- disks, and data that move --------------------------------------------------------------------------------
+# --- disks, and data that move
+# --------------------------------------------------------------------------------
 
 
 def test_a_disk_too_small_is_said_after_the_first_video(dataset, monkeypatch):
@@ -179,7 +190,8 @@ def test_a_disk_too_small_is_said_after_the_first_video(dataset, monkeypatch):
 
 @pytest.mark.parametrize("fatal", range(1, 8))
 def test_a_full_disk_in_the_middle_leaves_nothing_that_counts(fatal, dataset, cache, tmp_path, monkeypatch):
-    """Three shards, the array, two tables, about.json: the disk fills up in each of them, then has room again."""
+    """Three shards, the array, two tables, about.json: the disk fills up in each of them, then has room
+    again."""
     expected = content(ensure(dataset))
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "full"))
     written, sync = [], extraction.os.fsync
@@ -209,7 +221,9 @@ def test_a_store_that_others_made_can_be_read_where_nothing_can_be_written(datas
     with monkeypatch.context() as patch:
         patch.setattr(locks.Lock, "take", refused)
         assert content(ensure(dataset)) == expected
-        with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\).*FLOWCLIP_CACHE") as error:
+        with pytest.raises(
+            InputError, match=r"cannot be written \(Read-only file system\).*FLOWCLIP_CACHE"
+        ) as error:
             ensure(dataset, replace(CONFIG, frames=2))
         assert "\n" not in str(error.value)
         write_video(dataset.folder / NAMES[0], 50, 2)  # what it holds is no longer true
@@ -242,7 +256,10 @@ def test_a_decoder_that_dies_is_named_by_its_video(dataset):
     def decoding(processes):
         yield lambda *arguments: Dying()
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="killed.*clap/0.avi.*--decoders") as e:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(InputError, match="killed.*clap/0.avi.*--decoders") as e,
+    ):
         patch.setattr(extraction, "_decoding", decoding)
         ensure(dataset, decoders=2)
     assert "\n" not in str(e.value)
@@ -282,7 +299,11 @@ def with_list(root: Path, *more: str) -> Path:
 
 @pytest.mark.parametrize("what", ["class folder", "video"])
 def test_what_the_lists_name_and_the_disk_lacks_stops_or_is_left_out(what, tmp_path):
-    root = with_list(folder_set(tmp_path / "own"), "wave/9.avi") if what == "video" else folder_set(tmp_path / "own")
+    root = (
+        with_list(folder_set(tmp_path / "own"), "wave/9.avi")
+        if what == "video"
+        else folder_set(tmp_path / "own")
+    )
     if what == "class folder":
         with_list(root)
         shutil.rmtree(root / "clap")

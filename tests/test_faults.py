@@ -1,4 +1,5 @@
-"""Faulty and unusual videos, through the whole extraction: the right frames, or one line that names the file."""
+"""Faulty and unusual videos, through the whole extraction: the right frames, or one line that names the
+file."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def ensure(root: Path, config: StoreConfig = CONFIG, **options) -> FeatureStore:
 
 
 def expected(frames: np.ndarray, numbers: list[int], config: StoreConfig = CONFIG) -> np.ndarray:
-    """What the store should hold (C,F,D) if these are the frames of the video and those the numbers picked."""
+    """What the store should hold (C,F,D) if these are the frames of the video and those the numbers
+    picked."""
     views = resize_and_crop(frames[numbers], Projection.image_size, config.crops)
     return np.stack([Projection().encode_frames(view).half().numpy() for view in views])
 
@@ -66,7 +68,8 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a, b, rtol=2e-3, atol=2e-3)  # a float16 ulp: other batch sizes
 
 
-# --- what cannot be read --------------------------------------------------------------------------------------
+# --- what cannot be read
+# --------------------------------------------------------------------------------------
 
 
 def cut(path: Path, share: float, **options) -> None:
@@ -75,7 +78,10 @@ def cut(path: Path, share: float, **options) -> None:
 
 # name: what makes it, what is said of it
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "random.mp4": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(20000)), "cannot be read as a video"),
+    "random.mp4": (
+        lambda path: path.write_bytes(np.random.default_rng(0).bytes(20000)),
+        "cannot be read as a video",
+    ),
     "text.avi": (lambda path: path.write_text("no video\n" * 50), "cannot be read as a video"),
     # 33 bytes that FFmpeg would read as the sound video beside them
     "list.avi": (
@@ -98,7 +104,9 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 def assert_left_out(root: Path, name: str, reason: str) -> None:
     """Refused in one line; where it is allowed, left out, listed, and no harm to the others."""
-    with pytest.raises(InputError, match=rf"1 of 5 videos of folder cannot be read: .*{name}: .*({reason})") as caught:
+    with pytest.raises(
+        InputError, match=rf"1 of 5 videos of folder cannot be read: .*{name}: .*({reason})"
+    ) as caught:
         ensure(root)
     message = str(caught.value)
     assert "\n" not in message and message.count(str(root / name)) == 1
@@ -126,7 +134,8 @@ def test_a_real_clip_that_is_damaged(root, clips):
     assert_left_out(root, "walk/corrupted.mp4", "damaged|cannot be read as a video")
 
 
-# --- what is unusual and can be read --------------------------------------------------------------------------
+# --- what is unusual and can be read
+# --------------------------------------------------------------------------
 
 
 def needs(*codecs: str) -> str:
@@ -151,7 +160,9 @@ def two_streams(path: Path) -> np.ndarray:
     """The second, which the file marks as its default; not simply the first."""
     make_two_streams(path, 21)
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams[1])])
+        return np.stack(
+            [frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams[1])]
+        )
 
 
 def ten_bits(path: Path, codec: str, pixels: str = "yuv420p10le", options: dict | None = None) -> np.ndarray:
@@ -190,7 +201,9 @@ def assert_stored(store: FeatureStore, name: str, frames: np.ndarray) -> None:
     assert store.index["frames"][row] == len(frames)
     assert close(store.features[row], expected(frames, centres))
     if len(frames) > 1:
-        assert not close(expected(frames, centres), expected(frames, [(i + 1) % len(frames) for i in centres]))
+        assert not close(
+            expected(frames, centres), expected(frames, [(i + 1) % len(frames) for i in centres])
+        )
 
 
 @pytest.mark.parametrize("name", READABLE)
@@ -203,7 +216,11 @@ def test_an_unusual_video_gives_the_right_frames(root, name):
 
 @pytest.mark.parametrize(
     ("name", "count", "size"),
-    [("nasa_13013.mp4", 390, (270, 480)), ("rotated_90.mov", 3, (568, 320)), ("test_mpeg4.avi", 164, (240, 320))],
+    [
+        ("nasa_13013.mp4", 390, (270, 480)),
+        ("rotated_90.mov", 3, (568, 320)),
+        ("test_mpeg4.avi", 164, (240, 320)),
+    ],
 )
 def test_real_clips_give_the_right_frames(root, clips, name, count, size):
     """Two video streams, the first of them small; a phone held upright; XviD with B-frames."""
@@ -212,7 +229,8 @@ def test_real_clips_give_the_right_frames(root, clips, name, count, size):
     assert_stored(ensure(root), f"walk/{name}", frames)
 
 
-# --- large and long -------------------------------------------------------------------------------------------
+# --- large and long
+# -------------------------------------------------------------------------------------------
 
 
 def traced(root: Path, config: StoreConfig) -> tuple[FeatureStore, int, float]:

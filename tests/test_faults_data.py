@@ -1,4 +1,5 @@
-"""Faults of class names, data sets and weights: one line that names what is wrong, before any video is decoded."""
+"""Faults of class names, data sets and weights: one line that names what is wrong, before any video is
+decoded."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def apart(tmp_path, monkeypatch):
 
 
 def classes(root: Path, *names: str, count: int = 2) -> Path:
-    """A folder data set of empty files: whatever decodes one of them fails with another line than those below."""
+    """A folder data set of empty files: whatever decodes one of them fails with another line than those
+    below."""
     for name in names:
         for number in range(count):
             put(root / "data" / name / f"{number}.mp4")
@@ -110,7 +112,9 @@ def large(root: Path) -> Path:
     """The names and shapes of ViT-L-14's weights; a file of a few kilobytes."""
     with torch.device("meta"):
         clip = open_clip.model.CLIP(**open_clip.get_model_config("ViT-L-14"))
-    weights = {name: torch.zeros((1,) * value.ndim).expand(value.shape) for name, value in clip.state_dict().items()}
+    weights = {
+        name: torch.zeros((1,) * value.ndim).expand(value.shape) for name, value in clip.state_dict().items()
+    }
     torch.save(weights, root / "large.pt")
     return root / "large.pt"
 
@@ -272,7 +276,8 @@ def test_faults(fault, tmp_path, capsys):
     assert not list((tmp_path / "cache").rglob("*.safetensors"))  # nothing was encoded
 
 
-# --- B6 names -------------------------------------------------------------------------------------------------
+# --- B6 names
+# -------------------------------------------------------------------------------------------------
 
 
 def test_B6_names_with_commas_have_three_ways_in(tmp_path, capsys):
@@ -288,7 +293,12 @@ def test_B6_names_with_commas_have_three_ways_in(tmp_path, capsys):
         code, out, err = answer(capsys, "predict", clip, "--json", *words)
         assert code == 0, err
         assert {row["label"] for row in json.loads(out)["top"]} == {COMMA, "sit down", "Bench Press"}
-    assert split_names(joined([COMMA, 'say "hi", he said', '"', "run"])) == [COMMA, 'say "hi", he said', '"', "run"]
+    assert split_names(joined([COMMA, 'say "hi", he said', '"', "run"])) == [
+        COMMA,
+        'say "hi", he said',
+        '"',
+        "run",
+    ]
     assert checkpoints.class_names(f'"{COMMA}",using iPad, sit_down') == [COMMA, "using iPad", "sit down"]
 
 
@@ -313,7 +323,9 @@ def test_B6_one_rule_for_class_names():
 def test_B6_numbers_are_a_warning(tmp_path, capsys):
     said = []
     load("folder", classes(tmp_path, "0", "1", "run"), say=said.append)
-    assert len(said) == 1 and "2 of 3 class names are numbers ('0', '1'): CLIP reads them literally" in said[0]
+    assert (
+        len(said) == 1 and "2 of 3 class names are numbers ('0', '1'): CLIP reads them literally" in said[0]
+    )
     clip = tmp_path / "wave.avi"
     clip.write_bytes(world.encode(world.render("figures-h", "wave", 0)))
     assert "CLIP reads them literally" in " ".join(classify(clip, ["0", "1"]).notes)
@@ -331,7 +343,8 @@ def test_B6_a_cosine_beside_the_share(tmp_path):
     assert all(-1 <= row["cosine"] <= 1 for row in more.values())
 
 
-# --- B7 cheap checks ------------------------------------------------------------------------------------------
+# --- B7 cheap checks
+# ------------------------------------------------------------------------------------------
 
 
 def test_B7_opening_a_data_set_needs_no_tokenizer(tmp_path, monkeypatch):
@@ -345,7 +358,8 @@ def test_B7_opening_a_data_set_needs_no_tokenizer(tmp_path, monkeypatch):
     check_prompts(workshop.profile.backbone, data, "a common human action of")
 
 
-# --- C8 data sets ---------------------------------------------------------------------------------------------
+# --- C8 data sets
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("build", [hmdb, ucf])
@@ -416,7 +430,9 @@ def test_C8_kinetics_without_times_in_its_names(tmp_path, inside):
             target = tmp_path / part / inside / f"{path.stem[:-14]}.mp4"
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
-        for left in [path for path in (tmp_path / part).iterdir() if path.is_dir() and path.name not in inside]:
+        for left in [
+            path for path in (tmp_path / part).iterdir() if path.is_dir() and path.name not in inside
+        ]:
             shutil.rmtree(left)
     copy = load("kinetics400", tmp_path)
     assert [video.label for video in copy.splits[1].train] == [video.label for video in whole.splits[1].train]
@@ -432,7 +448,9 @@ def test_C8_kinetics_under_other_names_is_named(tmp_path):
     shutil.rmtree(tmp_path / "train")
     put(tmp_path / "train/000001.mp4")
     one_line(
-        lambda: load("kinetics400", tmp_path, missing="skip"), "no training video", "in no list (train/000001.mp4)"
+        lambda: load("kinetics400", tmp_path, missing="skip"),
+        "no training video",
+        "in no list (train/000001.mp4)",
     )
 
 
@@ -440,7 +458,9 @@ def test_C8_kinetics_under_other_names_is_named(tmp_path):
 def test_C8_train_and_test_folders(parts_, tmp_path):
     said = []
     data = load(
-        "folder", classes(tmp_path, *(f"{part}/{name}" for part in parts_ for name in ("run", "wave"))), say=said.append
+        "folder",
+        classes(tmp_path, *(f"{part}/{name}" for part in parts_ for name in ("run", "wave"))),
+        say=said.append,
     )
     assert data.classes == ("run", "wave") and [len(part) for part in data.splits[1]] == [4, 4]
     assert data.splits[1].test[3] == Video(f"{parts_[1]}/wave/1.mp4", 1)
@@ -498,10 +518,16 @@ def test_C8_any_file_that_can_be_read_is_a_video(tmp_path):
 def test_C8_a_few_shot_list_as_others_write_it(tmp_path):
     dataset = load("ucf101", ucf(tmp_path))
     train = dataset.splits[1].train
-    lines = [video.name.replace("/", "\\").upper().replace(".AVI", ".mp4") + f"\t{video.label}" for video in train]
+    lines = [
+        video.name.replace("/", "\\").upper().replace(".AVI", ".mp4") + f"\t{video.label}" for video in train
+    ]
     assert read_list(put(tmp_path / "l.txt", "\n".join(lines)), dataset, pytest.fail) == train
     wrong = put(tmp_path / "l.txt", f"{train[0].name} 0\n{train[1].name} 3\n")
-    one_line(lambda: read_list(wrong, dataset), "line 2", "label 3 is none of the 3 classes; they count from 0 to 2")
+    one_line(
+        lambda: read_list(wrong, dataset),
+        "line 2",
+        "label 3 is none of the 3 classes; they count from 0 to 2",
+    )
     put(tmp_path / "ucfTrainTestlist/trainlist01.txt", f"{train[0].name} 102\n")
     one_line(lambda: load("ucf101", tmp_path), "trainlist01.txt, line 1", "ApplyEyeMakeup is 1 of 1 to 3")
 
@@ -523,7 +549,8 @@ def test_C8_all_videos_that_cannot_be_read_are_named_in_one_go(tmp_path):
     assert "--incomplete skip" in str(caught.value)
 
 
-# --- C9 counting first ----------------------------------------------------------------------------------------
+# --- C9 counting first
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("there", ["nothing", "videos", "lists", "all but one"])

@@ -54,17 +54,22 @@ NAMES = ["wave", "clap", "sit down"]
 NONE = (math.nan, math.inf, -math.inf)
 
 
-# --- F19 and A1: what a command says --------------------------------------------------------------------------------
+# --- F19 and A1: what a command says
+# --------------------------------------------------------------------------------
 
 
 @functools.cache
 def own_parts(linear: bool = False) -> tuple[dict[str, torch.Tensor], dict]:
     """Tensors and settings of sound trained parts of the embedded model."""
-    model = FlowCLIP(replace(CLIP, head="linear") if linear else ModelConfig(), load_backbone(), NAMES, seed=3)
+    model = FlowCLIP(
+        replace(CLIP, head="linear") if linear else ModelConfig(), load_backbone(), NAMES, seed=3
+    )
     return {name: value.detach().clone() for name, value in model.trained().items()}, model._checkpoint()[1]
 
 
-def checkpoint(folder: Path, change: Callable[[dict, dict], object] = lambda parts, about: None, linear=False) -> Path:
+def checkpoint(
+    folder: Path, change: Callable[[dict, dict], object] = lambda parts, about: None, linear=False
+) -> Path:
     """Sound parts after `change(tensors, settings)`, in a file."""
     parts, about = own_parts(linear)
     parts, about = {name: value.clone() for name, value in parts.items()}, json.loads(json.dumps(about))
@@ -130,7 +135,9 @@ def weights_with_nan(folder: Path) -> Sequence[object]:
     """Weights of a small open_clip model, one of them no number."""
     (folder / "small-test.json").write_text(json.dumps(SMALL))
     open_clip.add_model_config(folder / "small-test.json")
-    tensors = {name: value.contiguous() for name, value in open_clip.create_model("small-test").state_dict().items()}
+    tensors = {
+        name: value.contiguous() for name, value in open_clip.create_model("small-test").state_dict().items()
+    }
     tensors["ln_final.weight"][3] = math.nan
     save_file(tensors, folder / "nan.safetensors")
     asked = ("--labels", "wave,clap", "--backbone", "small-test", "--pretrained", folder / "nan.safetensors")
@@ -221,7 +228,8 @@ def test_no_printed_line_holds_what_does_not_print(tmp_path, capsys):
     assert shown("a\nb\udcff") == r"a\nb\udcff"
 
 
-# --- A1: settings ---------------------------------------------------------------------------------------------------
+# --- A1: settings
+# ---------------------------------------------------------------------------------------------------
 
 WRONG = {
     ModelConfig: [
@@ -282,7 +290,9 @@ def test_A1_an_impossible_setting_is_refused_by_name_when_it_is_made(kind, wrong
 def test_A1_every_number_of_every_settings_class_is_tried_above():
     for kind, wrong in WRONG.items():
         tried = {name for one in wrong for name in one}
-        numbers = {one.name for one in fields(kind) if "int" in one.type or "float" in one.type or one.type == "bool"}
+        numbers = {
+            one.name for one in fields(kind) if "int" in one.type or "float" in one.type or one.type == "bool"
+        }
         assert numbers - tried <= {"kinetics_shots"}, kind
 
 
@@ -303,7 +313,8 @@ def test_A1_heads_that_do_not_divide_the_width_are_refused(small):
         FlowCLIP(ModelConfig(heads=5), small, NAMES)
 
 
-# --- A1: scores, features, records ----------------------------------------------------------------------------------
+# --- A1: scores, features, records
+# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", NONE)
@@ -314,7 +325,9 @@ def test_A1_no_metric_ranks_what_is_no_number(value):
             scores = fixed(6, 4).double().numpy()
             scores[row, column] = value
             for metric in (metrics.ranks, metrics.accuracy, metrics.predicted, metrics.ties):
-                with pytest.raises(NotFinite, match=f"test video {row}, class {column}: the score is {value}"):
+                with pytest.raises(
+                    NotFinite, match=f"test video {row}, class {column}: the score is {value}"
+                ):
                     metric(scores, labels)
             with pytest.raises(NotFinite):
                 metrics.pair_metrics(scores, labels, [(0, 1)])
@@ -404,7 +417,11 @@ def test_A1_a_feature_that_cannot_be_stored_is_not(value, why, tmp_path, monkeyp
     config = StoreConfig("weights", frames=4, crops=("left", "centre"))
     with pytest.raises(NotFinite, match=rf"data/run/2.avi: .*{why}"):
         ensure_features(dataset, config, [functools.partial(Loud, value)], Inline(), shard_videos=2)
-    kept = [path.name for path in (tmp_path / "cache").rglob("*") if path.suffix in (".safetensors", ".npy", ".json")]
+    kept = [
+        path.name
+        for path in (tmp_path / "cache").rglob("*")
+        if path.suffix in (".safetensors", ".npy", ".json")
+    ]
     assert len(kept) == 1  # the shard of the others
     sound = ensure_features(dataset, config, [functools.partial(Loud, 6e4)], Inline(), shard_videos=2)
     assert np.isfinite(sound.features).all() and len(sound.features) == 4
@@ -416,7 +433,9 @@ def test_A1_weights_too_large_for_half_precision_are_refused():
     tower = backbone(SMALL)
     with torch.no_grad():
         tower.clip.visual.proj[0, 0] = 7e4
-    with pytest.raises(NotFinite, match=r"--precision float16: .*proj are not all finite numbers; take float32"):
+    with pytest.raises(
+        NotFinite, match=r"--precision float16: .*proj are not all finite numbers; take float32"
+    ):
         tower.encode_precision("float16")
 
 
@@ -428,14 +447,19 @@ def test_A1_json_has_no_number_that_is_none(value, tmp_path):
     with pytest.raises(NotFinite, match=rf"what: \[2\]\.x\[0\] = {value} is not finite"):
         to_json("what", [1, None, {"x": (value,)}])
     assert list(tmp_path.iterdir()) == []
-    assert to_json("what", record | {"scores": {}}, sort_keys=True) == '{"key": "a", "losses": [1.0], "scores": {}}'
+    assert (
+        to_json("what", record | {"scores": {}}, sort_keys=True)
+        == '{"key": "a", "losses": [1.0], "scores": {}}'
+    )
 
 
 @pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
 def test_A1_the_record_of_a_run_that_failed_is_no_result(name, tmp_path):
     """Such as were written before numbers were checked: the loss is NaN and top-1 is 100."""
     (tmp_path / "a.json").write_text(f'{{"scores": {{"top1": 100.0}}, "losses": [1.0, {name}]}}')
-    with pytest.raises(InputError, match=rf"a.json: not a run record \({name} in it, .*; remove it and run again"):
+    with pytest.raises(
+        InputError, match=rf"a.json: not a run record \({name} in it, .*; remove it and run again"
+    ):
         records.read_record(tmp_path / "a.json")
 
 
@@ -452,7 +476,8 @@ def test_A1_no_module_writes_json_that_may_hold_nan():
         assert named <= {*known.split()}
 
 
-# --- A1: a training that diverges -----------------------------------------------------------------------------------
+# --- A1: a training that diverges
+# -----------------------------------------------------------------------------------
 
 
 def fit(small, store, lr: float, checkpoint: Path | None = None, **how) -> FlowCLIP:
@@ -530,7 +555,9 @@ def task(tmp_path, monkeypatch) -> Callable[..., runs.Task]:
 
 
 def left(task: runs.Task) -> set[str]:
-    return {path.name.removeprefix(task.key) for path in task.folder.iterdir() if path.name.startswith(task.key)}
+    return {
+        path.name.removeprefix(task.key) for path in task.folder.iterdir() if path.name.startswith(task.key)
+    }
 
 
 def test_A1_a_run_that_diverges_leaves_no_record_and_other_seeds_are_fine(task, monkeypatch):
@@ -577,9 +604,13 @@ def test_A1_a_rate_at_which_a_run_failed_is_never_chosen():
         catalogue.readings_at_their_best(SMOKE, pd.DataFrame(without, columns=columns))
 
 
-def test_A1_a_table_with_a_rate_that_diverges_exits_with_2_and_leaves_no_record(tmp_path, capsys, monkeypatch):
+def test_A1_a_table_with_a_rate_that_diverges_exits_with_2_and_leaves_no_record(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(PROFILES, "smoke", replace(SMOKE, few_shot=replace(SMOKE.few_shot, lr=1e30), shots=(2,)))
+    monkeypatch.setitem(
+        PROFILES, "smoke", replace(SMOKE, few_shot=replace(SMOKE.few_shot, lr=1e30), shots=(2,))
+    )
     for action in ("wave", "push_up"):
         for number in range(4):
             path = tmp_path / "data" / action / f"{number}.avi"
@@ -589,11 +620,14 @@ def test_A1_a_table_with_a_rate_that_diverges_exits_with_2_and_leaves_no_record(
     code, out, err = answer(capsys, *words, "--results", tmp_path / "results", "--jobs", 1)
     line = err.splitlines()[-1]
     assert code == 2 and "Traceback" not in err
-    assert all(word in line for word in ("run ", "folder split 1", "step ", "of 3", "learning rate 1e+30")), line
+    assert all(word in line for word in ("run ", "folder split 1", "step ", "of 3", "learning rate 1e+30")), (
+        line
+    )
     assert {path.suffix for path in (tmp_path / "results").rglob("*") if path.is_file()} <= {".lock"}
 
 
-# --- A2: ties and stillness -----------------------------------------------------------------------------------------
+# --- A2: ties and stillness
+# -----------------------------------------------------------------------------------------
 
 
 def test_A2_constant_scores_are_no_hit_half_an_order_and_counted():
@@ -635,7 +669,9 @@ def test_A2_still_videos_are_those_whose_frames_are_equal(store):
 
 
 def test_A2_the_record_counts_what_does_not_move_and_ties_and_the_command_says_it(task, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "score", lambda model, store, config, *, rows, **_: np.full((len(rows), 2), 0.5))
+    monkeypatch.setattr(
+        loop, "score", lambda model, store, config, *, rows, **_: np.full((len(rows), 2), 0.5)
+    )
     monkeypatch.setattr(FeatureStore, "still", lambda self, rows: np.arange(len(rows)) < 3)
     one = task()
     assert runs._run(one) is True
@@ -673,7 +709,9 @@ def test_F19_sizes_are_compared_with_the_file_before_anything_is_built(small, tm
         "except ValueError as error: print(error)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     said, grown = done.stdout.splitlines()
     assert "its parts do not fit: ['motion_stream.positions', 'spatial_stream.positions']" in said
     assert int(grown) < 100_000  # KiB

@@ -1,4 +1,5 @@
-"""Faults of locks and ranks (D12): owners that are dead, file systems without locks, launchers and peers that die."""
+"""Faults of locks and ranks (D12): owners that are dead, file systems without locks, launchers and peers that
+die."""
 
 from __future__ import annotations
 
@@ -182,7 +183,10 @@ def test_D12_whoever_waits_says_within_two_seconds_for_what_and_for_whom(tmp_pat
         waited = time.monotonic() - began
     other.wait()
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"waiting for the features of hmdb51: another call is at it ({locks.me().host}, PID {other.pid};" in line
+    assert (
+        f"waiting for the features of hmdb51: another call is at it ({locks.me().host}, PID {other.pid};"
+        in line
+    )
     assert waited < 10
     waiting = Waiting()
     waiting.go_on(Held("run a", "node7, PID 3"), 0)
@@ -199,7 +203,8 @@ def test_D12_a_full_disk_leaves_no_lock(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-# --- unfinished files -----------------------------------------------------------------------------------------
+# --- unfinished files
+# -----------------------------------------------------------------------------------------
 
 
 def test_D12_a_living_writers_unfinished_file_is_not_removed_a_dead_ones_is(tmp_path):
@@ -207,7 +212,11 @@ def test_D12_a_living_writers_unfinished_file_is_not_removed_a_dead_ones_is(tmp_
     here, other = files.machine(), "0" * 12
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    kept = [f".{final.name}.{here}-{os.getpid()}.x1", f".{final.name}.{other}-{gone.pid}.x2", f".{final.name}.plain"]
+    kept = [
+        f".{final.name}.{here}-{os.getpid()}.x1",
+        f".{final.name}.{other}-{gone.pid}.x2",
+        f".{final.name}.plain",
+    ]
     dead = [f".{final.name}.{here}-{gone.pid}.x3", f".{final.name}.{other}-1.old", f".{final.name}.old"]
     for name in (*kept, *dead, ".b.safetensors.x"):
         (tmp_path / name).touch()
@@ -226,7 +235,8 @@ def test_D12_what_is_written_has_its_writer_in_its_name_until_it_is_whole(tmp_pa
 
 
 def test_D12_a_living_peers_unfinished_shard_survives_the_claim_of_it(tmp_path, monkeypatch):
-    """As where locks lock nothing: whoever claims the shard while it is being written must leave the file alone."""
+    """As where locks lock nothing: whoever claims the shard while it is being written must leave the file
+    alone."""
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "cache"))
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "a.avi").write_bytes(b"1")
@@ -243,7 +253,8 @@ def test_D12_a_living_peers_unfinished_shard_survives_the_claim_of_it(tmp_path, 
     assert not path.with_suffix(".lock").exists()
 
 
-# --- the set-up's lock ----------------------------------------------------------------------------------------
+# --- the set-up's lock
+# ----------------------------------------------------------------------------------------
 
 
 def set_up(path: Path, kind: str) -> subprocess.Popen:
@@ -253,9 +264,13 @@ def set_up(path: Path, kind: str) -> subprocess.Popen:
         "none": "fcntl.flock = lambda *a: (_ for _ in ()).throw(OSError(38, 'no locks'))",
         "idle": "fcntl.flock = lambda *a: None",
     }[kind]
-    code = f"import fcntl\n{flock}\nfrom pathlib import Path\nfrom flowclip_kit.environment import hold_lock\n"
+    code = (
+        f"import fcntl\n{flock}\nfrom pathlib import Path\nfrom flowclip_kit.environment import hold_lock\n"
+    )
     code += f"hold_lock(9, Path({str(path)!r}))"
-    script = f'exec 9>>"$1"; "{sys.executable}" -P -c "$2" || exit 3; echo "unfinished $(uname -n), PID $$" >&9; '
+    script = (
+        f'exec 9>>"$1"; "{sys.executable}" -P -c "$2" || exit 3; echo "unfinished $(uname -n), PID $$" >&9; '
+    )
     script += 'echo in; read -r; : >"$1"'
     return subprocess.Popen(
         ["bash", "-c", script, "bash", str(path), code],

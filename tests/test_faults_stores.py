@@ -1,4 +1,5 @@
-"""Damaged stores, records and states are named and made again; equal names, sizes and times are not equal videos."""
+"""Damaged stores, records and states are named and made again; equal names, sizes and times are not equal
+videos."""
 
 from __future__ import annotations
 
@@ -95,7 +96,11 @@ def garbage(suffix: str, content: bytes) -> Callable[[Path], list[str]]:
     """A resume state of the first run, whose record is gone."""
 
     def given(folder: Path) -> list[str]:
-        trained = (path for path in (folder / "results/runs").glob("*.json") if json.loads(path.read_text())["losses"])
+        trained = (
+            path
+            for path in (folder / "results/runs").glob("*.json")
+            if json.loads(path.read_text())["losses"]
+        )
         path = next(trained)
         path.unlink()
         path.with_suffix(suffix).write_bytes(content)
@@ -123,7 +128,10 @@ def other_weights(folder: Path) -> list[str]:
     return words(folder)
 
 
-AGAIN, REMADE = r"features-?.*made again|/folder-\w+: .*features are made again", r"\.json: .*the run is made again"
+AGAIN, REMADE = (
+    r"features-?.*made again|/folder-\w+: .*features are made again",
+    r"\.json: .*the run is made again",
+)
 STORE = {
     "NaN in all features": in_array(..., np.nan),
     "NaN in one video's frames": in_array((3, 0, 5), np.nan),
@@ -154,12 +162,18 @@ FAULTS = [
     *(Fault("E13", f"record: {name}", given, 0, REMADE) for name, given in RECORD.items()),
     Fault("E13", "two records swapped", swap_records, 0, REMADE),
     Fault(
-        "E13", "garbage for a resume state", garbage(".partial", b"garbage" * 9), 0, r"\.partial: not the state.*anew"
+        "E13",
+        "garbage for a resume state",
+        garbage(".partial", b"garbage" * 9),
+        0,
+        r"\.partial: not the state.*anew",
     ),
     Fault("E13", "an empty resume state", garbage(".partial", b""), 0, r"\.partial: not the state.*anew"),
     Fault("E13", "garbage for a seal", broken_seal, 0, "written:"),
     Fault("E13", "a changed summary", edited_summary, 0, "written:"),
-    Fault("E13", "other kept weights", other_weights, 0, r"\.safetensors: these are not the weights.*made again"),
+    Fault(
+        "E13", "other kept weights", other_weights, 0, r"\.safetensors: these are not the weights.*made again"
+    ),
 ]
 
 
@@ -174,7 +188,9 @@ def test_damage_is_named_and_made_again(fault, pristine, tmp_path, monkeypatch, 
     assert code == 0 and "again" not in err  # said once
 
 
-def test_A3_videos_of_equal_names_sizes_and_times_have_features_of_their_own(pristine, tmp_path, monkeypatch, capsys):
+def test_A3_videos_of_equal_names_sizes_and_times_have_features_of_their_own(
+    pristine, tmp_path, monkeypatch, capsys
+):
     copy(pristine, tmp_path)
     other = videos(tmp_path / "other", seed=500)
     listed = sorted(path.relative_to(other) for path in other.rglob("*.avi"))
@@ -216,7 +232,9 @@ def test_A3_moved_copied_or_touched_videos_are_read_once_more_and_not_encoded(
     monkeypatch.setattr(features, "sha256", features.sha256)
     from flowclip_kit.datasets import contents
 
-    monkeypatch.setattr(contents, "sha256", lambda path, sha256=contents.sha256: read.append(path) or sha256(path))
+    monkeypatch.setattr(
+        contents, "sha256", lambda path, sha256=contents.sha256: read.append(path) or sha256(path)
+    )
     time.sleep(0.1)  # past a tick of the file system's clock
     counts = []
     for _ in range(2):
@@ -242,9 +260,12 @@ def test_E13_a_store_without_sums_gets_them_unless_it_is_damaged(pristine, tmp_p
 
 
 @pytest.mark.parametrize(
-    "given", [STORE[name] for name in list(STORE)[:4]] + [STORE[f"index rows {name}"] for name in ("shuffled",)]
+    "given",
+    [STORE[name] for name in list(STORE)[:4]] + [STORE[f"index rows {name}"] for name in ("shuffled",)],
 )
-def test_E13_a_store_without_sums_that_no_encoding_leaves_is_made_again(given, pristine, tmp_path, monkeypatch, capsys):
+def test_E13_a_store_without_sums_that_no_encoding_leaves_is_made_again(
+    given, pristine, tmp_path, monkeypatch, capsys
+):
     copy(pristine, tmp_path)
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "cache"))
     (store(tmp_path) / "sums.json").unlink()
@@ -261,7 +282,9 @@ def test_E13_what_is_whole_of_a_damaged_store_is_not_encoded_again(pristine, tmp
     monkeypatch.setattr(extraction, "SHARD_VIDEOS", 3)
     monkeypatch.setattr(extraction.plan, "__defaults__", (3,))
     monkeypatch.setattr(
-        extraction.ensure_features, "__kwdefaults__", {**extraction.ensure_features.__kwdefaults__, "shard_videos": 3}
+        extraction.ensure_features,
+        "__kwdefaults__",
+        {**extraction.ensure_features.__kwdefaults__, "shard_videos": 3},
     )
     read = []
     monkeypatch.setattr(
@@ -317,7 +340,8 @@ def test_E13_a_store_as_large_as_that_of_kinetics_opens_without_being_read(tmp_p
     sums = features.sums_of(dict.fromkeys(names, "0" * 16), (videos, *shape), *hashes)
     (folder / "sums.json").write_text(json.dumps(sums))
     files = {
-        name: features.stamp(folder / name) for name in ("features.npy", *features.TABLES, "about.json", "sums.json")
+        name: features.stamp(folder / name)
+        for name in ("features.npy", *features.TABLES, "about.json", "sums.json")
     }
     (folder / "looked.json").write_text(json.dumps({"files": files, "seal": sums["seal"]}))
     assert (folder / "features.npy").stat().st_size > 68e9

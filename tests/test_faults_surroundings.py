@@ -1,4 +1,5 @@
-"""Faults of the surroundings: the user's own settings, limits, streams, signals, a set-up whose hashes do not match."""
+"""Faults of the surroundings: the user's own settings, limits, streams, signals, a set-up whose hashes do not
+match."""
 
 from __future__ import annotations
 
@@ -87,13 +88,15 @@ def test_faults(fault, tmp_path, capsys):
     check(fault, tmp_path, capsys)
 
 
-# --- through the script ---------------------------------------------------------------------------------------
+# --- through the script
+# ---------------------------------------------------------------------------------------
 
 
 def script(
     *words: object, shell: str = "", folder: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess:
-    """A command as a user gives it, after `shell` in the same shell; the packages are those of this Python."""
+    """A command as a user gives it, after `shell` in the same shell; the packages are those of this
+    Python."""
     line = f'{shell or ":"}; exec "$0" "$@"'
     return subprocess.run(
         ["bash", "-c", line, str(SCRIPT), *map(str, words)],
@@ -147,7 +150,9 @@ AROUND = [
 
 @pytest.mark.parametrize("around", AROUND, ids=str)
 def test_odd_surroundings(around, monkeypatch):
-    if around.name.startswith("an ASCII"):  # what a machine will take is measured: seconds, and nothing of ours
+    if around.name.startswith(
+        "an ASCII"
+    ):  # what a machine will take is measured: seconds, and nothing of ours
         around = around._replace(words="list")
     done = script(*around.words.split(), shell=around.shell, **around.variables)
     assert done.returncode == (2 if around.line else 0), done.stderr
@@ -186,7 +191,8 @@ def test_D11_lab_as_root_says_what_to_do():
     assert done.returncode == 2 and "lab --allow-root" in said(done)[0] and len(said(done)) == 1
 
 
-# --- the user's own settings ----------------------------------------------------------------------------------
+# --- the user's own settings
+# ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -267,7 +273,9 @@ def test_D11_a_sample_of_another_size_from_the_callers_own_folder(tmp_path):
 def test_D11_a_package_without_its_checkout_says_so_and_leaves_nothing(tmp_path):
     """As after `pip install .`: the package alone, in a folder of its own."""
     for package in ("flowclip_core", "flowclip_kit"):
-        shutil.copytree(ROOT / package, tmp_path / "site" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, tmp_path / "site" / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     before = sorted((tmp_path / "site").iterdir())
     variables = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
     for command in ("table5", "all", "verify", "list", "report", "notebook table5", "table3"):
@@ -275,10 +283,13 @@ def test_D11_a_package_without_its_checkout_says_so_and_leaves_nothing(tmp_path)
                               capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert "needs a whole checkout" in done.stderr and "pip install -e" in done.stderr
-    assert sorted((tmp_path / "site").iterdir()) == before and [path.name for path in tmp_path.iterdir()] == ["site"]
+    assert sorted((tmp_path / "site").iterdir()) == before and [path.name for path in tmp_path.iterdir()] == [
+        "site"
+    ]
 
 
-# --- signals --------------------------------------------------------------------------------------------------
+# --- signals
+# --------------------------------------------------------------------------------------------------
 
 
 def drawing(tmp_path: Path) -> subprocess.Popen:
@@ -295,7 +306,9 @@ def drawing(tmp_path: Path) -> subprocess.Popen:
     return call
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
 def test_E14_two_signals_end_a_drawing_call_at_once(number, tmp_path):
     call = drawing(tmp_path)
     began = time.monotonic()
@@ -304,7 +317,9 @@ def test_E14_two_signals_end_a_drawing_call_at_once(number, tmp_path):
     if call.poll() is None:
         os.killpg(call.pid, number)
     assert call.wait(30) == 128 + number and time.monotonic() - began < 20  # on a busy machine; alone at once
-    said_ = [line for line in re.split("[\r\n]+", (tmp_path / "err").read_text()) if line and " left, " not in line]
+    said_ = [
+        line for line in re.split("[\r\n]+", (tmp_path / "err").read_text()) if line and " left, " not in line
+    ]
     assert len(said_) == 1 and said_[0].startswith("reproduce.sh: stopped"), said_
 
 
@@ -361,7 +376,9 @@ def test_E16_a_failed_cell_says_where_and_why(cell, said, tmp_path):
     import nbformat
 
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "n.ipynb")
-    with pytest.raises(RuntimeError, match=re.escape(f"n.ipynb, code cell 1 («{cell.splitlines()[0]}»): {said}")):
+    with pytest.raises(
+        RuntimeError, match=re.escape(f"n.ipynb, code cell 1 («{cell.splitlines()[0]}»): {said}")
+    ):
         notebooks.execute(tmp_path / "n.ipynb", {}, tmp_path / "n.html", tmp_path)
 
 
@@ -399,7 +416,9 @@ def test_E16_a_damaged_table_of_the_record_is_restored_by_git(tmp_path, monkeypa
     table = tmp_path / "results/recorded/demo/table5.csv"
     table.parent.mkdir(parents=True)
     table.write_text(RECORDED.joinpath("table5.csv").read_text().replace(",0,", ",x,", 1))
-    with pytest.raises(InputError, match=r"table5.csv: line 2, column \w+ is .x., expected a number; .*git checkout"):
+    with pytest.raises(
+        InputError, match=r"table5.csv: line 2, column \w+ is .x., expected a number; .*git checkout"
+    ):
         read_tidy(table)
 
 
@@ -438,8 +457,12 @@ def fresh(tmp_path):
     (checkout / "environment.yml").write_text("dependencies:\n  - pip:\n    - thing>=1\n")
     wheel(index, "thing", "2.0")
 
-    def set_up(digest: str, version: str = "1.0", extra: str = "", **variables: str) -> subprocess.CompletedProcess:
-        (checkout / "requirements.lock").write_text(f"thing=={version}{extra} \\\n    --hash=sha256:{digest}\n")
+    def set_up(
+        digest: str, version: str = "1.0", extra: str = "", **variables: str
+    ) -> subprocess.CompletedProcess:
+        (checkout / "requirements.lock").write_text(
+            f"thing=={version}{extra} \\\n    --hash=sha256:{digest}\n"
+        )
         place = f"file://{index}"
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
         plain |= {"PIP_INDEX_URL": place, "PIP_CONFIG_FILE": os.devnull, "UV_DEFAULT_INDEX": place, "UV_NO_CONFIG": "1",

@@ -1,4 +1,5 @@
-"""What is no video, or shows no end, is refused in one line; the same file gets one answer whatever reads it."""
+"""What is no video, or shows no end, is refused in one line; the same file gets one answer whatever reads
+it."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from flowclip_kit.explore import clips as explorer
 pytestmark = pytest.mark.usefixtures("watchdog")
 needs_decord = pytest.mark.skipif(not has_decord(), reason="decord is not installed")
 
-# --- F18: what is no video ------------------------------------------------------------------------------------
+# --- F18: what is no video
+# ------------------------------------------------------------------------------------
 
 M3U8 = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
 
@@ -56,9 +58,18 @@ STILL = r"a still picture \(.*\), no video"
 NO_VIDEOS = {  # name: what makes it, what is said of it
     "list.avi": (lambda path: concat(path, other(path).name), TEXT),
     "list.m3u8": (lambda path: path.write_text(f"{M3U8}{other(path).name}\n#EXT-X-ENDLIST\n"), TEXT),
-    "live.m3u8": (lambda path: path.write_text(f"{M3U8}{other(path).name}\n"), TEXT),  # has no end: more may come
-    "elsewhere.m3u8": (lambda path: path.write_text(f"{M3U8}http://nowhere.invalid/a.ts\n#EXT-X-ENDLIST\n"), TEXT),
-    "hidden.m3u8": (lambda path: path.write_bytes(f"#EXTM3U\n#\1\n{M3U8}{other(path).name}\n".encode()), KIND),
+    "live.m3u8": (
+        lambda path: path.write_text(f"{M3U8}{other(path).name}\n"),
+        TEXT,
+    ),  # has no end: more may come
+    "elsewhere.m3u8": (
+        lambda path: path.write_text(f"{M3U8}http://nowhere.invalid/a.ts\n#EXT-X-ENDLIST\n"),
+        TEXT,
+    ),
+    "hidden.m3u8": (
+        lambda path: path.write_bytes(f"#EXTM3U\n#\1\n{M3U8}{other(path).name}\n".encode()),
+        KIND,
+    ),
     "itself.mp4": (nested, TEXT),
     "pipe_inside.mp4": (onto_a_pipe, TEXT),
     "session.sdp": (
@@ -67,8 +78,14 @@ NO_VIDEOS = {  # name: what makes it, what is said of it
         ),
         TEXT,
     ),
-    "manifest.mpd": (lambda path: path.write_text('<?xml version="1.0"?>\n<MPD type="dynamic"></MPD>\n'), TEXT),
-    "art.ans": (lambda path: path.write_bytes(b"\33[31m" + b"red \33[0m\n" * 9), KIND),  # FFmpeg draws such texts
+    "manifest.mpd": (
+        lambda path: path.write_text('<?xml version="1.0"?>\n<MPD type="dynamic"></MPD>\n'),
+        TEXT,
+    ),
+    "art.ans": (
+        lambda path: path.write_bytes(b"\33[31m" + b"red \33[0m\n" * 9),
+        KIND,
+    ),  # FFmpeg draws such texts
     "reference.mov": (
         lambda path: make_reference(path, make(path.with_name("other.mov"), 8)),
         "its video stream holds no frames",
@@ -76,7 +93,10 @@ NO_VIDEOS = {  # name: what makes it, what is said of it
     "picture.png": (lambda path: make_still(path, "png", "rgb24"), KIND),
     "moving.png": (lambda path: make_still(path, "apng", "rgb24", "apng", 5), KIND),
     "picture.avi": (lambda path: make_still(path, "mjpeg", "yuvj420p", "image2"), KIND),
-    "numbered_%03d.jpg": (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0"), KIND),  # to FFmpeg: a row of files
+    "numbered_%03d.jpg": (
+        lambda path: path.write_bytes(b"\xff\xd8\xff\xe0"),
+        KIND,
+    ),  # to FFmpeg: a row of files
     "picture.heic": (make_heic, STILL),
     "picture.gif": (lambda path: make_still(path, "gif", "rgb8"), STILL),
     "pipe.avi": (lambda path: os.mkfifo(path), "not a regular file"),
@@ -153,7 +173,9 @@ def test_F18_what_shows_no_end_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "MAX_FRAMES", 30)
     assert read_frames(path, lambda n: [0]).count == 30
     monkeypatch.setattr(video, "MAX_SECONDS", -1.0)
-    with pytest.raises(VideoError, match="long.avi: no end after -1 s and 0 frames; cut it into shorter videos"):
+    with pytest.raises(
+        VideoError, match="long.avi: no end after -1 s and 0 frames; cut it into shorter videos"
+    ):
         read_frames(path, lambda n: [0])
 
 
@@ -183,7 +205,8 @@ def test_F18_media_are_opened_in_one_place():
     source = Path(video.__file__).parents[2]
     modules = [*source.glob("flowclip_core/**/*.py"), *source.glob("flowclip_kit/**/*.py")]
     opened = {
-        path.relative_to(source).as_posix(): path.read_text().count("av.open(") - path.read_text().count('"w"')
+        path.relative_to(source).as_posix(): path.read_text().count("av.open(")
+        - path.read_text().count('"w"')
         for path in modules
         if "av.open(" in path.read_text()
     }
@@ -192,7 +215,8 @@ def test_F18_media_are_opened_in_one_place():
     assert readers == {"video.py", "decoder_audit.py"}
 
 
-# --- A4: one answer whatever the threads ----------------------------------------------------------------------
+# --- A4: one answer whatever the threads
+# ----------------------------------------------------------------------
 
 
 def answer(path: Path, threads: int = 1) -> object:
@@ -224,7 +248,11 @@ def test_A4_many_threads_refuse_what_one_refuses(tmp_path, share):
 
 
 def test_A4_real_clips_in_other_threads_and_processes(clips):
-    paths = [clips / "sample_with_invalid_nalu.mp4", clips / "corrupted.mp4", clips / "discard_first_keyframe.mp4"]
+    paths = [
+        clips / "sample_with_invalid_nalu.mp4",
+        clips / "corrupted.mp4",
+        clips / "discard_first_keyframe.mp4",
+    ]
     here = [answer(path) for path in paths]
     assert "Invalid data" in here[0] and here[2][0] == 25
     with ThreadPoolExecutor(3) as threads:
@@ -233,7 +261,8 @@ def test_A4_real_clips_in_other_threads_and_processes(clips):
         assert [pool.submit(answer, path, 4).result() for path in paths] == here
 
 
-# --- A5: how far seeking is off -------------------------------------------------------------------------------
+# --- A5: how far seeking is off
+# -------------------------------------------------------------------------------
 
 
 class Seeker:
@@ -263,7 +292,9 @@ class Seeker:
 )
 def test_A5_how_far_seeking_is_off_is_said(tmp_path, monkeypatch, offsets, found, said):
     path = make(tmp_path / "a.mp4", 50, "libx264", options={"crf": "1"})
-    pictures = np.concatenate([every_frame(path), 255 - every_frame(path)[:1]])  # number 50 is none of the video's
+    pictures = np.concatenate(
+        [every_frame(path), 255 - every_frame(path)[:1]]
+    )  # number 50 is none of the video's
     module = type("decord", (), {"VideoReader": lambda *_, **__: Seeker(pictures, offsets)})
     monkeypatch.setattr(video, "import_decord", lambda: module)
     reading = decoder_audit._by_decord(
@@ -272,7 +303,9 @@ def test_A5_how_far_seeking_is_off_is_said(tmp_path, monkeypatch, offsets, found
     assert (reading.wrong, reading.usual, reading.furthest, reading.unplaced) == found
     ours = decoder_audit.Reading("a.mp4", decoder_audit.PYAV, "0", frames=50, wanted=10, wrong=0)
     report = " ".join(
-        decoder_audit.text([ours, decoder_audit.Reading("a.mp4", decoder_audit.IN_ORDER, "0"), reading]).split()
+        decoder_audit.text(
+            [ours, decoder_audit.Reading("a.mp4", decoder_audit.IN_ORDER, "0"), reading]
+        ).split()
     )
     assert said in report and ("frame off" in report or "frames off" in report) == bool(offsets)
 
@@ -280,7 +313,11 @@ def test_A5_how_far_seeking_is_off_is_said(tmp_path, monkeypatch, offsets, found
 @needs_decord
 def test_A5_genuine_clips(clips, tmp_path):
     """HMDB-51's are off, by a frame or by twenty; UCF-101's are not."""
-    for name in ("RATRACE_wave_f_nm_np1_fr_goo_37", "TrumanShow_wave_f_nm_np1_fr_med_26", "v_ApplyEyeMakeup_g01_c02"):
+    for name in (
+        "RATRACE_wave_f_nm_np1_fr_goo_37",
+        "TrumanShow_wave_f_nm_np1_fr_med_26",
+        "v_ApplyEyeMakeup_g01_c02",
+    ):
         (tmp_path / f"{name}.avi").symlink_to(clips / f"{name}.avi")
     found = [
         (reading.wrong, reading.usual, reading.furthest, reading.unplaced)
@@ -290,7 +327,8 @@ def test_A5_genuine_clips(clips, tmp_path):
     assert found == [(32, -1, -1, 0), (19, -20, -20, 0), (0, None, None, None)]
 
 
-# --- reports of others, tried ---------------------------------------------------------------------------------
+# --- reports of others, tried
+# ---------------------------------------------------------------------------------
 
 
 def run(code: str, *words: object, seconds: float = 240) -> str:
@@ -303,12 +341,14 @@ def run(code: str, *words: object, seconds: float = 240) -> str:
 
 
 def test_damaged_files_end_within_seconds_beside_torchvision(tmp_path):
-    """Frame threads, an error or another size half-way, and a reader that leaves: a hang at close in PyAV #1861."""
+    """Frame threads, an error or another size half-way, and a reader that leaves: a hang at close in PyAV
+    #1861."""
     whole = make(tmp_path / "whole.mp4", 60, "libx264", b=2, keys=10, muxer={"movflags": "faststart"})
     cut_short(tmp_path / "cut.mp4", whole, 0.7)
     damaged(tmp_path / "damaged.mp4", 0.5)
     small, large = (
-        make(tmp_path / f"{size[0]}.h264", 30, "libx264", b=2, size=size).read_bytes() for size in ((64, 48), (96, 64))
+        make(tmp_path / f"{size[0]}.h264", 30, "libx264", b=2, size=size).read_bytes()
+        for size in ((64, 48), (96, 64))
     )
     (tmp_path / "sizes.h264").write_bytes(small + large)
     code = """
@@ -326,7 +366,9 @@ for path in sys.argv[1:]:
             except (VideoError, KeyError) as error:
                 print(error)
 """
-    said = run(code, *(tmp_path / f"{name}" for name in ("cut.mp4", "damaged.mp4", "sizes.h264", "whole.mp4")))
+    said = run(
+        code, *(tmp_path / f"{name}" for name in ("cut.mp4", "damaged.mp4", "sizes.h264", "whole.mp4"))
+    )
     lines = said.splitlines()
     assert len(lines) == 16 and lines[12:] == ["60", "'left early'"] * 2
     assert lines[0] == lines[2] and lines[4] == lines[6] and lines[8] == lines[10]
@@ -338,7 +380,11 @@ for path in sys.argv[1:]:
 def test_many_decoders_of_hevc_come_to_an_end(tmp_path, threads):
     """More decoders than cores, of pictures coded in rows that wait for each other."""
     path = make(
-        tmp_path / "hevc.mp4", 30, "libx265", size=(320, 256), options={"x265-params": "log-level=none:wpp=1:slices=4"}
+        tmp_path / "hevc.mp4",
+        30,
+        "libx265",
+        size=(320, 256),
+        options={"x265-params": "log-level=none:wpp=1:slices=4"},
     )
     code = """
 import sys

@@ -128,8 +128,11 @@ def processes():
     return context
 
 
-def writer(dataset: Dataset, cache: Path, log: Path | None, seconds: float, shard_videos: int, fatal_sync: int) -> None:
-    """Fill the store; die at the `fatal_sync`-th fsync, which is between the writing of a file and its renaming."""
+def writer(
+    dataset: Dataset, cache: Path, log: Path | None, seconds: float, shard_videos: int, fatal_sync: int
+) -> None:
+    """Fill the store; die at the `fatal_sync`-th fsync, which is between the writing of a file and its
+    renaming."""
     os.environ["FLOWCLIP_CACHE"] = str(cache)
     synced, sync = 0, os.fsync
 
@@ -145,12 +148,15 @@ def writer(dataset: Dataset, cache: Path, log: Path | None, seconds: float, shar
 
 
 def start(dataset, cache, log=None, seconds=0.0, shard_videos=3, fatal_sync=0):
-    process = processes().Process(target=writer, args=(dataset, cache, log, seconds, shard_videos, fatal_sync))
+    process = processes().Process(
+        target=writer, args=(dataset, cache, log, seconds, shard_videos, fatal_sync)
+    )
     process.start()
     return process
 
 
-# --- equal to the plain way -----------------------------------------------------------------------------------
+# --- equal to the plain way
+# -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -165,7 +171,9 @@ def test_the_store_equals_a_plain_loop(dataset, jobs):
         clip = read_frames(dataset.folder / name, lambda n: segment_centres(n, CONFIG.frames))
         views = resize_and_crop(clip.frames, encoder.image_size, CONFIG.crops)
         plain = [encoder.encode_frames(view).half().numpy() for view in views]
-        np.testing.assert_allclose(stored, np.stack(plain), rtol=2e-3, atol=2e-3)  # a float16 ulp: other batch sizes
+        np.testing.assert_allclose(
+            stored, np.stack(plain), rtol=2e-3, atol=2e-3
+        )  # a float16 ulp: other batch sizes
         assert count == clip.count
     assert len({row.tobytes() for row in store.features}) == 8
     assert len({crop.tobytes() for crop in store.features[0]}) == 3
@@ -203,7 +211,8 @@ def test_rows_are_found_by_name_and_unknown_videos_refused(dataset):
         store.rows([NAMES[0], "wave/9.avi"])
 
 
-# --- several processes, and kills -----------------------------------------------------------------------------
+# --- several processes, and kills
+# -----------------------------------------------------------------------------
 
 
 def test_two_commands_at_once_make_one_store(dataset, cache, log, tmp_path, monkeypatch):
@@ -211,7 +220,10 @@ def test_two_commands_at_once_make_one_store(dataset, cache, log, tmp_path, monk
     arguments = [dataset.folder, cache, log]
     code = f"import test_features; test_features.command({', '.join(map(repr, map(str, arguments)))})"
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(extraction.__file__).parents[2])])
-    commands = [subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}) for _ in range(2)]
+    commands = [
+        subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
+        for _ in range(2)
+    ]
     assert [command.wait(120) for command in commands] == [0, 0]
     assert content(ensure(dataset, load=None, shard_videos=1)) == expected  # nothing is left to encode
     assert asked(log) == 8  # the two shared the work
@@ -240,7 +252,9 @@ def test_many_writers_at_once_make_one_store(dataset, cache, log, tmp_path, monk
 
 
 @pytest.mark.parametrize("fatal_sync", range(1, 8))
-def test_a_kill_before_any_file_is_finished_loses_nothing_else(fatal_sync, dataset, cache, log, tmp_path, monkeypatch):
+def test_a_kill_before_any_file_is_finished_loses_nothing_else(
+    fatal_sync, dataset, cache, log, tmp_path, monkeypatch
+):
     """Eight videos in shards of three: three shards, the array, the two tables, about.json."""
     process = start(dataset, cache, fatal_sync=fatal_sync)
     process.join(60)
@@ -264,10 +278,13 @@ def test_kills_at_any_moment(dataset, cache, tmp_path, monkeypatch):
     assert content(ensure(dataset, shard_videos=1)) == afresh(dataset, tmp_path, monkeypatch)
 
 
-# --- videos that cannot be read, or change --------------------------------------------------------------------
+# --- videos that cannot be read, or change
+# --------------------------------------------------------------------
 
 
-def test_an_unreadable_video_is_named_and_mending_it_costs_one_shard(dataset, cache, log, tmp_path, monkeypatch):
+def test_an_unreadable_video_is_named_and_mending_it_costs_one_shard(
+    dataset, cache, log, tmp_path, monkeypatch
+):
     bad = dataset.folder / NAMES[2]
     whole = bad.read_bytes()
     bad.write_bytes(whole[:300])
@@ -276,7 +293,9 @@ def test_an_unreadable_video_is_named_and_mending_it_costs_one_shard(dataset, ca
         with pytest.raises(InputError, match=f"1 of 8 videos of tiny cannot be read: .*{NAMES[2]}") as error:
             ensure(dataset, load=load)
         assert "\n" not in str(error.value)
-        assert [path.name for path in (cache / "features").iterdir() if path.suffix == ".csv"] == ["tiny-failed.csv"]
+        assert [path.name for path in (cache / "features").iterdir() if path.suffix == ".csv"] == [
+            "tiny-failed.csv"
+        ]
         assert not [path for name in FILES for path in (cache / "features").glob(f"*/{name}")]
     before = asked(log)
     bad.write_bytes(whole)
@@ -361,7 +380,9 @@ def test_fingerprints_follow_content_names_and_order(dataset):
         assert replace(store, index=other).fingerprint(NAMES) != store.fingerprint(NAMES)
 
 
-@pytest.mark.parametrize("change", [{"weights": "other"}, {"frames": 8}, {"crops": ("centre",)}, {"decoder": "decord"}])
+@pytest.mark.parametrize(
+    "change", [{"weights": "other"}, {"frames": 8}, {"crops": ("centre",)}, {"decoder": "decord"}]
+)
 def test_other_preparation_lies_in_another_folder(change, dataset):
     if "decoder" in change:
         pytest.importorskip("decord")
@@ -372,7 +393,8 @@ def test_other_preparation_lies_in_another_folder(change, dataset):
     assert other.folder == ensure(dataset, replace(CONFIG, **change), load=None).folder
 
 
-# --- broken stores --------------------------------------------------------------------------------------------
+# --- broken stores
+# --------------------------------------------------------------------------------------------
 
 
 def rewrite(change):
@@ -394,8 +416,14 @@ BROKEN = {
     "index gone": ("index.csv", lambda path: path.unlink()),
     "index empty": ("index.csv", lambda path: path.write_text("")),
     "index not text": ("index.csv", lambda path: path.write_bytes(b"\xff\xfe\x00")),
-    "index without a column": ("index.csv", lambda path: path.write_text(path.read_text().replace("sha256", "sha"))),
-    "index with a word for a number": ("index.csv", lambda path: path.write_text(path.read_text() + "a,b,c,d,e,f\n")),
+    "index without a column": (
+        "index.csv",
+        lambda path: path.write_text(path.read_text().replace("sha256", "sha")),
+    ),
+    "index with a word for a number": (
+        "index.csv",
+        lambda path: path.write_text(path.read_text() + "a,b,c,d,e,f\n"),
+    ),
     "about no JSON": ("about.json", lambda path: path.write_text("{")),
     "about without crops": ("about.json", lambda path: path.write_text("{}")),
     "about a list": ("about.json", lambda path: path.write_text("[]")),
@@ -434,7 +462,8 @@ def test_a_pickle_in_the_place_of_the_array_is_refused_and_not_run(dataset, tmp_
     assert (tmp_path / "run").exists()  # the payload would have worked
 
 
-# --- worker processes -----------------------------------------------------------------------------------------
+# --- worker processes
+# -----------------------------------------------------------------------------------------
 
 
 def name_self(folder: Path, seconds: float) -> bool:

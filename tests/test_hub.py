@@ -1,4 +1,5 @@
-"""Trained parts that travel: they come back bit for bit, say what they are, and nothing else is taken for them."""
+"""Trained parts that travel: they come back bit for bit, say what they are, and nothing else is taken for
+them."""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ def refused(*arguments, **options) -> str:
     return str(error.value)
 
 
-# --- there and back -------------------------------------------------------------------------------------------
+# --- there and back
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,9 @@ def test_parts_come_back_bit_for_bit_and_without_the_towers(config, small, tmp_p
 
 def test_the_backbone_may_be_left_out_where_its_name_says_enough(small, saved, tmp_path):
     (tmp_path / "clip").mkdir()
-    (tmp_path / "clip/open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL, "preprocess_cfg": {}}))
+    (tmp_path / "clip/open_clip_config.json").write_text(
+        json.dumps({"model_cfg": SMALL, "preprocess_cfg": {}})
+    )
     save_file(small.clip.state_dict(), tmp_path / "clip/open_clip_model.safetensors")
     tower = load_other(tmp_path / "clip")
     model = trained(tower, names=["wave", "clap"])
@@ -130,7 +134,9 @@ def test_equal_models_are_equal_files_and_equal_files_are_not_written_again(smal
     other = trained(small, ModelConfig(step=2), NAMES[:3])
     other.save_pretrained(folder)
     assert all(content != first[name] for name, content in contents(folder).items())
-    assert torch.equal(FlowCLIP.from_pretrained(folder, backbone=small)(video())["logits"], other(video())["logits"])
+    assert torch.equal(
+        FlowCLIP.from_pretrained(folder, backbone=small)(video())["logits"], other(video())["logits"]
+    )
 
 
 def test_the_settings_are_readable_and_named_apart_from_what_a_model_is_built_with(saved):
@@ -173,7 +179,8 @@ def test_a_copy_of_a_model_is_a_model_of_its_own(small):
     assert all(twin.trained()[name] is not value for name, value in model.trained().items())
 
 
-# --- whose classes, whose backbone ----------------------------------------------------------------------------
+# --- whose classes, whose backbone
+# ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -223,7 +230,8 @@ def test_another_backbone_is_refused(saved):
     assert "made with backbone test (weights" in said and str(saved) in said
 
 
-# --- folders that are none ------------------------------------------------------------------------------------
+# --- folders that are none
+# ------------------------------------------------------------------------------------
 
 
 class Payload:
@@ -237,7 +245,8 @@ class Payload:
 
 
 def changed(folder: Path, change) -> None:
-    """Save the folder's tensors and settings again after `change(tensors, settings)`, without a sum of the tensors."""
+    """Save the folder's tensors and settings again after `change(tensors, settings)`, without a sum of the
+    tensors."""
     about, parts = hub.read_settings(folder), load_file(folder / "model.safetensors")
     del about["tensors"]
     change(parts, about)
@@ -260,7 +269,10 @@ BROKEN = {
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),
         "model.safetensors: not a readable safetensors file",
     ),
-    "foreign weights": (lambda f: save_file({"a": torch.zeros(1)}, f / "model.safetensors"), "not one that flowclip"),
+    "foreign weights": (
+        lambda f: save_file({"a": torch.zeros(1)}, f / "model.safetensors"),
+        "not one that flowclip",
+    ),
     "other classes": (
         lambda f: retold(f, (f / "config.json").read_text().replace("smile", "frown")),
         "config.json and model.safetensors disagree about class_texts",
@@ -320,18 +332,22 @@ def test_a_pickle_is_refused_and_not_run(where, small, saved, tmp_path):
         assert FlowCLIP.from_pretrained(path, backbone=small).class_texts == tuple(NAMES)
     else:
         said = refused(path, backbone=small)
-        assert ("pytorch_model.bin, a pickle, which can run code and is not loaded" in said) == ("bin" in where)
+        assert ("pytorch_model.bin, a pickle, which can run code and is not loaded" in said) == (
+            "bin" in where
+        )
     assert not ran.exists()
     pickle.loads(code)
     assert ran.exists()  # the payload would have worked
 
 
-# --- the hub --------------------------------------------------------------------------------------------------
+# --- the hub
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def remote(monkeypatch, saved):
-    """A hub with one repository «someone/actions»: `asked` notes what is fetched, `up` says whether it is there."""
+    """A hub with one repository «someone/actions»: `asked` notes what is fetched, `up` says whether it is
+    there."""
     hub_now = SimpleNamespace(asked=[], up=True, cached=False, folder=saved)
 
     def gone(kind: type) -> Exception:
@@ -359,7 +375,9 @@ def remote(monkeypatch, saved):
 
 
 def test_a_repository_is_fetched_without_its_pickles(small, remote):
-    model = FlowCLIP.from_pretrained("someone/actions", backbone=small, revision="v1", token="secret", cache_dir="here")
+    model = FlowCLIP.from_pretrained(
+        "someone/actions", backbone=small, revision="v1", token="secret", cache_dir="here"
+    )
     assert torch.equal(model(video())["logits"], trained(small)(video())["logits"])
     more = {"revision": "v1", "token": "secret", "cache_dir": "here", "force_download": False}
     assert remote.asked == [("someone/actions", ["config.json", "model.safetensors"], False, more)]
@@ -386,7 +404,15 @@ def test_repositories_that_cannot_be_had_are_refused_by_name(small, remote, save
 
 
 def test_a_path_that_is_not_there_is_not_asked_of_the_hub(small, remote, saved, monkeypatch):
-    for name in ("absent", "absent.safetensors", "runs/absent.safetensors", "/some/where", "./a/b", "a/b/c", "../b"):
+    for name in (
+        "absent",
+        "absent.safetensors",
+        "runs/absent.safetensors",
+        "/some/where",
+        "./a/b",
+        "a/b/c",
+        "../b",
+    ):
         assert f"{name}: no such file or folder; give a checkpoint" in refused(name, backbone=small)
     monkeypatch.chdir(saved.parent)
     (Path("someone") / "actions").mkdir(parents=True)
@@ -398,7 +424,9 @@ def test_a_path_that_is_not_there_is_not_asked_of_the_hub(small, remote, saved, 
 def test_the_library_itself_says_that_a_repository_is_not_there(tmp_path):
     said = refused("someone/absent", cache_dir=tmp_path, local_files_only=True)
     assert "someone/absent: no such file or folder here" in said and "fetch its files" in said
-    assert "someone/ab--sent: the repository cannot be fetched" in refused("someone/ab--sent", local_files_only=True)
+    assert "someone/ab--sent: the repository cannot be fetched" in refused(
+        "someone/ab--sent", local_files_only=True
+    )
 
 
 class Api:
@@ -433,15 +461,24 @@ def test_pushing_uploads_the_three_files(small, tmp_path, monkeypatch):
     assert "top-1 43.21 %" in asked["upload_folder"]["files"]["README.md"].decode()
     Api.calls.clear()
     model.save_pretrained(tmp_path / "actions", push_to_hub=True, **told)
-    assert Api.calls[1][1]["repo_id"] == "actions" and Api.calls[2][1]["files"] == contents(tmp_path / "actions")
+    assert Api.calls[1][1]["repo_id"] == "actions" and Api.calls[2][1]["files"] == contents(
+        tmp_path / "actions"
+    )
 
 
-# --- the model card -------------------------------------------------------------------------------------------
+# --- the model card
+# -------------------------------------------------------------------------------------------
 
 
-def about(config: ModelConfig | None = None, name: str = "ViT-B-16", pretrained: str | None = "openai") -> dict:
+def about(
+    config: ModelConfig | None = None, name: str = "ViT-B-16", pretrained: str | None = "openai"
+) -> dict:
     tower = {"name": name, "pretrained": pretrained, "weights": "5ec0" * 16}
-    return {"model": asdict(config or ModelConfig()), "class_texts": ["brush hair", "a|b *c*"], "backbone": tower}
+    return {
+        "model": asdict(config or ModelConfig()),
+        "class_texts": ["brush hair", "a|b *c*"],
+        "backbone": tower,
+    }
 
 
 def test_the_card_says_what_how_and_how_well():
@@ -455,7 +492,10 @@ def test_the_card_says_what_how_and_how_well():
         assert said in few, said
     train = TrainConfig(lr=0.4, epochs=None, steps=200)
     other = hub.card(about(), run_record(ModelConfig(), "hmdb51", k=None, split=3, train=train))
-    assert "split 3, all training videos (321" in other and "SGD, 200 steps, batch 32, learning rate 0.4" in other
+    assert (
+        "split 3, all training videos (321" in other
+        and "SGD, 200 steps, batch 32, learning rate 0.4" in other
+    )
     moved = hub.card(about(), run_record(ModelConfig(), "hmdb51", transfer=Transfer("ucf101", split=2)))
     assert "data: hmdb51" in moved and "test: ucf101, split 2, 123 videos" in moved
     chosen = hub.card(about(), run_record(ModelConfig(), "hmdb51", held_out=True))

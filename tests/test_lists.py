@@ -1,4 +1,5 @@
-"""Published few-shot lists: the ways they are written, labels that contradict, lines that name no training video."""
+"""Published few-shot lists: the ways they are written, labels that contradict, lines that name no training
+video."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def test_the_folder_counts_where_a_label_contradicts(tmp_path):
     said = []
     assert read_list(put(tmp_path / "l.txt", "".join(lines)), dataset, said.append) == dataset.splits[1].train
     assert len(said) == 1 and "4 of 6 labels" in said[0] and "(kick, kick_ball)" in said[0]
-    moved = put(tmp_path / "m.txt", "kick/" + dataset.splits[1].train[0].name.partition("/")[2].removesuffix(".avi"))
+    moved = put(
+        tmp_path / "m.txt", "kick/" + dataset.splits[1].train[0].name.partition("/")[2].removesuffix(".avi")
+    )
     assert read_list(moved, dataset, said.append)[0].label == 0 and "1 of 1 labels" in said[1]
 
 
@@ -83,7 +86,9 @@ def test_ucf_lists(tmp_path):
     train = dataset.splits[1].train
     lines = [video.name.removesuffix(".avi") for video in train]
     assert any("HandStandPushups" in line for line in lines)
-    assert read_list(put(tmp_path / "l.txt", "\n".join(lines)), dataset, lambda line: pytest.fail(line)) == train
+    assert (
+        read_list(put(tmp_path / "l.txt", "\n".join(lines)), dataset, lambda line: pytest.fail(line)) == train
+    )
 
 
 @pytest.mark.parametrize("style", ["words", "raw"])

@@ -12,7 +12,8 @@ LABELS = np.array([0, 0, 1, 2])
 def test_accuracy_against_a_loop():
     for top in (1, 2, 5):
         hits = [
-            sum(row > row[label]) + sum(row == row[label]) - 1 < top for row, label in zip(SCORES, LABELS, strict=True)
+            sum(row > row[label]) + sum(row == row[label]) - 1 < top
+            for row, label in zip(SCORES, LABELS, strict=True)
         ]
         assert metrics.accuracy(SCORES, LABELS, top) == 100 * np.mean(hits)
 
@@ -23,7 +24,10 @@ def test_a_tie_is_no_hit():
 
 def test_the_predicted_class_is_the_label_exactly_where_accuracy_counts_a_hit():
     rng = np.random.default_rng(0)
-    scores, labels = rng.integers(0, 3, (300, 4)).astype(float), rng.integers(0, 4, 300)  # three values: many ties
+    scores, labels = (
+        rng.integers(0, 3, (300, 4)).astype(float),
+        rng.integers(0, 4, 300),
+    )  # three values: many ties
     before = scores.copy()
     found = metrics.predicted(scores, labels)
     assert (scores == before).all()
@@ -41,7 +45,8 @@ def test_the_predicted_class_is_the_label_exactly_where_accuracy_counts_a_hit():
 
 def test_pairs_rest_and_order_by_hand():
     found = metrics.pair_metrics(SCORES, LABELS, [(0, 1)], "_shuffled")
-    # Videos 0, 1, 2 are of the pair (0, 1): the first is right, the second prefers the reverse, the third ties: half.
+    # Videos 0, 1, 2 are of the pair (0, 1): the first is right, the second prefers the reverse, the third
+    # ties: half.
     assert found == {
         "top1_pairs_shuffled": pytest.approx(100 / 3),
         "order_shuffled": 50.0,

@@ -69,7 +69,9 @@ def test_differences_against_a_loop(frames, step):
     torch.testing.assert_close(differences(features, step), slow)
     expected = sum(frames - d for d in range(1, step + 1))
     assert slow.shape[1] == expected == ModelConfig(frames=frames, step=step).differences
-    assert all(0 < j - i <= step for i, j in pairs(frames, step)) and len(set(pairs(frames, step))) == expected
+    assert (
+        all(0 < j - i <= step for i, j in pairs(frames, step)) and len(set(pairs(frames, step))) == expected
+    )
 
 
 def test_a_still_clip_has_no_differences_and_time_reversed_ones_change_sign():
@@ -86,7 +88,9 @@ def test_without_positions_the_spatial_stream_is_blind_to_order_and_the_motion_s
     model = FlowCLIP(ModelConfig(map=False, mcb=False), small, NAMES).eval()
     frames = video()
     there, back = model(frames), model(frames.flip(1))
-    torch.testing.assert_close(there["spatial_tokens"].mean(1), back["spatial_tokens"].mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        there["spatial_tokens"].mean(1), back["spatial_tokens"].mean(1), rtol=1e-4, atol=1e-5
+    )
     assert (there["motion"] - back["motion"]).abs().max() > 1e-2
     coded = FlowCLIP(ModelConfig(map=False, mcb=False, positions="learned"), small, NAMES).eval()
     with torch.no_grad():
@@ -135,7 +139,9 @@ def test_readings_change_what_they_name(small):
 def test_same_seed_same_parts_other_seed_other_parts(small):
     first, again, other = (FlowCLIP(ModelConfig(), small, NAMES, seed).trained() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["motion_stream.block.linear1.weight"], other["motion_stream.block.linear1.weight"])
+    assert not torch.equal(
+        first["motion_stream.block.linear1.weight"], other["motion_stream.block.linear1.weight"]
+    )
     alone = FlowCLIP(ModelConfig(map=False, mcb=False), small, NAMES, 3).trained()
     assert all(torch.equal(alone[name], first[name]) for name in alone)
 
@@ -205,7 +211,8 @@ def test_wrong_feature_shape_names_both_shapes(small):
         FlowCLIP(ModelConfig(), small, NAMES)(video(3, 4))
 
 
-# --- training -------------------------------------------------------------------------------------------------------
+# --- training
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -252,10 +259,17 @@ def test_micro_batches_and_lanes_change_no_bit(small, store, variant, monkeypatc
     torch.set_num_threads(1)
     try:
         whole, log = fit(small, store, variant=variant)
-        for how in ({"micro_batch": 1}, {"micro_batch": 3}, {"micro_batch": 5}, {"micro_batch": 2, "lanes": 2}):
+        for how in (
+            {"micro_batch": 1},
+            {"micro_batch": 3},
+            {"micro_batch": 5},
+            {"micro_batch": 2, "lanes": 2},
+        ):
             parts, part_log = fit(small, store, variant=variant, **how)
             assert part_log.losses == log.losses, how
-            assert all(torch.equal(value, whole.trained()[name]) for name, value in parts.trained().items()), how
+            assert all(
+                torch.equal(value, whole.trained()[name]) for name, value in parts.trained().items()
+            ), how
         assert torch.get_num_threads() == 1
         monkeypatch.setattr(loop, "SUMMED", 32)
         assert fit(small, store, variant=variant)[1].losses == pytest.approx(log.losses, rel=1e-5)
@@ -281,7 +295,9 @@ def test_a_step_has_the_gradient_of_the_plain_loss(small, variant, changes, vide
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"
+        ),
     ],
 )
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(small, store, monkeypatch, error):
@@ -361,7 +377,9 @@ def test_controls_rearrange_the_same_frames():
 def test_saved_parts_come_back_and_strangers_are_refused(small, tmp_path):
     model = FlowCLIP(ModelConfig(step=2), small, NAMES, seed=9).eval()
     path = model.save(tmp_path / "parts.safetensors")
-    torch.testing.assert_close(FlowCLIP.load(path, small)(video())["logits"], model(video())["logits"], rtol=0, atol=0)
+    torch.testing.assert_close(
+        FlowCLIP.load(path, small)(video())["logits"], model(video())["logits"], rtol=0, atol=0
+    )
     assert FlowCLIP.load(path, small, ["walk", "run"])(video())["logits"].shape == (3, 2)
     with pytest.raises(InputError, match="made with backbone"):
         FlowCLIP.load(path, backbone(SMALL, seed=1))
@@ -370,7 +388,9 @@ def test_saved_parts_come_back_and_strangers_are_refused(small, tmp_path):
         FlowCLIP.load(tmp_path / "text.safetensors", small)
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(adapter_width=0), ModelConfig(map=False, mcb=False)])
+@pytest.mark.parametrize(
+    "config", [ModelConfig(), ModelConfig(adapter_width=0), ModelConfig(map=False, mcb=False)]
+)
 def test_a_checkpoint_serves_other_classes(small, tmp_path, config):
     model = FlowCLIP(config, small, NAMES, seed=9).eval()
     path, others = model.save(tmp_path / "parts.safetensors"), ["walk", "run", "kick"]
@@ -383,7 +403,9 @@ def test_a_checkpoint_serves_other_classes(small, tmp_path, config):
     found = loaded(video())["logits"]
     assert torch.equal(found, slow(video())["logits"])
     assert torch.equal(found, FlowCLIP.load(path, small, others, tree)(video())["logits"])
-    assert not torch.allclose(found, FlowCLIP(config, small, others, seed=1).eval()(video())["logits"], atol=1e-3)
+    assert not torch.allclose(
+        found, FlowCLIP(config, small, others, seed=1).eval()(video())["logits"], atol=1e-3
+    )
     # The same classes in another order are the same scores in another order.
     turned = FlowCLIP.load(path, small, NAMES[::-1])(video())["logits"]
     torch.testing.assert_close(turned.flip(1), model(video())["logits"], rtol=1e-4, atol=1e-4)

@@ -1,4 +1,5 @@
-"""Two hundred single mutations of the files that numbers come from: no traceback, and no other table without a word."""
+"""Two hundred single mutations of the files that numbers come from: no traceback, and no other table without
+a word."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ __all__ = ["cheap", "pristine", "recorded", "template"]  # fixtures
 COUNT = 200
 
 
-# --- mutations ------------------------------------------------------------------------------------------------
+# --- mutations
+# ------------------------------------------------------------------------------------------------
 
 
 def bit(data: bytes, rng: np.random.Generator) -> bytes:
@@ -92,7 +94,9 @@ def rows(data: bytes) -> list[bytes]:
     lines = data.splitlines(keepends=True)
     step = -(-len(data) // 16)
     return (
-        lines if len(lines) > 3 and data[:1] in b"{[vknt" else [data[i : i + step] for i in range(0, len(data), step)]
+        lines
+        if len(lines) > 3 and data[:1] in b"{[vknt"
+        else [data[i : i + step] for i in range(0, len(data), step)]
     )
 
 
@@ -126,7 +130,8 @@ def write(path: Path, data: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-# --- what is mutated, and what may come of it -----------------------------------------------------------------
+# --- what is mutated, and what may come of it
+# -----------------------------------------------------------------
 
 
 def one_of(pattern: str) -> Callable[[Path, np.random.Generator], Path]:
@@ -159,7 +164,8 @@ assert sum(count for _, count in FILES.values()) + SHARDS + STATES + SAVED + REC
 
 
 class Trials:
-    """What came of each: kept (the same tables), refused (a line), other (a list: runs of other names), or failed."""
+    """What came of each: kept (the same tables), refused (a line), other (a list: runs of other names), or
+    failed."""
 
     def __init__(self) -> None:
         self.found: Counter[str] = Counter()
@@ -205,7 +211,9 @@ def restore(folder: Path, tree: dict[Path, bytes]) -> None:
 
 
 def state(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    return {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
+    }
 
 
 def call(folder: Path, capsys, expected: dict[str, bytes], listed: bool = False) -> str:
@@ -232,7 +240,9 @@ def test_files_of_a_whole_command(folder, trials, capsys):
             if kind in ("features", "index"):  # which finished runs do not ask for
                 for gone in sorted((folder / "results/runs").glob("*.json"))[1:3]:
                     gone.unlink()
-            trials.judge(f"{kind}, {path.name}, {name}", partial(call, folder, capsys, expected, kind == "lists"))
+            trials.judge(
+                f"{kind}, {path.name}, {name}", partial(call, folder, capsys, expected, kind == "lists")
+            )
             restore(folder, tree)
 
 
@@ -255,7 +265,9 @@ def test_shards_of_an_unfinished_store(folder, trials, capsys, monkeypatch):
 def test_states_of_unfinished_trainings(folder, trials, capsys, monkeypatch):
     rng, expected = np.random.default_rng(2), tables(folder)
     trained = [
-        path for path in sorted((folder / "results/runs").glob("*.json")) if json.loads(path.read_text())["losses"]
+        path
+        for path in sorted((folder / "results/runs").glob("*.json"))
+        if json.loads(path.read_text())["losses"]
     ]
     trained = trained[:3]
     for path in trained:
@@ -288,7 +300,11 @@ def test_saved_models_and_their_settings(trials, tmp_path):
         except InputError:
             return "refused"
         same = all(value.equal(expected[name]) for name, value in found.trained().items())
-        return "kept" if same and found.config == model.config and found.class_texts == model.class_texts else "silent"
+        return (
+            "kept"
+            if same and found.config == model.config and found.class_texts == model.class_texts
+            else "silent"
+        )
 
     tree = state(tmp_path)
     assert load() == "kept"

@@ -1,4 +1,5 @@
-"""The recorded files: all follow from the run tables, any later change shows; what is unchanged is not made again."""
+"""The recorded files: all follow from the run tables, any later change shows; what is unchanged is not made
+again."""
 
 from __future__ import annotations
 
@@ -30,7 +31,12 @@ from flowclip_kit.reporting import costs as cost_figures
 
 MARKS = {part: outputs._marks(part) for part in ("table5", "verdicts")}
 README = "\n\n".join(
-    ["# Title", "3 lines of 100", *(f"{begin}\nold\n{end}\n\nText." for begin, end in MARKS.values()), "The end.\n"]
+    [
+        "# Title",
+        "3 lines of 100",
+        *(f"{begin}\nold\n{end}\n\nText." for begin, end in MARKS.values()),
+        "The end.\n",
+    ]
 )
 PAIRS = {"figures-h": (10, 16), "figures-u": (6, 24), "figures-k": (12, 40)}
 
@@ -92,7 +98,8 @@ def small(profile="demo", seed=0) -> Result:
 
 
 def counts_text() -> str:
-    """A table of counts with every row that `costs.counts` has, and made-up numbers: counting takes seconds."""
+    """A table of counts with every row that `costs.counts` has, and made-up numbers: counting takes
+    seconds."""
     exact, rule, video = counting.COUNTINGS
     rows = []
 
@@ -120,7 +127,8 @@ def counts_text() -> str:
 
 
 def checkout_in(folder: Path, monkeypatch) -> Path:
-    """Make `folder` the checkout: printed numbers, a README and no results; nothing is counted or drawn for real."""
+    """Make `folder` the checkout: printed numbers, a README and no results; nothing is counted or drawn for
+    real."""
     shutil.copytree(ROOT / "results" / "paper", folder / "results" / "paper")
     (folder / "README.md").write_text(README)
     write_atomically(folder / "notebooks" / "verdicts.ipynb", "verdicts")
@@ -186,7 +194,9 @@ def recorded(template, tmp_path, monkeypatch) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def differences(name: str) -> list[str]:
@@ -268,7 +278,10 @@ def test_any_changed_digit_is_found(names, recorded):
 def test_any_changed_digit_of_a_sum_of_a_printed_table_is_found(recorded):
     sums = recorded.parents[2] / "results" / "paper" / "SHA256SUMS"
     true = sums.read_text()
-    for text in [*other_digits(true, 4), *(true.replace(line, "") for line in true.splitlines(keepends=True)[:2])]:
+    for text in [
+        *other_digits(true, 4),
+        *(true.replace(line, "") for line in true.splitlines(keepends=True)[:2]),
+    ]:
         sums.write_text(text)
         assert differences("results/paper/")
 
@@ -277,7 +290,11 @@ def test_any_changed_digit_of_a_sum_of_a_printed_table_is_found(recorded):
 def test_any_changed_digit_of_a_readme_part_is_found_and_the_text_around_it_is_free(part, recorded):
     readme, (begin, end) = recorded.parents[2] / "README.md", MARKS[part]
     true = readme.read_text()
-    before, block, after = true[: true.index(begin)], true[true.index(begin) : true.index(end)], true[true.index(end) :]
+    before, block, after = (
+        true[: true.index(begin)],
+        true[true.index(begin) : true.index(end)],
+        true[true.index(end) :],
+    )
     for text in other_digits(block.removeprefix(begin), 4):
         readme.write_text(before + begin + text + after)
         assert differences("README.md")[0].endswith(f"the recorded tables ({part})"), text
@@ -413,7 +430,9 @@ def test_the_verdicts_of_the_record_are_those_of_its_tables(recorded):
     counted = frame[frame["kind"] == "count"]
     assert set(counted["verdict"]) == {"different"}, "the counts are made up"
     assert set(frame.loc[frame["kind"].isin(["value", "difference"]), "verdict"]) == {"not run"}
-    assert outputs.judged("demo", "recorded").set_index("id")["verdict"].to_dict() == frame["verdict"].to_dict()
+    assert (
+        outputs.judged("demo", "recorded").set_index("id")["verdict"].to_dict() == frame["verdict"].to_dict()
+    )
 
 
 @pytest.mark.parametrize("part", MARKS)
@@ -432,7 +451,9 @@ def test_other_profiles_leave_the_readme_and_the_demos_verdicts_alone(recorded):
     written = outputs.record("paper", {"table5": small("paper"), "table3": None})
     after = tree(recorded.parents[2])
     new = {path.relative_to(recorded.parents[2]).as_posix() for path in written}
-    assert new == after.keys() - before.keys() and all(name.startswith("results/recorded/paper/") for name in new)
+    assert new == after.keys() - before.keys() and all(
+        name.startswith("results/recorded/paper/") for name in new
+    )
     assert before.items() <= after.items()
     checked, wrong = outputs.verify()
     assert wrong == [] and new == {name for name in checked if "/recorded/paper/" in name}
@@ -444,7 +465,10 @@ def test_other_profiles_leave_the_readme_and_the_demos_verdicts_alone(recorded):
 @pytest.fixture
 def executed(checkout, monkeypatch) -> list[tuple[str, dict]]:
     """A checkout with what the notebooks are made from; calls of a notebook are noted instead of run."""
-    sources = [*(f"notebooks/{name}.ipynb" for name in ("table3", "table5", "verdicts")), "flowclip_core/model/mcb.py"]
+    sources = [
+        *(f"notebooks/{name}.ipynb" for name in ("table3", "table5", "verdicts")),
+        "flowclip_core/model/mcb.py",
+    ]
     sources += ["flowclip_kit/reporting/plots.py", "flowclip_kit/experiments/costs.py"]
     for name in sources:
         write_atomically(checkout / name, name)
@@ -513,7 +537,11 @@ def fails(*arguments, **options):
 
 def test_trained_weights_become_a_folder_under_their_names(executed, tmp_path):
     model = asdict(ModelConfig())
-    about = {"model": model, "class_texts": ["wave"], "backbone": {"name": "test", "pretrained": None, "weights": "0"}}
+    about = {
+        "model": model,
+        "class_texts": ["wave"],
+        "backbone": {"name": "test", "pretrained": None, "weights": "0"},
+    }
 
     def trained(value: float) -> bytes:
         return save({"vectors": np.full(3, value, np.float32)}, {"flowclip": json.dumps(about)})
@@ -533,7 +561,9 @@ def test_trained_weights_become_a_folder_under_their_names(executed, tmp_path):
 
     def write() -> dict[str, Path]:
         written = outputs.write("table5", "demo", result, tmp_path / "results")[-3:]
-        assert {path.parent for path in written} == {tmp_path / "results/demo/checkpoints/table5-figures-h-full-k16"}
+        assert {path.parent for path in written} == {
+            tmp_path / "results/demo/checkpoints/table5-figures-h-full-k16"
+        }
         return {path.name: path for path in written}
 
     first = write()
@@ -541,7 +571,9 @@ def test_trained_weights_become_a_folder_under_their_names(executed, tmp_path):
     assert first["model.safetensors"].read_bytes() == trained(1)
     assert json.loads(first["config.json"].read_text()) == {"flowclip": about}
     assert "top-1 43.75 %" in first["README.md"].read_text()
-    before = {path: path.stat().st_ino for path in first.values()}  # a file that is written anew is another one
+    before = {
+        path: path.stat().st_ino for path in first.values()
+    }  # a file that is written anew is another one
     assert {path: path.stat().st_ino for path in write().values()} == before
     write_atomically(kept, trained(2))  # as long as before
     assert write()["model.safetensors"].read_bytes() == trained(2) != trained(1)
@@ -559,7 +591,9 @@ def test_the_files_of_a_call_say_what_it_did(executed, tmp_path):
         assert about[name] == hashlib.sha256((folder / file).read_bytes()).hexdigest()
 
 
-def test_costs_are_counted_once_and_again_only_when_the_model_changed(executed, checkout, tmp_path, monkeypatch):
+def test_costs_are_counted_once_and_again_only_when_the_model_changed(
+    executed, checkout, tmp_path, monkeypatch
+):
     results, counted = tmp_path / "results", []
     monkeypatch.setattr(outputs, "_counted", lambda: counted.append(1) or counts_text())
     written = outputs.write_costs("smoke", results)
@@ -668,6 +702,9 @@ def test_the_overview_counts_trainings_and_reads_recorded_costs(recorded, monkey
         *(f"table{i}" for i in range(1, 9)), *(f"figure3{letter}" for letter in "abcd"), "readings", "all",
     ]  # fmt: skip
     said = outputs.overview("paper")
-    assert "400 trainings on hmdb51, ucf101; hours below" in said and "\nhmdb51           6,766      866,048" in said
+    assert (
+        "400 trainings on hmdb51, ucf101; hours below" in said
+        and "\nhmdb51           6,766      866,048" in said
+    )
     with pytest.raises(InputError, match="--profile 'nonsense' is unknown; use demo"):
         outputs.overview("nonsense")

@@ -33,7 +33,9 @@ HEADERS = {*DATASETS, *METRICS, "Methods", "Prompts", "Initialization of MAP(H=5
 HEADERS |= {"MMB", "MAP", "MCB", "Baseline", "Ours", "", *(f"$k={k}$" for k in (2, 4, 8, 16))}
 CELL = re.compile(r"(\+?)(\d+(?:\.\d+)?)(?: ± (\d+(?:\.\d+)?))?")
 
-needs_paper = pytest.mark.skipif(not PAPER_TEXT.exists(), reason="the text of the paper is not beside the checkout")
+needs_paper = pytest.mark.skipif(
+    not PAPER_TEXT.exists(), reason="the text of the paper is not beside the checkout"
+)
 
 
 def read(name: str) -> pd.DataFrame:
@@ -64,7 +66,8 @@ def block(text: str, table: str) -> list[list[str]]:
 
 
 def columns(headers: list[list[str]]) -> list[set[str]]:
-    """The header words above each column; a word of the first of two lines also stands for the empty cells after it."""
+    """The header words above each column; a word of the first of two lines also stands for the empty cells
+    after it."""
     assert {word for line in headers for word in line} <= HEADERS
     top = list(headers[0])
     if len(headers) > 1:
@@ -86,7 +89,8 @@ def method(table: str, label: str, ticks: str, last: str) -> str:
 
 
 def printed(text: str, table: str) -> list[tuple]:
-    """Every number of a printed table as `recorded` gives it, in reading order; fails on a cell it cannot read."""
+    """Every number of a printed table as `recorded` gives it, in reading order; fails on a cell it cannot
+    read."""
     rows = block(text, table)
     labels = 2 if table == "table1" else 1
     first = next(at for at, row in enumerate(rows) if any(CELL.fullmatch(cell) for cell in row[labels:]))
@@ -101,11 +105,15 @@ def printed(text: str, table: str) -> list[tuple]:
         for at in range(labels, len(row)):
             match = CELL.fullmatch(row[at])
             if not match:
-                assert row[at] == "-" or (at in parts and row[at] in ("", "✓")), f"{table}: unknown cell {row[at]!r}"
+                assert row[at] == "-" or (at in parts and row[at] in ("", "✓")), (
+                    f"{table}: unknown cell {row[at]!r}"
+                )
                 continue
             sign, value, spread = match.groups(default="")
             (metric,) = [METRICS[word] for word in heads[at] if word in METRICS] or ["top1"]
-            (k,) = [word.strip("$k=") for word in heads[at] if "=" in word] or ["5" if table == "table4" else "0"]
+            (k,) = [word.strip("$k=") for word in heads[at] if "=" in word] or [
+                "5" if table == "table4" else "0"
+            ]
             (dataset,) = [word for word in heads[at] if word in DATASETS] or [
                 "Kinetics-400" if table == "table4" else ""
             ]
@@ -117,7 +125,9 @@ def printed(text: str, table: str) -> list[tuple]:
             source = "printed" if flags else "printed competitor"
             if not flags or table == "table3" or name.startswith("clip"):
                 trained = ""
-            found.append((name, source, flags, trained, dataset, k, metric + "_gain" * bool(sign), value, spread))
+            found.append(
+                (name, source, flags, trained, dataset, k, metric + "_gain" * bool(sign), value, spread)
+            )
     return found
 
 
@@ -145,7 +155,9 @@ def test_a_changed_dropped_or_doubled_number_is_noticed(table, text, frames):
                 if digit.isdigit():
                     other = frame.copy()
                     changed = str((int(digit) + 1) % 10)
-                    other.at[at, name] = frame.at[at, name][:place] + changed + frame.at[at, name][place + 1 :]
+                    other.at[at, name] = (
+                        frame.at[at, name][:place] + changed + frame.at[at, name][place + 1 :]
+                    )
                     assert recorded(other) != found
         assert recorded(frame.drop(at)) != found
         assert recorded(pd.concat([frame, frame.loc[[at]]])) != found
@@ -211,7 +223,9 @@ def test_parts_and_training_set_follow_from_the_method(name, frames):
 
 
 def value(frame: pd.DataFrame, table: str, method: str, dataset: str, metric: str) -> Decimal:
-    chosen = frame.query("table == @table and method == @method and dataset == @dataset and metric == @metric")
+    chosen = frame.query(
+        "table == @table and method == @method and dataset == @dataset and metric == @metric"
+    )
     return Decimal(chosen["value"].item())
 
 
@@ -227,7 +241,13 @@ def test_printed_gains_are_differences_of_printed_values(frames):
                 wrong[table, row.dataset] = gain - Decimal(row.value)
     # The one gap that does not add up in print, by a whole GFLOP; both rows say so in their note.
     assert wrong == {("table3", "UCF-101"): 1}
-    assert frames["table3"].query("dataset == 'UCF-101' and value in ('555.366', '0.031')")["note"].str.len().min() > 15
+    assert (
+        frames["table3"]
+        .query("dataset == 'UCF-101' and value in ('555.366', '0.031')")["note"]
+        .str.len()
+        .min()
+        > 15
+    )
     # Rows of table 1 are compared at equal length: prompts A, B, C have 3, 4, 5 words.
     gains = frames["table1"].query("metric == 'top1_gain'")
     assert dict(zip(gains["method"], gains["note"], strict=True)) == {

@@ -56,7 +56,9 @@ def test_zero_shot_equals_open_clip_by_hand(name, label, tmp_path):
 
     model, tokenizer = load_tiny_clip(), open_clip.get_tokenizer("ViT-B-16")
     about = open_clip.get_model_preprocess_cfg(model)
-    look = open_clip.image_transform(about["size"], is_train=False, mean=about.get("mean"), std=about.get("std"))
+    look = open_clip.image_transform(
+        about["size"], is_train=False, mean=about.get("mean"), std=about.get("std")
+    )
     with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     picked = [Image.fromarray(frames[i]) for i in segment_centres(len(frames), 8)]
@@ -89,17 +91,25 @@ def parts(tmp_path_factory) -> SimpleNamespace:
     (home / "clip.avi").write_bytes(world.encode(world.render("figures-h", "wave", 0)))
     model = FlowCLIP(ModelConfig(), load_backbone(), ["wave", "clap", "sit down"], seed=3)
     model.save_pretrained(home / "folder")
-    return SimpleNamespace(video=home / "clip.avi", file=model.save(home / "parts.safetensors"), folder=home / "folder")
+    return SimpleNamespace(
+        video=home / "clip.avi", file=model.save(home / "parts.safetensors"), folder=home / "folder"
+    )
 
 
 def test_a_file_a_folder_and_a_repository_of_the_same_parts_give_the_same_answer(parts, monkeypatch):
     plain = classify(parts.video, checkpoint=parts.file)
     assert plain.model == "tiny-clip with parts.safetensors"
-    assert dict(plain.top) != dict(classify(parts.video, ["wave", "clap", "sit down"]).top)  # the parts take part
+    assert dict(plain.top) != dict(
+        classify(parts.video, ["wave", "clap", "sit down"]).top
+    )  # the parts take part
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(parts.folder))
     monkeypatch.chdir(parts.folder)
-    for checkpoint, name in ((parts.folder, "folder"), (".", "folder"), ("someone/actions", "someone/actions")):
+    for checkpoint, name in (
+        (parts.folder, "folder"),
+        (".", "folder"),
+        ("someone/actions", "someone/actions"),
+    ):
         found = classify(parts.video, checkpoint=checkpoint)
         assert found.top == plain.top and found.model == f"tiny-clip with {name}"
     other = classify(parts.video, ["run", "punch"], checkpoint=parts.folder)

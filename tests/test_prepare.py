@@ -1,4 +1,5 @@
-"""`data NAME`: the official trees, trees that lie otherwise, what is missing and how it comes, and the command."""
+"""`data NAME`: the official trees, trees that lie otherwise, what is missing and how it comes, and the
+command."""
 
 from __future__ import annotations
 
@@ -38,12 +39,15 @@ def test_sources_have_their_digests_and_a_mirror_takes_the_place_of_the_hosts(mo
         "https://mirror.example/x/test_train_splits.rar",
     )
     monkeypatch.setenv("FLOWCLIP_MIRROR", "http://other.example")
-    assert {url.split("/")[2] for archive in acquire.sources("ucf101") for url in archive.urls} == {"other.example"}
+    assert {url.split("/")[2] for archive in acquire.sources("ucf101") for url in archive.urls} == {
+        "other.example"
+    }
     one_line(lambda: acquire.sources("ucf101", "ftp://x"), "'ftp://x'", "https://host/folder")
     one_line(lambda: acquire.sources("figures-h"), "expected one of hmdb51, ucf101, kinetics400")
 
 
-# --- the official trees ---------------------------------------------------------------------------------------
+# --- the official trees
+# ---------------------------------------------------------------------------------------
 
 COUNTS = {
     "hmdb51": {n: (3570, 1530) for n in (1, 2, 3)},
@@ -75,7 +79,9 @@ def test_the_names_are_as_odd_as_the_real_ones():
     names = [name for own in hmdb_names().values() for name in own]
     assert len(set(names)) == 6766 and all(sum(c in name for name in names) > 50 for c in "[]'&;!()#+")
     pushups = [name for group in ucf_names()["HandstandPushups"] for name in group]
-    assert len(ucf_names()["HandstandPushups"]) == 25 and all(n.startswith("v_HandStandPushups_g") for n in pushups)
+    assert len(ucf_names()["HandstandPushups"]) == 25 and all(
+        n.startswith("v_HandStandPushups_g") for n in pushups
+    )
     assert ucf_lists()["classInd.txt"].startswith("1 ApplyEyeMakeup\r\n2 ApplyLipstick\r\n")
 
 
@@ -94,7 +100,10 @@ def test_usual_layouts_are_taken_as_they_are(name, videos, lists, tmp_path, monk
     no_network(monkeypatch)
     monkeypatch.setitem(acquire.FACTS, name, acquire.FACTS[name]._replace(classes=3, splits={}))
     whole, folder = {"hmdb51": hmdb, "ucf101": ucf}[name](tmp_path / "whole"), tmp_path / "new"
-    for source, target in (("UCF-101" if name == "ucf101" else "videos", videos), (acquire._LISTS[name][0], lists)):
+    for source, target in (
+        ("UCF-101" if name == "ucf101" else "videos", videos),
+        (acquire._LISTS[name][0], lists),
+    ):
         shutil.copytree(whole / source, folder / target, dirs_exist_ok=True)
     # Frames of other projects have class folders of the same names: they hold no videos.
     put(folder / "rawframes" / ("kick" if name == "hmdb51" else "YoYo") / "v" / "img_1.jpg")
@@ -122,7 +131,9 @@ def test_what_is_wrong_is_named(tmp_path):
     report = inspect("hmdb51", folder)
     golf = [f"golf/{name}" for name in names["golf"]]
     assert not report.complete and report.classes == 50
-    assert report.overlap == {1: (f"walk/{walk[0]}",), 2: (), 3: ()} and report.repeated == (f"walk/{walk[40]}",)
+    assert report.overlap == {1: (f"walk/{walk[0]}",), 2: (), 3: ()} and report.repeated == (
+        f"walk/{walk[40]}",
+    )
     assert report.unlisted == (f"wave/{walk[0].upper()}", "wave/new.avi")
     assert report.same_name == ((f"walk/{walk[0]}", f"wave/{walk[0].upper()}"),)
     assert set(report.missing) < {*golf, f"wave/{wave[0]}"} and f"wave/{wave[0]}" in report.missing
@@ -130,7 +141,9 @@ def test_what_is_wrong_is_named(tmp_path):
     assert report.files == (6766 - 2 - len(golf), 6766)
     assert report.splits[1] == ((3572 - 70, 3572), (1530 - 31, 1530))
     whole = {n: ((3570, 3570), (1530, 1530)) for n in (1, 2, 3)}
-    fine = replace(report, classes=51, splits=whole, missing=(), repeated=(), overlap={n: () for n in (1, 2, 3)})
+    fine = replace(
+        report, classes=51, splits=whole, missing=(), repeated=(), overlap={n: () for n in (1, 2, 3)}
+    )
     assert fine.complete and replace(fine, unreadable=()).complete
     faults = ("classes", "splits", "missing", "repeated", "overlap")
     assert not any(replace(fine, **{fault: getattr(report, fault)}).complete for fault in faults)
@@ -198,7 +211,8 @@ def test_kinetics_videos_come_by_hand(server, tmp_path):
     assert call().splits == {1: ((12, 12), (4, 4))} and len(server.asked) == 2
 
 
-# --- all of it ------------------------------------------------------------------------------------------------
+# --- all of it
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -286,7 +300,8 @@ def test_no_program_for_rar_is_said_before_gigabytes_come_in(tmp_path, monkeypat
     one_line(lambda: acquire.prepare("hmdb51", tmp_path / "h", say=lambda line: None), "install unar")
 
 
-# --- the command ----------------------------------------------------------------------------------------------
+# --- the command
+# ----------------------------------------------------------------------------------------------
 
 
 def test_a_data_set_has_a_folder_of_its_own_unless_the_root_is_it_already(tmp_path):

@@ -28,7 +28,11 @@ def naive(tower: Backbone, names: list[str], vectors: Tensor) -> Tensor:
             tokens = torch.nn.functional.pad(tokens, (0, 77 - len(tokens)))
             embedded = tower.embed_tokens(tokens)
             texts.append(torch.cat([embedded[:1], video, embedded[1 + len(video) :]]))
-    ends = torch.tensor([len(tower.tokenize(f"{name}.")) for name in names] * len(vectors)) + 1 + vectors.shape[1]
+    ends = (
+        torch.tensor([len(tower.tokenize(f"{name}.")) for name in names] * len(vectors))
+        + 1
+        + vectors.shape[1]
+    )
     return tower.encode_prompts(torch.stack(texts), ends).unflatten(0, (len(vectors), len(names)))
 
 
@@ -42,7 +46,8 @@ def compare(tower: Backbone, names: list[str], length: int) -> tuple[float, floa
     dtype = tower.clip.positional_embedding.dtype
     start = prompt_vectors(tower, PROMPTS[length])
     vectors = (start + 0.3 * fixed(1, *start.shape).to(dtype)).requires_grad_()
-    # Drawn, not `fixed`: regular weights nearly cancel over the classes and leave a gradient of rounding errors.
+    # Drawn, not `fixed`: regular weights nearly cancel over the classes and leave a gradient of rounding
+    # errors.
     weights = torch.randn(1, len(names), tower.width, generator=torch.Generator().manual_seed(0)).to(dtype)
     tree = PromptTree(tower, names, length)(vectors)
     (tree_gradient,) = torch.autograd.grad((tree * weights).sum(), vectors)
@@ -61,7 +66,9 @@ def wide() -> Backbone:
     return backbone({"embed_dim": 512, "vision_cfg": vision, "text_cfg": FULL_TEXT | {"layers": 3}})
 
 
-@pytest.mark.parametrize(("data", "length"), [("HMDB-51", 3), ("HMDB-51", 4), ("UCF-101", 5), ("Kinetics-400", 5)])
+@pytest.mark.parametrize(
+    ("data", "length"), [("HMDB-51", 3), ("HMDB-51", 4), ("UCF-101", 5), ("Kinetics-400", 5)]
+)
 def test_equals_the_naive_path_in_float32(wide, data, length):
     values, gradients = compare(wide, CLASSES[data], length)
     assert values < 2e-6 and gradients < 2e-6
@@ -78,7 +85,9 @@ def test_equals_the_naive_path_in_float64(wide, data, length):
 
 
 def test_equals_the_naive_path_in_all_twelve_blocks_of_vit_b_16():
-    tower = backbone({"embed_dim": 512, "vision_cfg": SMALL["vision_cfg"], "text_cfg": FULL_TEXT | {"layers": 12}})
+    tower = backbone(
+        {"embed_dim": 512, "vision_cfg": SMALL["vision_cfg"], "text_cfg": FULL_TEXT | {"layers": 12}}
+    )
     values, gradients = compare(tower, CLASSES["HMDB-51"], 5)
     assert values < 2e-6 and gradients < 2e-6
 
@@ -130,13 +139,17 @@ def test_equals_the_naive_path_in_towers_of_other_kinds(changes, quick):
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_bfloat16_stays_close_to_float32(quick):
-    """Under autocast, values and gradients differ by bfloat16's rounding: 8 bits, some 1 % after three blocks."""
+    """Under autocast, values and gradients differ by bfloat16's rounding: 8 bits, some 1 % after three
+    blocks."""
     torch.manual_seed(0)
     clip = open_clip.model.CLIP(
         32, SMALL["vision_cfg"], SMALL["text_cfg"] | {"layers": 3, "width": 64}, quick_gelu=quick
     )
     tower = Backbone(clip, "test", None)
-    tree, vectors = PromptTree(tower, CLASSES["HMDB-51"], 5), prompt_vectors(tower, PROMPTS[5])[None].requires_grad_()
+    tree, vectors = (
+        PromptTree(tower, CLASSES["HMDB-51"], 5),
+        prompt_vectors(tower, PROMPTS[5])[None].requires_grad_(),
+    )
     weights = torch.randn(1, 51, tower.width, generator=torch.Generator().manual_seed(0))
     exact = tree(vectors)
     (exact_gradient,) = torch.autograd.grad((exact * weights).sum(), vectors)
@@ -149,7 +162,9 @@ def test_bfloat16_stays_close_to_float32(quick):
 
 def test_a_compiled_tree_is_the_same_tree(small, monkeypatch):
     # Captured as a graph, forward and backward, without generating code, which takes minutes.
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
+    monkeypatch.setattr(
+        torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+    )
     names, vectors = CLASSES["HMDB-51"][:8], fixed(2, 5, small.text_width).requires_grad_()
     plain = PromptTree(small, names, 5)(vectors)
     compiled = PromptTree(small, names, 5, compiled=True)(vectors)

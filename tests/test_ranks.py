@@ -1,4 +1,5 @@
-"""Ranks of torchrun and srun, two and three of them, against one process: gradients, weights, losses, scores."""
+"""Ranks of torchrun and srun, two and three of them, against one process: gradients, weights, losses,
+scores."""
 
 from __future__ import annotations
 
@@ -78,9 +79,15 @@ def by_srun(folder: Path, count: int) -> list[subprocess.Popen]:
 
 
 def start(words: list[str], **settings: str) -> subprocess.Popen:
-    environment = os.environ | settings | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(together.__file__).parent}"}
+    environment = (
+        os.environ | settings | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(together.__file__).parent}"}
+    )
     return subprocess.Popen(
-        [sys.executable, "-P", *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-P", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -117,7 +124,10 @@ def test_a_process_without_ranks_is_left_as_it_is(alone):
     assert ranks.gradients_of_main([torch.zeros(2)], 0.5) == 0.5
     two = torch.arange(2)
     assert (
-        ranks.share_evenly(two) is two and ranks.join(two, 2) is two and ranks.any_of(True) and not ranks.any_of(False)
+        ranks.share_evenly(two) is two
+        and ranks.join(two, 2) is two
+        and ranks.any_of(True)
+        and not ranks.any_of(False)
     )
     scores = torch.ones(2)
     assert ranks.add(scores) is scores
@@ -142,7 +152,9 @@ def test_each_rank_of_a_machine_takes_one_gpu(rank, seen, takes):
 
 def test_ranks_and_ray_exclude_each_other(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    with pytest.raises(InputError, match="--engine ray: ranks of torchrun or srun share the work by themselves"):
+    with pytest.raises(
+        InputError, match="--engine ray: ranks of torchrun or srun share the work by themselves"
+    ):
         Workshop(SMOKE, Options(engine="ray"), Rank(0, 2))
 
 
@@ -154,7 +166,9 @@ def by_hand(what: str, folder: Path, count: int, **settings: str) -> list[subpro
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
-    return [start([lonely.__file__, what, str(folder)], **settings, RANK=str(number)) for number in range(count)]
+    return [
+        start([lonely.__file__, what, str(folder)], **settings, RANK=str(number)) for number in range(count)
+    ]
 
 
 def until_there(path: Path, processes: list[subprocess.Popen]) -> None:
@@ -182,7 +196,9 @@ def test_D12_a_rank_without_agent_ends_when_another_is_killed_and_names_it(what,
     print(f"{what}: ended after {took:.1f} s")
     assert processes[0].returncode == 2, err
     (line,) = [line for line in err.splitlines() if line.startswith("reproduce.sh:")]
-    assert f"rank 1 of 2 ({locks.me().host}, PID {processes[1].pid}) has ended; what is finished is kept" in line
+    assert (
+        f"rank 1 of 2 ({locks.me().host}, PID {processes[1].pid}) has ended; what is finished is kept" in line
+    )
     assert "Traceback" not in err and not list(tmp_path.glob(".ranks-*"))
 
 
@@ -262,5 +278,7 @@ def test_D12_on_gpus_another_number_of_ranks_does_not_go_on(tmp_path):
     loop._checkpoint(path, {"v": value}, optimiser, [0.5, 0.25], [2], "run")
     assert loop._resume(path, {"v": value}, optimiser, "run", 2) == ([0.5, 0.25], [2])
     there = torch.nn.Parameter(torch.zeros(2, device="meta"))
-    with pytest.raises(InputError, match=r"a.partial: 2 steps .* by 2 ranks, and this call has 1: start it with 2, or"):
+    with pytest.raises(
+        InputError, match=r"a.partial: 2 steps .* by 2 ranks, and this call has 1: start it with 2, or"
+    ):
         loop._resume(path, {"v": there}, optimiser, "run", 1)

@@ -1,4 +1,5 @@
-"""What is shown of the runs: a view equals the recorded tables, the report is one file that says all and loads none."""
+"""What is shown of the runs: a view equals the recorded tables, the report is one file that says all and
+loads none."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ def test_what_is_loaded_is_what_was_recorded(recorded, tmp_path):
     for target, result in recorded.items():
         shown = target_results.load(target)
         order = ["key", "variant", "metric"]
-        expected = result.tidy.assign(value=result.tidy["value"].round(4)).sort_values(order, ignore_index=True)
+        expected = result.tidy.assign(value=result.tidy["value"].round(4)).sort_values(
+            order, ignore_index=True
+        )
         found = shown.runs.sort_values(order, ignore_index=True)
         pd.testing.assert_frame_equal(found, expected, check_dtype=False)
         assert shown.hits.keys() == set(result.hits["key"])
@@ -67,8 +70,12 @@ def test_what_is_loaded_is_what_was_recorded(recorded, tmp_path):
 
 
 def test_other_sources_are_folders_or_runs(recorded, tmp_path, monkeypatch):
-    outputs._write_data("table5", recorded["table5"], recorded["table5"].provenance, tmp_path / "own" / "paper-runs")
-    assert len(target_results.load("table5", "paper", str(tmp_path / "own")).runs) == len(recorded["table5"].tidy)
+    outputs._write_data(
+        "table5", recorded["table5"], recorded["table5"].provenance, tmp_path / "own" / "paper-runs"
+    )
+    assert len(target_results.load("table5", "paper", str(tmp_path / "own")).runs) == len(
+        recorded["table5"].tidy
+    )
     called = []
     monkeypatch.setattr(experiments, "ensure", lambda *given: called.append(given) or recorded["table7"])
     made_now = target_results.load("table7", "smoke", "run")
@@ -80,14 +87,18 @@ def test_other_sources_are_folders_or_runs(recorded, tmp_path, monkeypatch):
 
 def test_the_recorded_tables_of_this_checkout_load():
     there = [
-        name for name in TARGETS if (experiments.results_folder("demo", "recorded") / f"{name}.videos.csv").exists()
+        name
+        for name in TARGETS
+        if (experiments.results_folder("demo", "recorded") / f"{name}.videos.csv").exists()
     ]
     if not there:
         pytest.skip("no results are recorded yet")
     for target in there:
         shown = target_results.load(target)
         assert (
-            set(shown.runs["target"]) == {target} and len(shown.summary) and shown.hits.keys() == set(shown.runs["key"])
+            set(shown.runs["target"]) == {target}
+            and len(shown.summary)
+            and shown.hits.keys() == set(shown.runs["key"])
         )
 
 
@@ -104,7 +115,9 @@ def test_all_differences_that_the_catalogue_asks_for_are_there(target):
     top1 = shown.tested[shown.tested["metric"] == "top1"]
     for row in paired.itertuples():  # by hand: means of each, since all have the same seeds and splits
         at = top1[
-            (top1["role"] == row.role) & (top1["variant"] == row.variant) & (top1["trained_on"] == row.trained_on)
+            (top1["role"] == row.role)
+            & (top1["variant"] == row.variant)
+            & (top1["trained_on"] == row.trained_on)
         ]
         other = top1[(top1["role"] == row.role) & (top1["variant"] == row.reference)]
         other = other[other["trained_on"].isin(["", row.trained_on])]
@@ -124,7 +137,9 @@ def test_differences_of_absent_variants_are_left_out():
 def test_runs_that_chose_a_learning_rate_are_not_shown():
     shown = view_of("readings")
     assert {0, 1} == set(shown.runs["split"]) and set(shown.tested["split"]) == {1}
-    changed = replace(shown, runs=shown.runs.assign(value=shown.runs["value"].where(shown.runs["split"] > 0, 99.0)))
+    changed = replace(
+        shown, runs=shown.runs.assign(value=shown.runs["value"].where(shown.runs["split"] > 0, 99.0))
+    )
     pd.testing.assert_frame_equal(changed.summary, shown.summary)
     assert changed.table() == shown.table() and changed.verdicts() == shown.verdicts()
 
@@ -132,7 +147,9 @@ def test_runs_that_chose_a_learning_rate_are_not_shown():
 def judged_ids(text: str) -> set[str]:
     """The ids in the lines that hold a verdict."""
     return {
-        line.split()[-1] for line in text.splitlines() if re.search(r"\.(\w|-|\+)+$", line) and "claims" not in line
+        line.split()[-1]
+        for line in text.splitlines()
+        if re.search(r"\.(\w|-|\+)+$", line) and "claims" not in line
     }
 
 
@@ -236,7 +253,9 @@ def test_the_report_is_one_file_that_loads_nothing(shown):
 
 def test_pictures_are_whole_and_links_lead_somewhere(shown):
     page = Page(shown[0])
-    pictures = {a["alt"]: base64.b64decode(a["src"].partition(",")[2]) for tag, a in page.tags if tag == "img"}
+    pictures = {
+        a["alt"]: base64.b64decode(a["src"].partition(",")[2]) for tag, a in page.tags if tag == "img"
+    }
     assert pictures.keys() == {"table3", *(name + more for name in SHOWN for more in ("", "_differences"))}
     assert all(b"<svg" in data and data.rstrip().endswith(b"</svg>") for data in pictures.values())
     ids = [a["id"] for _, a in page.tags if "id" in a]

@@ -39,12 +39,16 @@ PLACES = {
 SHOTS = {"table4": [5], "table5": [2, 4, 8, 16], "readings": [16]}
 SUMMARY = """target profile dataset role trained_on variant k metric n splits mean sd low high split_sd
 video_low video_high paper""".split()
-PAIRED = "dataset role trained_on k variant reference metric n mean low high video_low video_high wins".split()
+PAIRED = (
+    "dataset role trained_on k variant reference metric n mean low high video_low video_high wins".split()
+)
 
 
 def rows(dataset, role, variant, k, seed, scores, profile="demo"):
     mmb, map_, mcb = map(int, FLAGS[variant])
-    common = dict(target="table5", profile=profile, dataset=dataset, role=role, variant=variant, mmb=mmb, map=map_)
+    common = dict(
+        target="table5", profile=profile, dataset=dataset, role=role, variant=variant, mmb=mmb, map=map_
+    )
     common |= dict(trained_on="" if variant == "clip" else role, T=8, H=5 if map_ else 0, s=4, L=22 * mmb)
     common |= dict(prompt="a common human action of", lr=0.0 if variant == "clip" else 0.0015)
     common |= dict(mcb=mcb, k=k, seed=seed, split=1, views="1x1", key=f"12e{seed}")
@@ -79,7 +83,8 @@ def tidy(profile="demo", seeds=3, seed=0):
 
 @functools.cache
 def made(target, profile="demo", seeds=3):
-    """A summary of any target by hand, with the printed values looked up one by one. Do not change it in place."""
+    """A summary of any target by hand, with the printed values looked up one by one. Do not change it in
+    place."""
     demo, rng = profile in ("demo", "smoke"), np.random.default_rng(len(target))
     own = [row for row in tables.load_paper(target).itertuples() if row.source != "printed competitor"]
     printed = {(row.method, row.dataset, row.trained_on, row.k, row.metric): row.value for row in own}
@@ -95,7 +100,11 @@ def made(target, profile="demo", seeds=3):
                     scores |= {"top1_pairs": top1 - 6, "top1_rest": top1 + 8, "order": 50 + 3.0 * level}
                 if demo and target == "table5":
                     scores |= {"top1_shuffled": 30.0, "top1_reversed": 25.0, "top1_repeated": 28.0}
-                    scores |= {"order_shuffled": 50.0, "order_reversed": 50 - 3.0 * level, "order_repeated": 50.0}
+                    scores |= {
+                        "order_shuffled": 50.0,
+                        "order_reversed": 50 - 3.0 * level,
+                        "order_repeated": 50.0,
+                    }
                 if target in ("table6", "table7"):
                     scores |= {"top1_half": top1 + 9, "half_sd": 3.4}
                 n, source = (1, "") if clip else (seeds, trained_on)
@@ -104,20 +113,36 @@ def made(target, profile="demo", seeds=3):
                     video = rng.uniform(2, 5) if metric == "top1" else math.nan
                     split_sd = rng.uniform(1, 3) if splits > 1 else math.nan
                     value = printed.get((variant, role, source, k, metric), math.nan)
-                    found.append([target, profile, (DEMO if demo else REAL)[role], role, source, variant, k, metric, n])
-                    found[-1] += [splits, mean, half, mean - half, mean + half, split_sd, mean - video, mean + video]
+                    found.append(
+                        [target, profile, (DEMO if demo else REAL)[role], role, source, variant, k, metric, n]
+                    )
+                    found[-1] += [
+                        splits,
+                        mean,
+                        half,
+                        mean - half,
+                        mean + half,
+                        split_sd,
+                        mean - video,
+                        mean + video,
+                    ]
                     found[-1].append(value)
     return pd.DataFrame(found, columns=SUMMARY)
 
 
 def compared(target, summary):
-    """The differences that the catalogue asks of a target, as `stats.paired_difference` would give them; or None."""
+    """The differences that the catalogue asks of a target, as `stats.paired_difference` would give them; or
+    None."""
     found, top1 = [], summary[summary["metric"] == "top1"]
     for variant, reference in catalogue.TARGETS[target].compare:
         for row in top1[top1["variant"] == variant].itertuples():
-            same = top1[(top1["variant"] == reference) & (top1["dataset"] == row.dataset) & top1["k"].isin([0, row.k])]
+            same = top1[
+                (top1["variant"] == reference) & (top1["dataset"] == row.dataset) & top1["k"].isin([0, row.k])
+            ]
             gain, half = row.mean - same["mean"].iloc[0], math.nan if row.n == 1 else 1.5
-            found.append([row.dataset, row.role, row.trained_on, row.k, variant, reference, "top1", row.n, gain])
+            found.append(
+                [row.dataset, row.role, row.trained_on, row.k, variant, reference, "top1", row.n, gain]
+            )
             found[-1] += [gain - half, gain + half, gain - 3, gain + 3, row.n * int(gain > 0)]
     # One frame after another, as they are made: their row labels repeat.
     return pd.concat([pd.DataFrame([row], columns=PAIRED) for row in found]) if found else None
@@ -161,8 +186,12 @@ def test_one_run_has_no_interval_and_none_is_refused():
 def test_summary_equals_a_slow_one_and_carries_the_printed_value(paper):
     runs = tidy()
     summary = stats.summarise(runs, paper)
-    picked = runs.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'")["value"]
-    row = summary.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'").iloc[0]
+    picked = runs.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'")[
+        "value"
+    ]
+    row = summary.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'").iloc[
+        0
+    ]
     assert (row["n"], row["paper"]) == (3, 64.6)
     assert (row["mean"], row["sd"]) == pytest.approx((picked.mean(), picked.std(ddof=1)), abs=1e-4)
     assert row["low"] < picked.mean() < row["high"]
@@ -182,10 +211,14 @@ def test_paired_difference_removes_what_a_seed_shares():
     for seed, shift in enumerate(luck):
         found += rows("figures-h", "HMDB-51", "baseline", 4, seed, {"top1": 40 + shift})
         found += rows("figures-h", "HMDB-51", "full", 4, seed, {"top1": 45 + shift + 0.1 * seed})
-    result = stats.paired_difference(pd.DataFrame(found).sample(frac=1, random_state=3), "full", "baseline").iloc[0]
+    result = stats.paired_difference(
+        pd.DataFrame(found).sample(frac=1, random_state=3), "full", "baseline"
+    ).iloc[0]
     half = 4.303 * 0.1 / math.sqrt(3)
     assert (result["n"], result["wins"]) == (3, 3)
-    assert (result["mean"], result["low"], result["high"]) == pytest.approx((5.1, 5.1 - half, 5.1 + half), abs=1e-3)
+    assert (result["mean"], result["low"], result["high"]) == pytest.approx(
+        (5.1, 5.1 - half, 5.1 + half), abs=1e-3
+    )
     reverse = stats.paired_difference(pd.DataFrame(found), "baseline", "full").iloc[0]
     assert (reverse["mean"], reverse["wins"]) == (-result["mean"], 0)
     with pytest.raises(InputError, match="mmb"):
@@ -224,7 +257,9 @@ def test_spreads_are_nan_where_none_is_printed():
         ("figure3b", ("figure3b,", "figure3c,"), "figure3.csv: no row has table figure3b"),
     ],
 )
-def test_absent_and_damaged_printed_numbers_are_refused_in_one_line(tmp_path, monkeypatch, target, damage, message):
+def test_absent_and_damaged_printed_numbers_are_refused_in_one_line(
+    tmp_path, monkeypatch, target, damage, message
+):
     if damage:
         name = f"{target[:7] if target.startswith('figure') else target}.csv"
         text = (paths.root() / "results" / "paper" / name).read_text()
@@ -397,7 +432,9 @@ def test_zero_shot_table_shows_the_printed_spread_and_the_half_class_protocol():
 def test_table5_shows_measured_beside_printed_and_parts(summary):
     frame = tables.measured("table5", summary, PAIR_SHARE)
     row = frame.loc[("figures-h, n = 3; printed: HMDB-51", "full")]
-    cell = summary.query("dataset == 'figures-h' and variant == 'full' and k == 4 and metric == 'top1'").iloc[0]
+    cell = summary.query("dataset == 'figures-h' and variant == 'full' and k == 4 and metric == 'top1'").iloc[
+        0
+    ]
     assert row["measured top-1", "k=4"] == text_of(cell)
     assert row["test videos, top-1 ±", "k=4"] == f"{(cell['video_high'] - cell['video_low']) / 2:.1f}"
     assert row["printed, other data", "k=4"] == "58.7"
@@ -419,7 +456,11 @@ def test_what_the_statistics_give_is_what_tables_and_figures_take(paper):
     row = summary.query("dataset == 'figures-u' and variant == 'mmb' and k == 8 and metric == 'top1'").iloc[0]
     assert cells["measured top-1", "k=8"] == text_of(row) and cells["printed, other data", "k=8"] == "81.5"
     assert len(tables.differences(paired)) == 2 * len(pairs)
-    assert set(plots.figures("table5", summary, paired, "k")) == {"table5", "table5_controls", "table5_differences"}
+    assert set(plots.figures("table5", summary, paired, "k")) == {
+        "table5",
+        "table5_controls",
+        "table5_differences",
+    }
 
 
 def test_real_data_needs_no_shares_and_marks_the_printed_column_plainly():
@@ -459,14 +500,20 @@ def test_differences_show_both_spreads_and_the_runs_with_a_gain():
     assert frame.loc[("figures-u", "full - baseline"), "k=4"] == "+13.5 ± 2.0 (videos ± 4.1), 3/3"
     assert frame.loc[("figures-h", "full - baseline"), "k=2"] == "+0.0 ± 1.0, 1/3"
     assert frame.loc[("figures-h", "mmb - clip, order"), "k=2"] == "+4.0, 1/1"
-    assert "videos" in frame.attrs["caption"] and "videos" not in tables.differences(paired[1:]).attrs["caption"]
+    assert (
+        "videos" in frame.attrs["caption"] and "videos" not in tables.differences(paired[1:]).attrs["caption"]
+    )
     other = tables.differences(paired[:1].assign(k=0, trained_on="HMDB-51"))
-    assert other.loc[("trained on figures-h, tested on figures-u", "full - baseline"), "points"].startswith("+13")
+    assert other.loc[("trained on figures-h, tested on figures-u", "full - baseline"), "points"].startswith(
+        "+13"
+    )
 
 
 def test_text_table_by_hand():
     columns = pd.MultiIndex.from_tuples([("ours", "k=2"), ("ours", "k=4"), ("a long name", "k=2")])
-    index = pd.MultiIndex.from_tuples([("h, n = 3", "clip"), ("h, n = 3", "full")], names=["data set", "variant"])
+    index = pd.MultiIndex.from_tuples(
+        [("h, n = 3", "clip"), ("h, n = 3", "full")], names=["data set", "variant"]
+    )
     frame = pd.DataFrame([["", "1.0", "2.0"], ["9.0 ± 1.0", "3.0", ""]], index=index, columns=columns)
     frame.attrs["caption"] = "note"
     assert tables.text_table(frame).splitlines() == [
@@ -482,7 +529,9 @@ def test_text_table_by_hand():
 
 
 def test_flat_columns_are_folded_one_by_one():
-    frame = pd.DataFrame([["x" * 40, "y" * 40, "z" * 40]], index=pd.Index(["a"], name="row"), columns=list("bcd"))
+    frame = pd.DataFrame(
+        [["x" * 40, "y" * 40, "z" * 40]], index=pd.Index(["a"], name="row"), columns=list("bcd")
+    )
     first, second = tables.text_table(frame).strip().split("\n\n")
     assert "x" in first and "y" in first and "z" not in first and "z" in second
 
@@ -519,14 +568,21 @@ def marks(ax, across):
     found = {"filled": [], "hollow": []}
     for line in lines:
         kind = "hollow" if line.get_markerfacecolor() == "white" else "filled"
-        found[kind] += [round(float(value), 6) for value in (line.get_xdata() if across else line.get_ydata())]
+        found[kind] += [
+            round(float(value), 6) for value in (line.get_xdata() if across else line.get_ydata())
+        ]
     return sorted(found["filled"]), sorted(found["hollow"])
 
 
 def bars(ax, across):
     """(low, high) of the intervals of an axes."""
     collections = [one for one in ax.collections if isinstance(one, mpl.collections.LineCollection)]
-    ends = [segment[:, 0 if across else 1] for one in collections for segment in one.get_segments() if segment.size]
+    ends = [
+        segment[:, 0 if across else 1]
+        for one in collections
+        for segment in one.get_segments()
+        if segment.size
+    ]
     return sorted((round(float(low), 6), round(float(high), 6)) for low, high in ends)
 
 
@@ -541,7 +597,10 @@ def axes_of(figure, blocks, by_row):
     assert apart or len(figure.axes) == blocks
     first, second = (0, 1) if by_row else (0, blocks)
     step = 2 if by_row and apart else 1
-    return [(figure.axes[first + i * step], figure.axes[(second if apart else 0) + i * step]) for i in range(blocks)]
+    return [
+        (figure.axes[first + i * step], figure.axes[(second if apart else 0) + i * step])
+        for i in range(blocks)
+    ]
 
 
 @pytest.mark.parametrize(("target", "profile"), DRAWN)
@@ -557,11 +616,15 @@ def test_figure_draws_exactly_the_summary_and_the_printed_values(target, profile
         theirs = paper[(paper["dataset"] == role) & (paper["metric"] == "top1")]
         theirs = theirs[theirs["trained_on"].isin(["", trained_on])]
         spreads = theirs.dropna(subset="spread")
-        spreads = spreads.assign(low=spreads["value"] - spreads["spread"], high=spreads["value"] + spreads["spread"])
+        spreads = spreads.assign(
+            low=spreads["value"] - spreads["spread"], high=spreads["value"] + spreads["spread"]
+        )
         hollow, printed_bars = sorted(theirs["value"].round(6)), intervals(spreads, [("low", "high")])
         filled, own_bars = sorted(ours["mean"].round(6)), intervals(ours)
         if measured is printed:
-            assert profile == "paper" or theirs.empty  # in the demo they concern other data: never on the same axes
+            assert (
+                profile == "paper" or theirs.empty
+            )  # in the demo they concern other data: never on the same axes
             assert marks(measured, across) == (filled, hollow)
             assert bars(measured, across) == sorted(own_bars + printed_bars)
         else:
@@ -614,7 +677,11 @@ def test_legends_stay_off_the_data_and_no_text_is_cut(target, profile):
         legend, page = figure.legends[0].get_window_extent(), figure.bbox
         assert figure.get_figwidth() == 9.5
         assert not any(legend.overlaps(ax.get_window_extent()) for ax in figure.axes)
-        texts = [*figure.legends[0].get_texts(), *figure.texts, *([figure._suptitle] if profile == "demo" else [])]
+        texts = [
+            *figure.legends[0].get_texts(),
+            *figure.texts,
+            *([figure._suptitle] if profile == "demo" else []),
+        ]
         for ax in figure.axes:
             texts += [*ax.texts, ax._left_title, ax.xaxis.label, ax.yaxis.label]
             for one, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
@@ -623,7 +690,9 @@ def test_legends_stay_off_the_data_and_no_text_is_cut(target, profile):
         assert len(texts) > 10 and min(text.get_fontsize() for text in texts) >= 8.5
         for text in texts:
             box = text.get_window_extent()
-            assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, text.get_text()
+            assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, (
+                text.get_text()
+            )
 
 
 def test_labels_keep_their_distance():
@@ -705,10 +774,12 @@ from flowclip_kit.reporting import notebooks
 assert "IPython" not in sys.modules
 notebooks.load()
 before = set(sys.modules)
-notebooks.execute(Path({str(source)!r}), {{}}, Path({str(tmp_path / "one.html")!r}), Path({str(tmp_path)!r}), 60)
-print((set(sys.modules) - before) & {{"IPython", "ipykernel", "nbconvert", "papermill"}})
+notebooks.execute(Path({str(source)!r}), {{}}, Path({str(tmp_path / "one.html")!r}), Path({str(tmp_path)!r}),
+60) print((set(sys.modules) - before) & {{"IPython", "ipykernel", "nbconvert", "papermill"}})
 """
-    done = subprocess.run([sys.executable, "-c", run], cwd=paths.root(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", run], cwd=paths.root(), capture_output=True, text=True, timeout=300
+    )
     assert done.stdout == "set()\n", done.stdout + done.stderr
     assert (tmp_path / "one.html").exists()
 
@@ -741,7 +812,9 @@ def test_a_cell_that_refuses_its_input_does_so_like_the_command_line(tmp_path):
     said = notebooks._one_line(error, Path("one.ipynb"), tmp_path / "none.ipynb", "")
     assert isinstance(said, InputError) and str(said).startswith("x.csv: gone; make it (one.ipynb")
     error.ename = "KeyError"
-    assert isinstance(notebooks._one_line(error, Path("one.ipynb"), tmp_path / "none.ipynb", ""), RuntimeError)
+    assert isinstance(
+        notebooks._one_line(error, Path("one.ipynb"), tmp_path / "none.ipynb", ""), RuntimeError
+    )
 
 
 def test_unknown_parameters_and_unreadable_notebooks_are_refused(tmp_path):

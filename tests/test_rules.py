@@ -84,7 +84,9 @@ def test_the_import_test_sees_every_kind_of_import():
     ):
         assert wrong_imports("flowclip_core.data.features", line) == ["flowclip_kit.reporting.stats"]
     assert wrong_imports("flowclip_kit.reporting.stats", "from flowclip_kit import environment, paths") == []
-    assert wrong_imports("flowclip_kit.demo.world", "from flowclip_kit import datasets") == ["flowclip_kit.datasets"]
+    assert wrong_imports("flowclip_kit.demo.world", "from flowclip_kit import datasets") == [
+        "flowclip_kit.datasets"
+    ]
     assert wrong_imports("flowclip_core.model.motion", "from flowclip_core import train") == ["flowclip_core"]
 
 
@@ -100,18 +102,23 @@ def test_no_module_waits_for_itself():
 def loaded(code: str) -> set[str]:
     """The packages that have been imported after `code` ran in a fresh interpreter."""
     say = "; import sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code + say], capture_output=True, text=True, cwd=root(), check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code + say], capture_output=True, text=True, cwd=root(), check=True
+    )
     return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
 
 
 def test_light_modules_do_not_import_torch():
     names = "cli datasets.formats demo.world environment experiments experiments.runs paths reporting.outputs"
-    light = loaded("import flowclip_core.config, " + ", ".join(f"flowclip_kit.{name}" for name in names.split()))
+    light = loaded(
+        "import flowclip_core.config, " + ", ".join(f"flowclip_kit.{name}" for name in names.split())
+    )
     assert light & {"torch", "torchvision", "open_clip", "matplotlib", "papermill"} == set()
     assert light >= {"numpy", "pandas", "flowclip_core"}  # what is loaded is seen
 
 
-# --- nothing that runs code from a file -----------------------------------------------------------------------
+# --- nothing that runs code from a file
+# -----------------------------------------------------------------------
 
 UNSAFE_MODULES = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
@@ -130,7 +137,10 @@ def unsafe(source: str) -> list[str]:
             called = node.func
             if isinstance(called, ast.Name) and called.id in UNSAFE_CALLS:
                 found.append(called.id)
-            if isinstance(called, ast.Attribute) and (ast.unparse(called.value), called.attr) in UNSAFE_ATTRIBUTES:
+            if (
+                isinstance(called, ast.Attribute)
+                and (ast.unparse(called.value), called.attr) in UNSAFE_ATTRIBUTES
+            ):
                 found.append(called.attr)
             for keyword in node.keywords:
                 value = getattr(keyword.value, "value", None)
@@ -169,10 +179,14 @@ def test_the_test_for_unsafe_code_sees(line):
 
 
 def test_the_test_for_unsafe_code_lets_the_rest_pass():
-    assert unsafe("model.eval(); np.load(p, allow_pickle=False); re.compile(x); json.load(f); load_file(p)") == []
+    assert (
+        unsafe("model.eval(); np.load(p, allow_pickle=False); re.compile(x); json.load(f); load_file(p)")
+        == []
+    )
 
 
-# --- no trace of a machine ------------------------------------------------------------------------------------
+# --- no trace of a machine
+# ------------------------------------------------------------------------------------
 
 # Written so that they do not find themselves.
 MACHINE = re.compile(r"(?<![\w.~-])/(?:work|tmp|root|home)/[A-Za-z]")
@@ -217,7 +231,8 @@ def test_the_test_for_traces_sees():
         assert traces(f"pip install {option} https://{host}/simple") and traces(f"from https://{host}/x")
 
 
-# --- notebooks ------------------------------------------------------------------------------------------------
+# --- notebooks
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -228,7 +243,9 @@ def test_notebooks_are_short_and_have_parameters(path):
     assert notebook.metadata.kernelspec.name == "python3"
     assert 1 <= len(code) <= 8
     assert max(len(cell.source.splitlines()) for cell in code) <= 12
-    assert not [cell.source for cell in code if re.search(r"^\s*(async )?(def|class)\b", cell.source, re.MULTILINE)]
+    assert not [
+        cell.source for cell in code if re.search(r"^\s*(async )?(def|class)\b", cell.source, re.MULTILINE)
+    ]
     assert [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])] == [code[0]]
 
 

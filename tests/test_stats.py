@@ -1,4 +1,5 @@
-"""Statistics: every interval covers the truth in 93 to 97 of 100 simulated experiments, and naive ones do not."""
+"""Statistics: every interval covers the truth in 93 to 97 of 100 simulated experiments, and naive ones do
+not."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def keeps_its_level(share: float) -> bool:
 
 
 def bootstraps(samples):
-    """Means, lows and highs of samples of values; one interval serves all samples that hold the same values."""
+    """Means, lows and highs of samples of values; one interval serves all samples that hold the same
+    values."""
     known, found = {}, []
     for sample in map(np.sort, samples):
         key = sample.tobytes()
@@ -45,9 +47,12 @@ def run(variant, value, dataset="hmdb51", k=4, seed=0, split=1, metric="top1", *
 
 
 def experiments(variant, values):
-    """Values (experiments, seeds, splits) as a tidy table in which each experiment is a data set of its own."""
+    """Values (experiments, seeds, splits) as a tidy table in which each experiment is a data set of its
+    own."""
     number, seed, split = (axis.ravel() for axis in np.indices(values.shape))
-    common = {name: entry for name, entry in run(variant, 0.0).items() if name not in ("seed", "split", "value")}
+    common = {
+        name: entry for name, entry in run(variant, 0.0).items() if name not in ("seed", "split", "value")
+    }
     frame = pd.DataFrame({"seed": seed, "split": split + 1, "value": values.ravel()}).assign(**common)
     frame["dataset"] = [f"set {i:04d}" for i in number]
     frame["key"] = variant + frame["dataset"] + frame["seed"].astype(str) + frame["split"].astype(str)
@@ -134,7 +139,8 @@ def test_bootstrap_over_three_splits_covers_the_mean_of_their_means():
 
 
 def slow_bootstrap(splits, draws):
-    """The same interval resample by resample, with the same counts; acceleration by leaving out video by video."""
+    """The same interval resample by resample, with the same counts; acceleration by leaving out video by
+    video."""
     rng, videos = np.random.default_rng(0), sum(map(len, splits))
     resampled, left_out = np.zeros(draws), []
     for x in splits:
@@ -144,7 +150,9 @@ def slow_bootstrap(splits, draws):
         left_out += [(x.mean() - np.delete(x, i).mean()) * (len(x) - 1) / len(x) for i in range(len(x))]
     a = sum(d**3 for d in left_out) / (6 * sum(d**2 for d in left_out) ** 1.5) / 2
     reach = scipy_stats.t.ppf(0.975, videos - len(splits)) * math.sqrt(videos / (videos - len(splits)))
-    return np.quantile(resampled, [scipy_stats.norm.cdf(a + (a + z) / (1 - a * (a + z))) for z in (-reach, reach)])
+    return np.quantile(
+        resampled, [scipy_stats.norm.cdf(a + (a + z) / (1 - a * (a + z))) for z in (-reach, reach)]
+    )
 
 
 @pytest.mark.parametrize("sizes", [(8,), (30,), (20, 30, 25)])
@@ -165,8 +173,12 @@ def test_drawing_videos_of_one_value_together_equals_drawing_videos(tied):
     together = stats._resampled_means(x, 20000, rng)
     at = [0.025, 0.16, 0.5, 0.84, 0.975]
     sd = x.std() / math.sqrt(len(x))
-    assert np.quantile(together, at) == pytest.approx(list(np.quantile(one_by_one, at)), abs=0.1 * sd + 1 / 60)
-    assert together.std() == pytest.approx(sd, rel=0.03) and np.mean(together) == pytest.approx(x.mean(), abs=0.04 * sd)
+    assert np.quantile(together, at) == pytest.approx(
+        list(np.quantile(one_by_one, at)), abs=0.1 * sd + 1 / 60
+    )
+    assert together.std() == pytest.approx(sd, rel=0.03) and np.mean(together) == pytest.approx(
+        x.mean(), abs=0.04 * sd
+    )
 
 
 def test_bootstrap_repeats_and_does_not_depend_on_order_or_units():
@@ -218,8 +230,11 @@ def test_video_interval_of_a_summary_covers():
     runs["value"] = [100 * hits[key].mean() for key in runs["key"]]
     summary = stats.summarise(runs, NOTHING_PRINTED, hits)
     assert keeps_its_level(share_covered(summary["video_low"], summary["video_high"], 10))
-    # Seeds that see the same videos agree more than videos do: their spread must not stand for that of videos.
-    assert (summary["high"] - summary["low"]).median() < (summary["video_high"] - summary["video_low"]).median()
+    # Seeds that see the same videos agree more than videos do: their spread must not stand for that of
+    # videos.
+    assert (summary["high"] - summary["low"]).median() < (
+        summary["video_high"] - summary["video_low"]
+    ).median()
 
 
 @pytest.fixture
@@ -242,7 +257,9 @@ def test_summary_equals_a_slow_one(grid):
     summary = stats.summarise(tidy, NOTHING_PRINTED, hits)
     assert list(summary.columns) == stats.SUMMARY and len(summary) == 8
     for row in summary.itertuples():
-        picked = tidy[(tidy["variant"] == row.variant) & (tidy["k"] == row.k) & (tidy["metric"] == row.metric)]
+        picked = tidy[
+            (tidy["variant"] == row.variant) & (tidy["k"] == row.k) & (tidy["metric"] == row.metric)
+        ]
         seeds = [picked.loc[picked["seed"] == seed, "value"].tolist() for seed in range(3)]
         means = [sum(values) / 2 for values in seeds]
         assert (row.n, row.splits) == (3, 2)
@@ -287,7 +304,9 @@ def test_printed_values_meet_their_own_row_alone():
             run("TSM", 65.0),
         ]
     )
-    printed = dict.fromkeys(PAPER, "") | dict(table="table5", method="full", source="printed", trained_on="HMDB-51")
+    printed = dict.fromkeys(PAPER, "") | dict(
+        table="table5", method="full", source="printed", trained_on="HMDB-51"
+    )
     printed |= dict(dataset="HMDB-51", k=4, metric="top1", value=58.7)
     competitor = printed | dict(method="TSM", source="printed competitor")  # a name met by chance
     paper = pd.DataFrame([printed, competitor, competitor])
@@ -353,7 +372,9 @@ def test_pairing_removes_what_a_seed_shares():
     assert list(found.columns) == [*stats.GROUP, *stats.DIFFERENCE]
     result, half = found.iloc[0], 4.303 * 0.1 / math.sqrt(3)
     assert (result["n"], result["wins"], result["k"], result["trained_on"]) == (3, 3, 4, "HMDB-51")
-    assert (result["mean"], result["low"], result["high"]) == pytest.approx((5.1, 5.1 - half, 5.1 + half), abs=1e-3)
+    assert (result["mean"], result["low"], result["high"]) == pytest.approx(
+        (5.1, 5.1 - half, 5.1 + half), abs=1e-3
+    )
     assert math.isnan(result["video_low"]) and math.isnan(result["video_high"])
     reverse = stats.paired_difference(tidy, "baseline", "full").iloc[0]
     assert (reverse["mean"], reverse["wins"]) == (-result["mean"], 0)
@@ -380,7 +401,9 @@ def test_video_interval_of_a_paired_difference_covers():
     for better, worse in zip(*both, strict=True):
         easy, gain = rng.beta(0.5, 0.5, 150), rng.random(150) < 0.1
         for one, other in zip(better, worse, strict=True):
-            hits[other] = rng.random(150) < easy * (1 - gain)  # of a gained video: never, then half of the time
+            hits[other] = rng.random(150) < easy * (
+                1 - gain
+            )  # of a gained video: never, then half of the time
             hits[one] = np.where(gain, rng.random(150) < 0.5, hits[other])
     found = stats.paired_difference(pd.concat([ours, theirs]), "full", "baseline", hits=hits)
     assert keeps_its_level(share_covered(found["video_low"], found["video_high"], 5.0))

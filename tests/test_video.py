@@ -18,7 +18,8 @@ from flowclip_core.data import video
 from flowclip_core.data.video import Clip, crop, read_frames, resize, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError, VideoError
 
-# What each real clip is: frames, height, width, and why PyAV stands in for decord, or "". Else what is said of it.
+# What each real clip is: frames, height, width, and why PyAV stands in for decord, or "". Else what is said
+# of it.
 REAL = {
     # HMDB-51: packed B-frames, so the container counts one more than there are
     "RATRACE_wave_f_nm_np1_fr_goo_37.avi": (72, 240, 560, "the container holds 73 frames and 72 decode"),
@@ -26,7 +27,12 @@ REAL = {
     # UCF-101, with B-frames and without
     "v_ApplyEyeMakeup_g01_c02.avi": (123, 240, 320, ""),
     "v_BenchPress_g01_c05.avi": (88, 240, 320, ""),
-    "arm_wrestling.mp4": (280, 256, 340, ""),  # pixels of 64:51; a player shows it 427 wide, here they stay as stored
+    "arm_wrestling.mp4": (
+        280,
+        256,
+        340,
+        "",
+    ),  # pixels of 64:51; a player shows it 427 wide, here they stay as stored
     "flipping_pancake.mkv": (310, 240, 426, ""),
     "nasa_13013.mp4": (390, 270, 480, ""),
     "test_mpeg4.avi": (164, 240, 320, ""),
@@ -34,7 +40,12 @@ REAL = {
     "rotated_0.mov": (3, 320, 568, ""),
     "rotated_90.mov": (3, 568, 320, ""),  # stored lying, 568 wide
     "video_90.mov": (3, 568, 320, ""),
-    "sample_rotate_and_reflect.mp4": (30, 1080, 720, "other pixels in frame 0"),  # decord turns but does not mirror
+    "sample_rotate_and_reflect.mp4": (
+        30,
+        1080,
+        720,
+        "other pixels in frame 0",
+    ),  # decord turns but does not mirror
     # Edit lists hide the first packets, which only help to decode what follows.
     "discard_first_keyframe.mp4": (25, 64, 64, "counts 30 frames instead of 25"),
     "iibbibb_editlist_videoonly.mp4": (12, 576, 704, "counts 13 frames instead of 12"),
@@ -125,7 +136,11 @@ def test_real_clips_are_the_same_to_many_threads(clips, name, decoder, capfd, wa
             answers.append((clip.count, clip.decoder, clip.frames.tobytes()))
         except VideoError as error:
             answers.append(str(error))
-            assert name not in READABLE and str(error).startswith(f"{path}: {REAL[name]}") and "\n" not in str(error)
+            assert (
+                name not in READABLE
+                and str(error).startswith(f"{path}: {REAL[name]}")
+                and "\n" not in str(error)
+            )
     assert answers[0] == answers[1]
     assert capfd.readouterr() == ("", "")
 
@@ -195,7 +210,8 @@ def test_pyav_stands_in_where_decord_differs(tmp_path):
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize(("quarters", "a", "b"), [(0, 1, 0), (1, 0, 1), (2, -1, 0), (3, 0, -1)])
 def test_pictures_are_turned_and_mirrored_as_the_file_says(tmp_path, quarters, a, b, mirrored, decoder):
-    """Turned by so many quarters clockwise, as phones do; mirrored: upside down before, as (a b, b -a) says."""
+    """Turned by so many quarters clockwise, as phones do; mirrored: upside down before, as (a b, b -a)
+    says."""
     path = make(tmp_path / "turned.mov", 3, size=(64, 80))
     lying = read_frames(path, range).frames
     turn(path, a, b, mirrored)
@@ -324,8 +340,12 @@ for source in map(Path, sys.argv[2:]):
             except VideoError as error:
                 assert str(error).startswith(f"{path}: ") and "\\n" not in str(error)
 """
-    sources = [str(made / name) for name in ("h264.mp4", "xvid_b_frames.avi", "vp9.webm", "variable_rate.mkv")]
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path), *sources], capture_output=True, timeout=100)
+    sources = [
+        str(made / name) for name in ("h264.mp4", "xvid_b_frames.avi", "vp9.webm", "variable_rate.mkv")
+    ]
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *sources], capture_output=True, timeout=100
+    )
     assert (run.returncode, run.stderr) == (0, b"")
 
 
@@ -336,7 +356,9 @@ def test_a_changing_picture_size_is_refused(tmp_path):
     )
     (tmp_path / "both.mpg").write_bytes(small.read_bytes() + large.read_bytes())
     for pick in (range, lambda n: [0]):  # whichever frames are picked
-        with pytest.raises(VideoError, match=r"both.mpg: the picture size changes within the video \(64x48, 96x64\)"):
+        with pytest.raises(
+            VideoError, match=r"both.mpg: the picture size changes within the video \(64x48, 96x64\)"
+        ):
             read_frames(tmp_path / "both.mpg", pick)
 
 
@@ -361,7 +383,9 @@ def test_one_decoding_pass_and_only_the_picked_frames_in_memory(tmp_path, monkey
 def test_whole_pictures_of_many_picks_are_not_held_where_they_shrink(tmp_path):
     path = make(tmp_path / "long.mp4", 40, "libx264", size=(640, 480), options={"preset": "ultrafast"})
     tracemalloc.start()
-    clip = read_frames(path, range, shrink=lambda picture: picture[:8, :640])  # a view, and rows that lie together
+    clip = read_frames(
+        path, range, shrink=lambda picture: picture[:8, :640]
+    )  # a view, and rows that lie together
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert clip.frames.shape == (40, 8, 640, 3)
@@ -382,7 +406,10 @@ def test_each_picked_picture_shrinks_once_and_by_itself(made, name, decoder):
     def pick(n: int) -> list[int]:
         return [n - 1, 0, n // 2, n // 2, n - 1]
 
-    whole, shrunk = read_frames(made / name, pick, decoder), read_frames(made / name, pick, decoder, shrink=shrink)
+    whole, shrunk = (
+        read_frames(made / name, pick, decoder),
+        read_frames(made / name, pick, decoder, shrink=shrink),
+    )
     assert (shrunk.count, shrunk.decoder) == (whole.count, whole.decoder)
     assert np.array_equal(shrunk.frames, whole.frames[:, ::3, ::2] + np.float32(1))
     # A recount decodes again, and so does the comparison with decord.
@@ -466,7 +493,9 @@ def assert_like_open_clip(frames: np.ndarray, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64, 224])
-@pytest.mark.parametrize("shape", [(240, 320), (320, 241), (100, 100), (48, 64), (256, 341), (224, 299), (299, 224)])
+@pytest.mark.parametrize(
+    "shape", [(240, 320), (320, 241), (100, 100), (48, 64), (256, 341), (224, 299), (299, 224)]
+)
 def test_centre_crop_equals_open_clip(shape, size):
     noise = np.random.default_rng(0).integers(0, 256, (1, *shape, 3), dtype=np.uint8)
     assert_like_open_clip(np.concatenate([noise, picture(3, shape[1], shape[0])[None]]), size)
@@ -483,14 +512,18 @@ def test_crops_are_the_ends_and_the_middle(portrait):
     frames = np.broadcast_to(long[None, None, :, None], (3, 32, 96, 3)).copy()
     if portrait:
         frames = np.ascontiguousarray(frames.transpose(0, 2, 1, 3))
-    crops = resize_and_crop(frames, 32, ("left", "centre", "right", "mirrored"))  # no scaling: 32 is the short side
+    crops = resize_and_crop(
+        frames, 32, ("left", "centre", "right", "mirrored")
+    )  # no scaling: 32 is the short side
     assert crops.shape == (4, 3, 3, 32, 32) and str(crops.dtype) == "torch.uint8"
     ends = crops[:, 1, 0, :, 0] if portrait else crops[:, 1, 0, 0, :]
     assert ends[0].tolist() == long[:32].tolist()
     assert ends[1].tolist() == long[32:64].tolist()
     assert ends[2].tolist() == long[64:].tolist()
     assert bool((crops[3] == crops[1].flip(-1)).all())
-    assert bool((crops[3] == crops[1]).all()) == portrait  # constant along the width there, so the flip shows nothing
+    assert (
+        bool((crops[3] == crops[1]).all()) == portrait
+    )  # constant along the width there, so the flip shows nothing
     assert bool((resize_and_crop(frames, 32, ("right",))[0] == crops[2]).all())
 
 
@@ -498,7 +531,11 @@ def test_crops_are_the_ends_and_the_middle(portrait):
 def test_frame_by_frame_resizes_to_the_same_bits_as_together(shape):
     noise = np.random.default_rng(0).integers(0, 256, (5, *shape, 3), dtype=np.uint8)
     together = resize(noise, 32)
-    assert min(together.shape[2:]) == 32 and together.shape[:2] == (5, 3) and str(together.dtype) == "torch.uint8"
+    assert (
+        min(together.shape[2:]) == 32
+        and together.shape[:2] == (5, 3)
+        and str(together.dtype) == "torch.uint8"
+    )
     for turned in (noise, np.rot90(noise, 2, axes=(1, 2))):  # also a view that lies backwards in memory
         for frame, picture_of_all in zip(turned, resize(turned, 32), strict=True):
             assert bool((resize(frame[None], 32)[0] == picture_of_all).all())

@@ -1,6 +1,7 @@
 """What one rank of test_ranks.py does: trains the small model a few steps, tests it, writes down what it has.
 
-Without a launcher the only rank; imported by the test as well, to be the single process that ranks must equal.
+Without a launcher the only rank; imported by the test as well, to be the single process that ranks must
+equal.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ def store(folder: Path) -> FeatureStore:
 
 
 def work(folder: Path, number: int = 0) -> dict[str, torch.Tensor]:
-    """Weights of three variants trained whole, one also resumed by as many ranks and by others; losses, scores."""
+    """Weights of three variants trained whole, one also resumed by as many ranks and by others; losses,
+    scores."""
     small, found = backbone(SMALL), {}
 
-    def fit(config: TrainConfig, seed: int = 3, model: ModelConfig = FULL, **how) -> tuple[FlowCLIP, loop.Log]:
+    def fit(
+        config: TrainConfig, seed: int = 3, model: ModelConfig = FULL, **how
+    ) -> tuple[FlowCLIP, loop.Log]:
         made = FlowCLIP(model, small, NAMES, seed)
         return made, loop.train(made, store(folder), np.arange(20) % 4, config, 3, ranks=ranks, **how)
 
@@ -47,10 +51,13 @@ def work(folder: Path, number: int = 0) -> dict[str, torch.Tensor]:
         model, log = fit(CONFIG, seed=3 + number, model=ModelConfig(**switches))
         found |= {f"{what} {name}": value.detach() for name, value in model.trained().items()}
         found[f"{what} losses"] = torch.tensor(log.losses)
-    # Seven videos, four at a time, one pass each: shares are uneven, and one batch is smaller than there are ranks.
+    # Seven videos, four at a time, one pass each: shares are uneven, and one batch is smaller than there are
+    # ranks.
     model = FlowCLIP(ModelConfig(), small, NAMES, 3)
     seven = replace(CONFIG, batch=3)
-    log = loop.train(model, store(folder), np.arange(7) % 4, seven, 3, rows=np.arange(7), micro_batch=1, ranks=ranks)
+    log = loop.train(
+        model, store(folder), np.arange(7) % 4, seven, 3, rows=np.arange(7), micro_batch=1, ranks=ranks
+    )
     found |= {f"seven {name}": value.detach() for name, value in model.trained().items()}
     found["seven losses"] = torch.tensor(log.losses)
     if (folder / "given").exists():  # which another number of ranks began

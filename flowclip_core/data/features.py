@@ -41,7 +41,8 @@ def encode_video(
     crops: Sequence[str] = ("centre",),
     decoder: str = "pyav",
 ) -> Tensor:
-    """Frame features (C,F,D) of one video: the centre frame of each of F = `frames` equal parts, in C `crops`.
+    """Frame features (C,F,D) of one video: the centre frame of each of F = `frames` equal parts, in C
+    `crops`.
 
     Raises VideoError for an unreadable video, NotFinite where a feature is no finite number.
     """
@@ -59,7 +60,8 @@ def encode_video(
 class Reader:
     """What training and testing read frames from.
 
-    features: (N,C,F,D) array. crops: the C crops. names: N names of videos. where: whose they are, for messages.
+    features: (N,C,F,D) array. crops: the C crops. names: N names of videos. where: whose they are, for
+    messages.
     """
 
     features: np.ndarray
@@ -68,25 +70,34 @@ class Reader:
     where: str
 
     def take(self, rows: np.ndarray, frames: np.ndarray, crops: np.ndarray | None = None) -> np.ndarray:
-        """Frame features (B,T,D) float32. rows (B,); frames (B,T) stored frame numbers; crops (B,), default centre.
+        """Frame features (B,T,D) float32. rows (B,); frames (B,T) stored frame numbers; crops (B,), default
+        centre.
 
         Raises NotFinite naming the first video with a feature that is not a finite number.
         """
         crops = np.full(len(rows), self.crops.index("centre")) if crops is None else crops
         taken = self.features[rows[:, None], crops[:, None], frames].astype(np.float32)
-        if not np.isfinite(taken.sum()):  # of float16 the sum cannot overflow, and it is faster than a look at each
+        if not np.isfinite(
+            taken.sum()
+        ):  # of float16 the sum cannot overflow, and it is faster than a look at each
             bad = int(np.argmin(np.isfinite(taken).all((1, 2))))
             name, crop = self.names[rows[bad]], self.crops[crops[bad]]
-            raise NotFinite(f"{self.where} of video {name} (crop {crop}) are not all finite numbers; make them again")
+            raise NotFinite(
+                f"{self.where} of video {name} (crop {crop}) are not all finite numbers; make them again"
+            )
         return taken
 
     def still(self, rows: np.ndarray) -> np.ndarray:
-        """Which of the videos (n,) do not move: all stored frames of the first crop are equal, to what float16 keeps.
+        """Which of the videos (n,) do not move: all stored frames of the first crop are equal, to what
+        float16 keeps.
 
-        A video of one frame, or of one picture held, is such a one: its frame differences (Eq. 4) say nothing.
+        A video of one frame, or of one picture held, is such a one: its frame differences (Eq. 4) say
+        nothing.
         """
         moves = np.zeros(len(rows), bool)
-        for frame in range(1, self.features.shape[2]):  # almost all videos move in the first: the others are not read
+        for frame in range(
+            1, self.features.shape[2]
+        ):  # almost all videos move in the first: the others are not read
             left = np.flatnonzero(~moves)
             first = self.features[rows[left], 0, 0].astype(np.float32)
             change = np.abs(self.features[rows[left], 0, frame] - first)
@@ -105,17 +116,20 @@ class Features(Reader):
 
 
 def as_features(found: np.ndarray | Tensor | Reader, names: Sequence[str] | None = None) -> Reader:
-    """What can be read frame by frame: a store as it is, an array or tensor (N,F,D) or (N,C,F,D) in a `Features`.
+    """What can be read frame by frame: a store as it is, an array or tensor (N,F,D) or (N,C,F,D) in a
+    `Features`.
 
-    names: of the videos, by default their numbers; they decide the random draws of a test. C = 1 means the centre crop,
-    more are `left`, `centre`, `right` and `mirrored`. Raises InputError for another shape.
+    names: of the videos, by default their numbers; they decide the random draws of a test. C = 1 means the
+    centre crop, more are `left`, `centre`, `right` and `mirrored`. Raises InputError for another shape.
     """
     if isinstance(found, Reader):
         return found
     array = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found)
     array = array[:, None] if array.ndim == 3 else array
     if array.ndim != 4 or 0 in array.shape or array.shape[1] > len(CROPS):
-        raise InputError(f"features: expected (N,F,D) or (N,C,F,D) with C up to {len(CROPS)}, got {np.shape(found)}")
+        raise InputError(
+            f"features: expected (N,F,D) or (N,C,F,D) with C up to {len(CROPS)}, got {np.shape(found)}"
+        )
     names = [str(number) for number in range(len(array))] if names is None else list(names)
     if len(names) != len(array):
         raise InputError(f"names: {len(names)} of them for {len(array)} videos")
@@ -145,4 +159,6 @@ def drawn_frames(rng: np.random.Generator, videos: int, stored: int, frames: int
 
 def _need_segments(stored: int, frames: int) -> None:
     if not 1 <= frames <= stored:
-        raise InputError(f"frames: T={frames} cannot be drawn from {stored} stored frames; T must be 1 to {stored}")
+        raise InputError(
+            f"frames: T={frames} cannot be drawn from {stored} stored frames; T must be 1 to {stored}"
+        )

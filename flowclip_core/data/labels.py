@@ -23,7 +23,8 @@ def class_text(name: str, style: str = "words") -> str:
 
     A name that holds a space is left as it is: «using iPad» stays. In any other «_» is a space, and
 
-    - words: a capital after a small letter starts a new word: «brush_hair» -> «brush hair», «ApplyEyeMakeup» ->
+    - words: a capital after a small letter starts a new word: «brush_hair» -> «brush hair», «ApplyEyeMakeup»
+    ->
       «Apply Eye Makeup»
     - raw: «ApplyEyeMakeup» stays, as X-CLIP, ActionCLIP, ViFi-CLIP and Vita-CLIP feed UCF-101
 
@@ -37,11 +38,13 @@ def class_text(name: str, style: str = "words") -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text) if style == "words" else text
 
 
-# --- names that a user gives ----------------------------------------------------------------------------------
+# --- names that a user gives
+# ----------------------------------------------------------------------------------
 
 
 def split_names(line: str, option: str = "--labels") -> list[str]:
-    """The names in a line with commas between them, as in a row of CSV: one that holds a comma stands in quotes.
+    """The names in a line with commas between them, as in a row of CSV: one that holds a comma stands in
+    quotes.
 
     Raises InputError for an empty name, naming a comma at the end, and for a quote that does not close.
     """
@@ -62,33 +65,39 @@ def split_names(line: str, option: str = "--labels") -> list[str]:
 
 def joined(names: Iterable[str]) -> str:
     """The line that `split_names` reads as these names."""
-    return ", ".join('"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in names)
+    return ", ".join(
+        '"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in names
+    )
 
 
 def texts_of(names: Sequence[str], option: str = "--labels") -> list[str]:
     """The texts of class names that a user gives: see `class_text`.
 
-    Raises InputError unless they are two or more names that CLIP can tell apart, for one that `check_texts` refuses,
-    and for a single text in the place of a list, which would be taken letter by letter.
+    Raises InputError unless they are two or more names that CLIP can tell apart, for one that `check_texts`
+    refuses, and for a single text in the place of a list, which would be taken letter by letter.
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{option}: a list of names is needed, got {names!r:.60}")
     names = [name.strip() for name in names]
     if len(set(names)) < 2:
-        raise InputError(f"{option}: at least two different names are needed, got {', '.join(names) or 'none'}")
+        raise InputError(
+            f"{option}: at least two different names are needed, got {', '.join(names) or 'none'}"
+        )
     texts = [class_text(name) for name in names]
     check_texts(names, texts, option)
     return texts
 
 
-# --- what no prompt can hold ----------------------------------------------------------------------------------
+# --- what no prompt can hold
+# ----------------------------------------------------------------------------------
 
 
 def check_texts(names: Sequence[str], texts: Sequence[str], where: str) -> None:
     """Refuse class texts that are empty, hold what nobody sees or what ends a text, or that CLIP reads alike.
 
-    names: as the user knows them. It needs no tokenizer, whose import takes seconds; `prompt_tree.class_tokens` looks
-    again, at the tokens. Raises InputError naming the class, of two that read alike both.
+    names: as the user knows them. It needs no tokenizer, whose import takes seconds;
+    `prompt_tree.class_tokens` looks again, at the tokens. Raises InputError naming the class, of two that
+    read alike both.
     """
     seen: dict[tuple[str, ...], int] = {}
     for number, (name, text) in enumerate(zip(names, texts, strict=True)):
@@ -97,7 +106,9 @@ def check_texts(names: Sequence[str], texts: Sequence[str], where: str) -> None:
         _check_signs(text, f"{where}: class {shown(name)}")
         pieces = _pieces(text)
         if held := [border for border in BORDERS if border in (*pieces, *_pieces(name))]:
-            raise InputError(f"{where}: class {name!r} holds {held[0]}, which is where a text ends for CLIP; rename it")
+            raise InputError(
+                f"{where}: class {name!r} holds {held[0]}, which is where a text ends for CLIP; rename it"
+            )
         if (other := seen.setdefault(pieces, number)) != number:
             raise InputError(twins(where, names[other], name))
 
@@ -127,7 +138,8 @@ def caution(texts: Sequence[str]) -> str:
 
 
 def at_most(text: str) -> int | None:
-    """More tokens than this a text never has, its full stop among them; None where only the tokenizer can tell."""
+    """More tokens than this a text never has, its full stop among them; None where only the tokenizer can
+    tell."""
     plain = text.isascii() and "&" not in text  # nothing that the tokenizer's cleaning would lengthen
     return len("".join(text.split())) + 1 if plain else None
 

@@ -1,11 +1,11 @@
 """Exact frames out of a video file, and square crops out of frames.
 
-What counts as frame i is decided by decoding the whole stream once, in order. There is no seeking: on some files it
-returns other frames, without an error (MPEG-4 AVI with B-frames, such as HMDB-51's).
+What counts as frame i is decided by decoding the whole stream once, in order. There is no seeking: on some
+files it returns other frames, without an error (MPEG-4 AVI with B-frames, such as HMDB-51's).
 
-A file is opened as one of CONTAINERS or not at all. FFmpeg knows formats that merely name other files or addresses
-(playlists, FFmpeg's own scripts, sessions), whatever the file's own name ends in; such a video would be another file
-than the one that is hashed, could be any file of the machine, and may have no end.
+A file is opened as one of CONTAINERS or not at all. FFmpeg knows formats that merely name other files or
+addresses (playlists, FFmpeg's own scripts, sessions), whatever the file's own name ends in; such a video
+would be another file than the one that is hashed, could be any file of the machine, and may have no end.
 """
 
 from __future__ import annotations
@@ -31,25 +31,44 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DECODERS = ("pyav", "decord")
-# FFmpeg's names of what holds its pictures itself. Still pictures have formats of their own; a GIF may be a video.
+# FFmpeg's names of what holds its pictures itself. Still pictures have formats of their own; a GIF may be a
+# video.
 CONTAINERS = (
-    *("avi", "mov", "matroska", "mpeg", "mpegts", "mpegvideo", "asf", "flv", "ogg", "rm", "gif", "mxf", "dv", "ivf"),
+    *(
+        "avi",
+        "mov",
+        "matroska",
+        "mpeg",
+        "mpegts",
+        "mpegvideo",
+        "asf",
+        "flv",
+        "ogg",
+        "rm",
+        "gif",
+        "mxf",
+        "dv",
+        "ivf",
+    ),
     *("nut", "wtv", "m4v", "h264", "hevc"),
 )
-# decord's FFmpeg is old, and cannot be told what to open. These it knows by their first bytes, as nothing else.
+# decord's FFmpeg is old, and cannot be told what to open. These it knows by their first bytes, as nothing
+# else.
 FOR_DECORD = ("avi", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 # Where a file shows no end: 11 hours at 25 frames a second, and reading that takes an hour a pass.
 MAX_FRAMES = 1_000_000
 MAX_SECONDS = 3600.0
-TOLERANCE = 2  # grey levels between two decoders' pictures of one frame: about what FFmpeg's versions differ by
+TOLERANCE = (
+    2  # grey levels between two decoders' pictures of one frame: about what FFmpeg's versions differ by
+)
 
 
 @dataclass(frozen=True)
 class Clip:
     """Frames of one video.
 
-    frames: uint8 (k,H,W,3), RGB, upright; or (k, ...), what `shrink` made of each. count: how many frames the video
-    has, that is, how many decode.
+    frames: uint8 (k,H,W,3), RGB, upright; or (k, ...), what `shrink` made of each. count: how many frames the
+    video has, that is, how many decode.
     decoder: library and version that gave the frames, «pyav 18.1.0» or «decord 0.6.0»; where decord was asked
     for and could not be trusted on this file also why, «pyav 18.1.0 (decord 0.6.0: other pixels in frame 7)».
     """
@@ -73,32 +92,33 @@ def read_frames(
     so its answer must depend on n alone. The whole stream is decoded whatever is picked: n, and whether the
     file can be read, do not depend on `pick`. Memory holds the picked frames alone.
 
-    Pictures are turned by multiples of 90 degrees and mirrored as the file says, which is how a player shows them. The
-    pixels' aspect is not applied: a picture of 340x256 stored pixels stays one, though a player may show it 427 wide.
+    Pictures are turned by multiples of 90 degrees and mirrored as the file says, which is how a player shows
+    them. The pixels' aspect is not applied: a picture of 340x256 stored pixels stays one, though a player may
+    show it 427 wide.
 
-    `shrink` gets each picked picture, uint8 (H,W,3), upright, as soon as it is decoded, once however often it is
-    picked, and returns an array of one and the same shape for all: memory then holds these and a single picture
-    (32 pictures of 3840x2160 are 800 MB). What is said of pictures below holds before they shrink.
+    `shrink` gets each picked picture, uint8 (H,W,3), upright, as soon as it is decoded, once however often it
+    is picked, and returns an array of one and the same shape for all: memory then holds these and a single
+    picture (32 pictures of 3840x2160 are 800 MB). What is said of pictures below holds before they shrink.
 
     A container that merely announces too many (or too few) frames is recounted. A stream that raises a
     decoding error, or has packets or frames marked as damaged (a file cut short), is unreadable as a whole,
     however many frames come before: without its tail every segment of the video would lie elsewhere. What
     leaves no mark cannot be seen: damage that a codec conceals, a Matroska file that ends early.
 
-    Refused, too, is what is none of CONTAINERS (playlists, still pictures, FIFOs), a single still picture within one,
-    and a file of more than MAX_FRAMES frames or one that takes more than MAX_SECONDS a pass.
+    Refused, too, is what is none of CONTAINERS (playlists, still pictures, FIFOs), a single still picture
+    within one, and a file of more than MAX_FRAMES frames or one that takes more than MAX_SECONDS a pass.
 
-    threads: of the codec. They change nothing but the time: they can lose an error and the frames after it, so whatever
-    does not decode to as many frames as the container holds is decoded again, and judged, by one.
+    threads: of the codec. They change nothing but the time: they can lose an error and the frames after it,
+    so whatever does not decode to as many frames as the container holds is decoded again, and judged, by one.
 
-    decoder="decord" lets decord read, in order too, and compares its frames with PyAV's. Where it is not to open
-    the file (it gets FOR_DECORD alone) or cannot, counts otherwise or differs by more than TOLERANCE grey levels,
-    PyAV's frames are returned, and `Clip.decoder` says so. The comparison costs one more decoding pass; with `shrink`
-    two, since PyAV then decodes once more beside decord.
+    decoder="decord" lets decord read, in order too, and compares its frames with PyAV's. Where it is not to
+    open the file (it gets FOR_DECORD alone) or cannot, counts otherwise or differs by more than TOLERANCE
+    grey levels, PyAV's frames are returned, and `Clip.decoder` says so. The comparison costs one more
+    decoding pass; with `shrink` two, since PyAV then decodes once more beside decord.
 
     Raises VideoError (one line, path first) for a file that is missing, no video, damaged, or changes its
-    picture size, in whichever frame; InputError for an unknown or absent decoder; ValueError where `pick` picks
-    nothing or leaves 0..n-1.
+    picture size, in whichever frame; InputError for an unknown or absent decoder; ValueError where `pick`
+    picks nothing or leaves 0..n-1.
     """
     path = Path(path)
     if decoder not in DECODERS:
@@ -119,7 +139,9 @@ def read_frames(
         used = f"pyav {av.__version__}"
         if decord:
             doubt = no_decord(container) or _reread_with_decord(decord, path, frames, packets, count, shrink)
-            used = f"{used} (decord {decord.__version__}: {doubt})" if doubt else f"decord {decord.__version__}"
+            used = (
+                f"{used} (decord {decord.__version__}: {doubt})" if doubt else f"decord {decord.__version__}"
+            )
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{path}: cannot be read as a video: {' '.join(reason.split())}") from error
@@ -145,10 +167,12 @@ def open_stream(path: Path) -> tuple[av.container.InputContainer, av.VideoStream
         head = file.read(64)
     # Containers have their sizes and versions there, in bytes that no text holds.
     if head and head[:16].isascii() and not any(byte < 9 or 13 < byte < 32 for byte in head):
-        raise VideoError(f"{path}: cannot be read as a video: it is a text, such as a playlist; give the video itself")
+        raise VideoError(
+            f"{path}: cannot be read as a video: it is a text, such as a playlist; give the video itself"
+        )
     try:
-        # An absolute path cannot be taken for a URL. Titles in old AVI files are often not UTF-8, and nobody asks
-        # for them here. What a file refers to is under the same two lists.
+        # An absolute path cannot be taken for a URL. Titles in old AVI files are often not UTF-8, and nobody
+        # asks for them here. What a file refers to is under the same two lists.
         only = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
         container = av.open(str(path.absolute()), metadata_errors="ignore", container_options=only)
     except av.error.ArgumentError as error:
@@ -208,7 +232,8 @@ def _bounded(path: Path, things: Iterable[T]) -> Iterator[T]:
 def _decode(
     path: Path, numbers: Iterable[int], threads: int, shrink: Callable[[np.ndarray], np.ndarray] | None
 ) -> tuple[dict[int, np.ndarray], int]:
-    """One pass over the whole stream: frames `numbers` (upright RGB, or shrunk) and how many frames there are."""
+    """One pass over the whole stream: frames `numbers` (upright RGB, or shrunk) and how many frames there
+    are."""
     wanted, frames, count, sizes = set(numbers), {}, 0, set()
     for count, frame in enumerate(_stream(path, threads), 1):
         sizes.add((frame.width, frame.height)[:: -1 if _quarters(frame) % 2 else 1])
@@ -251,7 +276,8 @@ def _picture(frame: av.VideoFrame) -> np.ndarray:
 
 def _mirrored(frame: av.VideoFrame) -> bool:
     """Whether the file says to mirror the picture; upside down first, then `_quarters` is right."""
-    # Not frame.side_data: frame and data would hold each other, and the picture's memory, until they are collected.
+    # Not frame.side_data: frame and data would hold each other, and the picture's memory, until they are
+    # collected.
     matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return False
@@ -345,10 +371,11 @@ def resize(frames: np.ndarray, size: int) -> torch.Tensor:
 
 
 def crop(pictures: torch.Tensor, size: int, crops: Sequence[str]) -> torch.Tensor:
-    """Squares (T,3,h,w) -> (C,T,3,size,size) of pictures with h, w >= size; C = len(crops), in the order of crops.
+    """Squares (T,3,h,w) -> (C,T,3,size,size) of pictures with h, w >= size; C = len(crops), in the order of
+    crops.
 
-    «left» and «right» are the ends of the long side (top and bottom of a portrait), «mirrored» is the centre flipped
-    from left to right. Raises InputError for another name.
+    «left» and «right» are the ends of the long side (top and bottom of a portrait), «mirrored» is the centre
+    flipped from left to right. Raises InputError for another name.
     """
     import torch
 

@@ -41,14 +41,19 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer or open_clip.get_tokenizer("ViT-B-16")
         self._hash: str | None = None
         blocks = getattr(getattr(clip, "transformer", None), "resblocks", None)
-        plain = blocks is not None and all(type(block).__name__ == "ResidualAttentionBlock" for block in blocks)
+        plain = blocks is not None and all(
+            type(block).__name__ == "ResidualAttentionBlock" for block in blocks
+        )
         if not plain or clip.attn_mask is None or clip.text_pool_type != "argmax":
             raise InputError(
                 f"backbone {name}: its text tower is not CLIP's causal transformer; use ViT-B-32, ViT-B-16 or ViT-L-14"
             )
         picture = open_clip.get_model_preprocess_cfg(clip)
         self.image_size: int = picture["size"] if isinstance(picture["size"], int) else picture["size"][0]
-        for constant, default in (("mean", open_clip.OPENAI_DATASET_MEAN), ("std", open_clip.OPENAI_DATASET_STD)):
+        for constant, default in (
+            ("mean", open_clip.OPENAI_DATASET_MEAN),
+            ("std", open_clip.OPENAI_DATASET_STD),
+        ):
             value = torch.tensor(picture.get(constant) or default, dtype=clip.positional_embedding.dtype)
             self.register_buffer(constant, value.view(1, 3, 1, 1), persistent=False)
 
@@ -79,15 +84,17 @@ class Backbone(nn.Module):
     def encode_precision(self, dtype: str) -> Backbone:
         """Cast the image tower alone to `float32`, `bfloat16` or `float16`; returns this backbone.
 
-        The text tower and `weights_hash` stay those of float32, so a cast is to be named beside the hash. Raises
-        InputError for another name, or for a second cast: what the first one rounded off is gone; NotFinite for weights
-        that are too large for it.
+        The text tower and `weights_hash` stay those of float32, so a cast is to be named beside the hash.
+        Raises InputError for another name, or for a second cast: what the first one rounded off is gone;
+        NotFinite for weights that are too large for it.
         """
         if dtype not in PRECISIONS:
             raise InputError(f"precision {dtype!r} is unknown; use {', '.join(PRECISIONS)}")
         if getattr(torch, dtype) != self.tower_dtype:
             if self.tower_dtype != torch.float32:
-                raise InputError(f"the image tower is {self.tower_dtype} already; load the backbone again for {dtype}")
+                raise InputError(
+                    f"the image tower is {self.tower_dtype} already; load the backbone again for {dtype}"
+                )
             _ = self.weights_hash  # kept from here on
             self.clip.visual.to(getattr(torch, dtype))
             _need_finite(self.clip.visual, f"--precision {dtype}: backbone {self.name}", "; take float32")
@@ -99,7 +106,8 @@ class Backbone(nn.Module):
         return next(self.clip.visual.parameters()).dtype
 
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """Frame features I (N,D): projected into the shared space, before normalisation; in the image tower's dtype.
+        """Frame features I (N,D): projected into the shared space, before normalisation; in the image tower's
+        dtype.
 
         frames: uint8 (N,3,size,size), RGB, with size = `image_size`.
         """
@@ -113,7 +121,8 @@ class Backbone(nn.Module):
     def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
         """Text features (N,D) of token embeddings (N,L,W) given without positions, read at token `end` (N,).
 
-        The way every peer does it, one full sequence a text; `prompt_tree` gives the same values for far less work.
+        The way every peer does it, one full sequence a text; `prompt_tree` gives the same values for far less
+        work.
         """
         clip, length = self.clip, embeddings.shape[1]
         hidden = embeddings + clip.positional_embedding[:length]
@@ -131,7 +140,8 @@ class Backbone(nn.Module):
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 over all weights and what else decides a feature: activation, picture size and normalisation.
+        """SHA-256 over all weights and what else decides a feature: activation, picture size and
+        normalisation.
 
         Two backbones with equal hashes give equal features.
         """
@@ -149,7 +159,9 @@ class Backbone(nn.Module):
     def about(self) -> str:
         """One sentence on what this model can know."""
         if self.name == TINY:
-            return "The embedded tiny CLIP has only seen drawn figures: on real video its answers mean nothing."
+            return (
+                "The embedded tiny CLIP has only seen drawn figures: on real video its answers mean nothing."
+            )
         if self.pretrained is None:
             return f"{self.name} has random weights: its answers mean nothing, only the path is real."
         return f"{self.name} with weights {self.pretrained!r}."
@@ -164,16 +176,19 @@ def load_backbone(
 ) -> Backbone:
     """The frozen CLIP called `name`.
 
-    name: an open_clip name, or a folder with open_clip's `open_clip_config.json` and `open_clip_model.safetensors`.
-    OpenAI's models use QuickGELU, so `ViT-B-16` means open_clip's `ViT-B-16-quickgelu`, for a weights file too, unless
-    the tag of other weights is given.
-    pretrained: an open_clip tag (`openai`), a weights file, or None (also "none") for random weights drawn from `seed`.
-    Raises InputError for an unknown name or tag, an unreadable file, or weights that are neither cached nor reachable;
-    NotFinite for weights that are not all finite numbers.
+    name: an open_clip name, or a folder with open_clip's `open_clip_config.json` and
+    `open_clip_model.safetensors`. OpenAI's models use QuickGELU, so `ViT-B-16` means open_clip's
+    `ViT-B-16-quickgelu`, for a weights file too, unless the tag of other weights is given.
+    pretrained: an open_clip tag (`openai`), a weights file, or None (also "none") for random weights drawn
+    from `seed`.
+    Raises InputError for an unknown name or tag, an unreadable file, or weights that are neither cached nor
+    reachable; NotFinite for weights that are not all finite numbers.
     """
     pretrained = None if pretrained in (None, "", "none") else str(pretrained)
     if name == TINY:
-        raise InputError(f"backbone {TINY} is the demo's: flowclip_kit.demo.backbone.load_backbone() loads it")
+        raise InputError(
+            f"backbone {TINY} is the demo's: flowclip_kit.demo.backbone.load_backbone() loads it"
+        )
     if isinstance(name, Path) or Path(name).is_dir():
         return _from_folder(Path(name), pretrained).to(device)
     model = _model_name(name, pretrained)
@@ -185,7 +200,9 @@ def load_backbone(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol")  # of a file that is refused anyway
         torch.manual_seed(seed)
-        logging.getLogger().setLevel(logging.ERROR)  # open_clip warns through the root logger on random weights
+        logging.getLogger().setLevel(
+            logging.ERROR
+        )  # open_clip warns through the root logger on random weights
         try:
             clip = open_clip.create_model(model, pretrained=source)
         except Exception as error:  # what is no weights file fails in the reader in any way at all
@@ -197,15 +214,21 @@ def load_backbone(
             raise InputError(f"backbone {name}: weights {pretrained!r} do not fit: {why}") from error
         finally:
             logging.getLogger().setLevel(level)
-    _need_finite(clip, f"--pretrained {pretrained}: backbone {name}", "; the file is damaged, take another copy")
+    _need_finite(
+        clip, f"--pretrained {pretrained}: backbone {name}", "; the file is damaged, take another copy"
+    )
     return Backbone(clip, name, pretrained, open_clip.get_tokenizer(model)).to(device)
 
 
 def _from_folder(folder: Path, pretrained: str | None) -> Backbone:
     if missing := [file for file in FOLDER if not (folder / file).is_file()]:
-        raise InputError(f"backbone {folder}: lacks {' and '.join(missing)}; give a folder with {' and '.join(FOLDER)}")
+        raise InputError(
+            f"backbone {folder}: lacks {' and '.join(missing)}; give a folder with {' and '.join(FOLDER)}"
+        )
     if pretrained not in (None, FOLDER[1]):  # a saved model names them so
-        raise InputError(f"backbone {folder}: brings its own weights; leave pretrained out (got {pretrained!r})")
+        raise InputError(
+            f"backbone {folder}: brings its own weights; leave pretrained out (got {pretrained!r})"
+        )
     try:
         clip = open_clip.create_model(f"local-dir:{folder.absolute()}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder.absolute()}")
@@ -217,7 +240,8 @@ def _from_folder(folder: Path, pretrained: str | None) -> Backbone:
 
 
 def tokenizer_of(name: str = TINY, pretrained: str | None = None) -> tuple:
-    """The tokenizer of the backbone called `name`, and how many tokens its text tower takes; no weights are loaded."""
+    """The tokenizer of the backbone called `name`, and how many tokens its text tower takes; no weights are
+    loaded."""
     model = "ViT-B-16" if name == TINY else _model_name(name, pretrained)
     text = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
     return open_clip.get_tokenizer(model), text.get("context_length", 77)
@@ -231,7 +255,8 @@ def _need_finite(tower: nn.Module, what: str, so: str) -> None:
 
 
 def check_weights(name: str, pretrained: str | None) -> None:
-    """Raises InputError for a name, a tag or a file that `load_backbone` could never take, without the network."""
+    """Raises InputError for a name, a tag or a file that `load_backbone` could never take, without the
+    network."""
     if name == TINY or pretrained in (None, "", "none"):
         return
     model = _model_name(name, pretrained)
@@ -244,7 +269,9 @@ def check_weights(name: str, pretrained: str | None) -> None:
     elif pretrained not in open_clip.list_pretrained_tags_by_model(model):
         _check_kind(Path(pretrained), model)
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise InputError(f"--pretrained {pretrained!r}: {model} has no such weights; it has {tags}, or give a file")
+        raise InputError(
+            f"--pretrained {pretrained!r}: {model} has no such weights; it has {tags}, or give a file"
+        )
 
 
 def _unknown(name: str) -> InputError:
@@ -254,7 +281,8 @@ def _unknown(name: str) -> InputError:
 
 
 def weights_file(name: str, pretrained: str | None) -> Path | None:
-    """Where the weights lie that `load_backbone(name, pretrained)` would read: a file, or one in the hub's cache.
+    """Where the weights lie that `load_backbone(name, pretrained)` would read: a file, or one in the hub's
+    cache.
 
     None for random weights, the embedded model, an unknown name or tag, and weights that are not there yet.
     """
@@ -272,7 +300,8 @@ def _model_name(name: str, pretrained: str | None) -> str:
 
 
 def _hub_files(model: str, tag: str) -> tuple[str, tuple[str, ...]]:
-    """The hub repository of a tag's weights («» when there is none) and its files in the order that open_clip tries."""
+    """The hub repository of a tag's weights («» when there is none) and its files in the order that open_clip
+    tries."""
     repo, _, file = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").rpartition("/")
     if not file:
         return repo, ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -287,7 +316,8 @@ def _cached(repo: str, files: tuple[str, ...]) -> Path | None:
 
 
 def _weights(model: str, pretrained: str) -> str:
-    """A file or tag that open_clip can load at once; the network is asked first, and only for a few seconds."""
+    """A file or tag that open_clip can load at once; the network is asked first, and only for a few
+    seconds."""
     if Path(pretrained).suffix in WEIGHT_FILES:
         if _is_torchscript(Path(pretrained)):
             raise InputError(
@@ -320,11 +350,14 @@ def _instead(model: str) -> str:
 
 
 def _check_kind(path: Path, model: str) -> None:
-    """Raises InputError for a folder of weights, a pointer of Git LFS, and a file whose ending says nothing."""
+    """Raises InputError for a folder of weights, a pointer of Git LFS, and a file whose ending says
+    nothing."""
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
         if own := [name for name in names if name.startswith("open_clip_") and name.endswith(WEIGHT_FILES)]:
-            raise InputError(f"--pretrained {path}: a folder; give the file in it, --pretrained {path / own[-1]}")
+            raise InputError(
+                f"--pretrained {path}: a folder; give the file in it, --pretrained {path / own[-1]}"
+            )
         what = "a folder without a weights file of open_clip"
         if any(PIECES.search(name) for name in names):
             what = "a folder with weights in several pieces, as transformers saves them"
@@ -347,7 +380,8 @@ def _check_kind(path: Path, model: str) -> None:
 
 
 def _check_shapes(path: Path, model: str) -> None:
-    """Raises InputError for a file with another library's names of weights, and for another model's weights."""
+    """Raises InputError for a file with another library's names of weights, and for another model's
+    weights."""
     shapes = _shapes(path)
     if PIECES.search(path.name):
         what = "one of several pieces, as transformers saves them"
@@ -385,7 +419,8 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     try:
         width, _, patch, _ = shapes["visual.conv1.weight"]
         blocks = sum(
-            re.fullmatch(r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight", name) is not None for name in shapes
+            re.fullmatch(r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight", name) is not None
+            for name in shapes
         )
         places, (text, shared) = shapes["visual.positional_embedding"][0] - 1, shapes["text_projection"]
     except (KeyError, ValueError, IndexError):
@@ -403,7 +438,8 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 @functools.cache
 def _wanted_sizes(model: str) -> dict[str, int]:
-    """`_sizes` of an open_clip model by its settings; nothing where its image tower is no plain transformer."""
+    """`_sizes` of an open_clip model by its settings; nothing where its image tower is no plain
+    transformer."""
     config = open_clip.get_model_config(model) or {}
     image, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     found = [image.get("width"), image.get("layers"), image.get("patch_size"), image.get("image_size")]

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 
 class CommunicationBlock(nn.Module):
-    """T', V' = MCB(T, V) of Eq. 2: two multi-head cross-attentions with output projection, each with a residual.
+    """T', V' = MCB(T, V) of Eq. 2: two multi-head cross-attentions with output projection, each with a
+    residual.
 
-    With a single video token the softmax of the first attention runs over one key, so every class receives the same
-    vector; `video_tokens="sequence"` gives it the tokens of both streams instead.
+    With a single video token the softmax of the first attention runs over one key, so every class receives
+    the same vector; `video_tokens="sequence"` gives it the tokens of both streams instead.
     """
 
     def __init__(self, width: int, heads: int) -> None:

@@ -28,7 +28,8 @@ from flowclip_core.model.prompts import MotionAwarePrompts, prompt_vectors
 
 
 class FlowCLIP(nn.Module, ModelHubMixin):
-    """A frozen CLIP with the parts that `config` switches on; `forward` returns every intermediate by name."""
+    """A frozen CLIP with the parts that `config` switches on; `forward` returns every intermediate by
+    name."""
 
     def __init__(
         self,
@@ -41,10 +42,12 @@ class FlowCLIP(nn.Module, ModelHubMixin):
         """config: which parts are on, and their sizes. backbone: the frozen CLIP.
 
         class_texts: the K class names as they stand in the prompt ("brush hair").
-        seed: draws the new parts. Each part has a stream of its own, so two variants with equal seeds start equal where
-        they share parts.
-        tree: pass the tree of another model with the same backbone, classes and prompt length to build it only once.
-        Raises InputError for class names that are empty, doubled or too long, and for heads that do not divide D.
+        seed: draws the new parts. Each part has a stream of its own, so two variants with equal seeds start
+        equal where they share parts.
+        tree: pass the tree of another model with the same backbone, classes and prompt length to build it
+        only once.
+        Raises InputError for class names that are empty, doubled or too long, and for heads that do not
+        divide D.
         """
         super().__init__()
         self.config, self.backbone, self.class_texts = config, backbone, tuple(class_texts)
@@ -62,15 +65,21 @@ class FlowCLIP(nn.Module, ModelHubMixin):
     def forward(self, frames: Tensor, prompt_motion: Tensor | None = None) -> dict[str, Tensor]:
         """All intermediates of one batch of videos. frames: (B,T,D) frame features I.
 
-        prompt_motion: (B,D) motion of other videos that the prompts are to follow in the place of their own, a control.
+        prompt_motion: (B,D) motion of other videos that the prompts are to follow in the place of their own,
+        a control.
         """
         out = self.encode_video(frames, prompt_motion)
         texts = self.static_texts if self.prompts is None else self.tree(out["prompts"])
         return self.score_classes(out, texts)
 
     def encode_video(self, frames: Tensor, prompt_motion: Tensor | None = None) -> dict[str, Tensor]:
-        """The video's side, up to the prompts that its motion, or another's, steers; arguments as of `forward`."""
-        if frames.ndim != 3 or frames.shape[1] != self.config.frames or frames.shape[2] != self.backbone.width:
+        """The video's side, up to the prompts that its motion, or another's, steers; arguments as of
+        `forward`."""
+        if (
+            frames.ndim != 3
+            or frames.shape[1] != self.config.frames
+            or frames.shape[2] != self.backbone.width
+        ):
             raise InputError(
                 f"frame features have shape {tuple(frames.shape)}; this model takes"
                 f" (B, T={self.config.frames}, D={self.backbone.width})"
@@ -112,13 +121,17 @@ class FlowCLIP(nn.Module, ModelHubMixin):
 
     @classmethod
     def load(
-        cls, path: Path, backbone: Backbone, class_texts: Sequence[str] | None = None, tree: PromptTree | None = None
+        cls,
+        path: Path,
+        backbone: Backbone,
+        class_texts: Sequence[str] | None = None,
+        tree: PromptTree | None = None,
     ) -> FlowCLIP:
         """The model saved at `path`, for its own classes or for others (zero-shot transfer, section 4.4).
 
         path: a file that `save` wrote, or a folder that `save_pretrained` wrote.
-        Raises InputError for another kind of file, another backbone, parts that do not fit or are no sound numbers, or
-        a linear head that is to name other classes.
+        Raises InputError for another kind of file, another backbone, parts that do not fit or are no sound
+        numbers, or a linear head that is to name other classes.
         """
         about = hub.read_settings(path)
         made_with, own = about["backbone"], about["class_texts"]
@@ -152,11 +165,14 @@ class FlowCLIP(nn.Module, ModelHubMixin):
         model_card_kwargs: dict | None = None,
         **push_to_hub_kwargs,
     ) -> str | None:
-        """Write model.safetensors (as `save`), config.json and README.md, each whole; older ones are replaced.
+        """Write model.safetensors (as `save`), config.json and README.md, each whole; older ones are
+        replaced.
 
-        In the place of the mixin's own, which first removes config.json and keeps the model card of another model.
+        In the place of the mixin's own, which first removes config.json and keeps the model card of another
+        model.
         model_card_kwargs: {"record": run record}, for how the parts were trained and what they scored.
-        push_to_hub: also upload them, to `repo_id` or the folder's name; returns what the mixin's `push_to_hub` does.
+        push_to_hub: also upload them, to `repo_id` or the folder's name; returns what the mixin's
+        `push_to_hub` does.
         Raises InputError for a `config` (the settings are the model's own) or a record of another run.
         """
         if config is not None:
@@ -181,12 +197,14 @@ class FlowCLIP(nn.Module, ModelHubMixin):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> FlowCLIP:
-        """The model that `save_pretrained` wrote into a folder, or `push_to_hub` into the repository «user/name».
+        """The model that `save_pretrained` wrote into a folder, or `push_to_hub` into the repository
+        «user/name».
 
         backbone: the one it was trained on; left out, it is loaded by the name and weights it was saved with.
         class_texts: its own classes; with `transfer`, others to name (zero-shot transfer, section 4.4).
-        The rest is about the download. Raises InputError as `load` does, for class names that are not its own, doubled
-        or empty, for a folder without the files or with ones that disagree, and for a repository that cannot be had.
+        The rest is about the download. Raises InputError as `load` does, for class names that are not its
+        own, doubled or empty, for a folder without the files or with ones that disagree, and for a repository
+        that cannot be had.
         """
         path = hub.find(
             pretrained_model_name_or_path,
@@ -203,7 +221,9 @@ class FlowCLIP(nn.Module, ModelHubMixin):
             try:
                 backbone = load_backbone(made_with["name"], made_with["pretrained"])
             except InputError as error:
-                raise InputError(f"{path}: its backbone is not here, give one as backbone=; {error}") from error
+                raise InputError(
+                    f"{path}: its backbone is not here, give one as backbone=; {error}"
+                ) from error
         return cls.load(path, backbone, texts)
 
     def generate_model_card(self, *, record: dict | None = None) -> ModelCard:
@@ -220,7 +240,9 @@ class FlowCLIP(nn.Module, ModelHubMixin):
                 "pretrained": self.backbone.pretrained,
                 "weights": self.backbone.weights_hash,
             },
-            "tensors": hub.tensors_sum({name: value.detach().cpu().numpy() for name, value in self.trained().items()}),
+            "tensors": hub.tensors_sum(
+                {name: value.detach().cpu().numpy() for name, value in self.trained().items()}
+            ),
         }
         need_sound("nothing is saved: the part", self.trained())
         # One entry: the format keeps no order among several, and equal models are to be equal files.
@@ -228,7 +250,9 @@ class FlowCLIP(nn.Module, ModelHubMixin):
         return save({name: value.detach().cpu() for name, value in self.trained().items()}, metadata), about
 
 
-def _parts(config: ModelConfig, width: int, initial: Tensor, classes: int, seed: int = 0) -> dict[str, nn.Module]:
+def _parts(
+    config: ModelConfig, width: int, initial: Tensor, classes: int, seed: int = 0
+) -> dict[str, nn.Module]:
     """The parts that are trained, by name. initial: prompt vectors (H,W).
 
     Raises InputError for heads that do not divide the width.
@@ -240,7 +264,9 @@ def _parts(config: ModelConfig, width: int, initial: Tensor, classes: int, seed:
         "motion_modeling": MotionModelingBlock(width, config, lambda part, build: _seeded(seed, part, build))
     }
     if config.map:
-        found["prompts"] = _seeded(seed, 3, lambda: MotionAwarePrompts(initial, width, config.adapter_width, motion))
+        found["prompts"] = _seeded(
+            seed, 3, lambda: MotionAwarePrompts(initial, width, config.adapter_width, motion)
+        )
     if config.head == "linear":
         found["head"] = nn.Linear(width, classes)
         nn.init.zeros_(found["head"].weight)

@@ -1,8 +1,10 @@
-"""Trained parts that travel: checkpoint files, folders with a model card, repositories of the Hugging Face hub.
+"""Trained parts that travel: checkpoint files, folders with a model card, repositories of the Hugging Face
+hub.
 
-A checkpoint is a safetensors file of the trained parts; its metadata holds the settings, the class texts and which
-backbone they belong to. A folder holds the same as `model.safetensors`, the settings again as a readable `config.json`,
-and a model card `README.md`. No function here needs the towers, and all but `read_parts` do without torch.
+A checkpoint is a safetensors file of the trained parts; its metadata holds the settings, the class texts and
+which backbone they belong to. A folder holds the same as `model.safetensors`, the settings again as a
+readable `config.json`, and a model card `README.md`. No function here needs the towers, and all but
+`read_parts` do without torch.
 """
 
 from __future__ import annotations
@@ -44,11 +46,13 @@ PARTS = {
 }
 
 
-# --- reading --------------------------------------------------------------------------------------------------
+# --- reading
+# --------------------------------------------------------------------------------------------------
 
 
 def find(name: str | Path, **download) -> Path:
-    """The file or folder `name`; where there is none, the hub's repository «user/name», fetched into the hub's cache.
+    """The file or folder `name`; where there is none, the hub's repository «user/name», fetched into the
+    hub's cache.
 
     download: revision, cache_dir, token, force_download, local_files_only, as huggingface_hub has them.
     Raises InputError where there is neither, or the hub cannot be reached and its cache has no copy.
@@ -56,7 +60,9 @@ def find(name: str | Path, **download) -> Path:
     if Path(name).exists():
         return Path(name)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name), re.ASCII) or str(name).endswith(".safetensors"):
-        raise InputError(f"{name}: no such file or folder; give a checkpoint, or a repository of the hub as user/name")
+        raise InputError(
+            f"{name}: no such file or folder; give a checkpoint, or a repository of the hub as user/name"
+        )
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -100,9 +106,10 @@ def find(name: str | Path, **download) -> Path:
 def read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a file written by `FlowCLIP.save`, or of a folder written by `save_pretrained`.
 
-    wanted: tensors of the names, shapes and types that are to be in it; their values do not matter ("meta" will do).
-    Raises InputError for anything else, before a tensor of another shape is read, and for tensors that are not those
-    that were saved; NotFinite as `need_sound` does.
+    wanted: tensors of the names, shapes and types that are to be in it; their values do not matter ("meta"
+    will do).
+    Raises InputError for anything else, before a tensor of another shape is read, and for tensors that are
+    not those that were saved; NotFinite as `need_sound` does.
     """
     about = read_settings(path)
     file = path / WEIGHTS if path.is_dir() else path
@@ -125,7 +132,8 @@ def read_parts(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def need_whole(path: Path, sha: str | None) -> None:
-    """Raises InputError unless the file is the checkpoint of this SHA-256, or without one, looks as one does."""
+    """Raises InputError unless the file is the checkpoint of this SHA-256, or without one, looks as one
+    does."""
     if sha is not None:
         if sha256(path) != sha:
             raise InputError(f"{path}: these are not the weights that the run saved")
@@ -139,8 +147,8 @@ def need_whole(path: Path, sha: str | None) -> None:
 
 
 def need_sound(what: str, parts: Mapping[str, Tensor], limit: float = LARGEST) -> None:
-    """Raises NotFinite naming the first of trained parts that is not finite or not below `limit`: what it is, and its
-    name."""
+    """Raises NotFinite naming the first of trained parts that is not finite or not below `limit`: what it is,
+    and its name."""
     for name, value in parts.items():
         if not (largest := float(value.detach().abs().max())) < limit:
             raise NotFinite(f"{what} {name} holds {largest:g}; below {limit:g} is expected")
@@ -148,8 +156,12 @@ def need_sound(what: str, parts: Mapping[str, Tensor], limit: float = LARGEST) -
 
 def _need_saved(file: Path, about: Mapping, tensors: Mapping[str, np.ndarray]) -> None:
     if "tensors" in about and about["tensors"] != tensors_sum(tensors):
-        raise InputError(f"{file}: damaged, its tensors are not those that were saved; save or fetch it again")
-    if wrong := [name for name, value in tensors.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]:
+        raise InputError(
+            f"{file}: damaged, its tensors are not those that were saved; save or fetch it again"
+        )
+    if wrong := [
+        name for name, value in tensors.items() if value.dtype.kind == "f" and not np.isfinite(value).all()
+    ]:
         raise InputError(f"{file}: {wrong[0]} holds values that are not finite; save or fetch it again")
 
 
@@ -157,15 +169,17 @@ def tensors_sum(tensors: Mapping[str, np.ndarray]) -> str:
     """Checksum of named tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape} ".encode() + tensors[name].tobytes())
+        digest.update(
+            f"{name} {tensors[name].dtype} {tensors[name].shape} ".encode() + tensors[name].tobytes()
+        )
     return digest.hexdigest()[:32]
 
 
 def read_settings(path: Path) -> dict:
     """What a checkpoint, or a folder with one, says of itself: `model`, `class_texts`, `backbone`.
 
-    Raises InputError for a file or a folder that is none of ours, for a folder whose two files disagree, for settings
-    that no model can have, and for more classes or longer names than one is built for.
+    Raises InputError for a file or a folder that is none of ours, for a folder whose two files disagree, for
+    settings that no model can have, and for more classes or longer names than one is built for.
     """
     if path.is_dir():
         return _folder_settings(path)
@@ -210,7 +224,10 @@ def _well_formed(about: object) -> bool:
     return (
         isinstance(about["model"], dict)
         and (isinstance(names, list) and len(names) > 0 and texts(*names))
-        and (isinstance(tower, dict) and texts(tower.get("name"), tower.get("weights"), tower.get("pretrained") or ""))
+        and (
+            isinstance(tower, dict)
+            and texts(tower.get("name"), tower.get("weights"), tower.get("pretrained") or "")
+        )
     )
 
 
@@ -240,15 +257,19 @@ def _folder_settings(folder: Path) -> dict:
 def class_names(path: Path, about: Mapping, class_texts: Sequence[str] | None, transfer: bool) -> list[str]:
     """The class names to load a checkpoint with: its own, or with `transfer` the others that are given.
 
-    Raises InputError for others without `transfer`, for none with it, for doubled or empty names, and for a linear head
-    that is to transfer.
+    Raises InputError for others without `transfer`, for none with it, for doubled or empty names, and for a
+    linear head that is to transfer.
     """
     own = about["class_texts"]
     if transfer and about["model"].get("head") == "linear":
-        raise InputError(f"{path}: its linear head knows its own {len(own)} classes alone; leave transfer=True out")
+        raise InputError(
+            f"{path}: its linear head knows its own {len(own)} classes alone; leave transfer=True out"
+        )
     if class_texts is None:
         if transfer:
-            raise InputError(f"{path}: transfer=True needs the names of the other classes, as class_texts=[...]")
+            raise InputError(
+                f"{path}: transfer=True needs the names of the other classes, as class_texts=[...]"
+            )
         return list(own)
     if isinstance(class_texts, str) or not all(isinstance(name, str) for name in class_texts):
         raise InputError(f"class_texts: a list of names is needed, got {class_texts!r:.60}")
@@ -270,13 +291,18 @@ def class_names(path: Path, about: Mapping, class_texts: Sequence[str] | None, t
     )
 
 
-# --- writing --------------------------------------------------------------------------------------------------
+# --- writing
+# --------------------------------------------------------------------------------------------------
 
 
-def write_folder(folder: Path, checkpoint: bytes, about: Mapping, record: Mapping | None = None) -> list[Path]:
-    """Write model.safetensors, config.json and README.md, each whole; files that are equal already are left alone.
+def write_folder(
+    folder: Path, checkpoint: bytes, about: Mapping, record: Mapping | None = None
+) -> list[Path]:
+    """Write model.safetensors, config.json and README.md, each whole; files that are equal already are left
+    alone.
 
-    checkpoint, about: what `FlowCLIP.save` writes, and the settings in it. record: of the run that trained it.
+    checkpoint, about: what `FlowCLIP.save` writes, and the settings in it. record: of the run that trained
+    it.
     Raises InputError where `folder` is a file, or the record is none or of another model.
     """
     if folder.exists() and not folder.is_dir():
@@ -294,18 +320,27 @@ def write_folder(folder: Path, checkpoint: bytes, about: Mapping, record: Mappin
 
 
 def card(about: Mapping, record: Mapping | None = None) -> str:
-    """The model card, Markdown: what the parts are, whose they are, how they were trained and scored, how to load them.
+    """The model card, Markdown: what the parts are, whose they are, how they were trained and scored, how to
+    load them.
 
-    record: a run record; without one the card says that it knows no training. Raises InputError where it is no run
-    record, or one of another model.
+    record: a run record; without one the card says that it knows no training. Raises InputError where it is
+    no run record, or one of another model.
     """
     tower, names, model = about["backbone"], about["class_texts"], about["model"]
     weights = Path(tower["pretrained"]).name if tower["pretrained"] else None
-    source = "its own weights" if tower["name"] == TINY else f"weights `{weights}`" if weights else "random weights"
+    source = (
+        "its own weights"
+        if tower["name"] == TINY
+        else f"weights `{weights}`"
+        if weights
+        else "random weights"
+    )
     parts = [part for name, part in PARTS.items() if model.get(name)] + ["linear head"] * (
         model.get("head") == "linear"
     )
-    trained, datasets = _training(model, record) if record is not None else ("No run record came with it.", ())
+    trained, datasets = (
+        _training(model, record) if record is not None else ("No run record came with it.", ())
+    )
     lines = [
         "---",
         "library_name: flowclip",
@@ -365,7 +400,11 @@ def _training(model: Mapping, record: Mapping) -> tuple[str, tuple[str, ...]]:
                 f"- training: SGD, {length}, batch {train['batch']}, learning rate {train['lr']:g}, seed {run['seed']},"
                 f" on {record['device']}"
             )
-        tested = f"{transfer['dataset']}, split {transfer['split']}" if transfer else f"{run['dataset']}, same split"
+        tested = (
+            f"{transfer['dataset']}, split {transfer['split']}"
+            if transfer
+            else f"{run['dataset']}, same split"
+        )
         if run["held_out"]:
             tested += ", training videos set aside"
         said.append(
@@ -379,7 +418,9 @@ def _training(model: Mapping, record: Mapping) -> tuple[str, tuple[str, ...]]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"record: not a run record ({type(error).__name__}: {error})") from error
-    said.append("\nOne run with one seed; what such runs score on average, and how far they spread, is in its table.")
+    said.append(
+        "\nOne run with one seed; what such runs score on average, and how far they spread, is in its table."
+    )
     return "\n".join(said), datasets
 
 

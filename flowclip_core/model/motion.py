@@ -15,7 +15,8 @@ from flowclip_core.errors import InputError
 
 
 def pairs(frames: int, step: int) -> list[tuple[int, int]]:
-    """The pairs (i, j) of S(I), i < j <= i+step, shortest distance first: L = sum of T-d for d = 1..s (Eq. 4, 5)."""
+    """The pairs (i, j) of S(I), i < j <= i+step, shortest distance first: L = sum of T-d for d = 1..s (Eq. 4,
+    5)."""
     return [(i, i + distance) for distance in range(1, step + 1) for i in range(frames - distance)]
 
 
@@ -26,7 +27,9 @@ def differences(features: Tensor, step: int) -> Tensor:
     """
     frames = features.shape[1]
     if not 1 <= step < frames:
-        raise InputError(f"step s={step} needs 1 <= s <= T-1, got T={frames} frames; lower s or take more frames")
+        raise InputError(
+            f"step s={step} needs 1 <= s <= T-1, got T={frames} frames; lower s or take more frames"
+        )
     return torch.cat([features[:, d:] - features[:, :-d] for d in range(1, step + 1)], 1)
 
 
@@ -34,13 +37,19 @@ class Stream(nn.Module):
     """One transformer block over a sequence of tokens, (B,N,D) -> (B,N,D): T_m or T_s of Eq. 5.
 
     Self-attention and a feed-forward net of width 4D with ReLU, as in the architecture that the paper cites;
-    `norm_order` and `positions` are open readings. Without positional code the block treats its tokens as a set.
+    `norm_order` and `positions` are open readings. Without positional code the block treats its tokens as a
+    set.
     """
 
     def __init__(self, width: int, tokens: int, config: ModelConfig) -> None:
         super().__init__()
         self.block = nn.TransformerEncoderLayer(
-            width, config.heads, 4 * width, dropout=0.0, batch_first=True, norm_first=config.norm_order == "pre"
+            width,
+            config.heads,
+            4 * width,
+            dropout=0.0,
+            batch_first=True,
+            norm_first=config.norm_order == "pre",
         )
         self.positions = None
         if config.positions == "learned":
@@ -51,9 +60,11 @@ class Stream(nn.Module):
 
 
 class MotionModelingBlock(nn.Module):
-    """MMB: frames I (B,T,D) -> the video V (B,D), from a spatial stream over I and a motion stream over S(I) (Eq. 4-6).
+    """MMB: frames I (B,T,D) -> the video V (B,D), from a spatial stream over I and a motion stream over S(I)
+    (Eq. 4-6).
 
-    Either stream may be off: without both, V is the mean of the frames. build: makes a stream's module, by its number.
+    Either stream may be off: without both, V is the mean of the frames. build: makes a stream's module, by
+    its number.
     Raises InputError for heads that do not divide the width.
     """
 
@@ -67,7 +78,8 @@ class MotionModelingBlock(nn.Module):
             self.motion_stream = build(2, lambda: Stream(width, config.differences, config))
 
     def forward(self, frames: Tensor, step: int) -> dict[str, Tensor]:
-        """All intermediates by name: `frames`, `video`, and what the streams that are on leave. step: s of Eq. 4."""
+        """All intermediates by name: `frames`, `video`, and what the streams that are on leave. step: s of
+        Eq. 4."""
         out = {"frames": frames, "video": frames.mean(1)}  # (B,T,D), (B,D)
         if self.spatial_stream is not None:
             out["spatial_tokens"] = self.spatial_stream(frames)  # (B,T,D), Eq. 5

@@ -1,20 +1,22 @@
 """The prompt tree: all K prompts of a video in one pass of the text tower.
 
-Motion-aware prompts differ from video to video, so done plainly every video costs K passes over 77 tokens (CoCoOp's
-way). But the text tower is causal, and the K prompts of one video, [SOS] P_1..P_H CLASS . [EOS] (Eq. 7), share their
-beginning with each other and parts of CLASS among classes: they are the root paths of a tree. A token's hidden state
-depends on its ancestors alone, so each node is computed once, at position = depth, attending to its ancestors and
-itself; a class is read at its leaf, [EOS]. Values and gradients are those of the plain way.
+Motion-aware prompts differ from video to video, so done plainly every video costs K passes over 77 tokens
+(CoCoOp's way). But the text tower is causal, and the K prompts of one video, [SOS] P_1..P_H CLASS . [EOS]
+(Eq. 7), share their beginning with each other and parts of CLASS among classes: they are the root paths of a
+tree. A token's hidden state depends on its ancestors alone, so each node is computed once, at position =
+depth, attending to its ancestors and itself; a class is read at its leaf, [EOS]. Values and gradients are
+those of the plain way.
 
-One video's nodes lie in a row: the root ([SOS] and the H prompt vectors), then the class tokens in G groups of n slots.
-A group is closed: it also holds the class tokens above each of its nodes, as copies where need be, so its nodes attend
-to the root and to their own group only. Attention then costs n a node instead of all nodes.
+One video's nodes lie in a row: the root ([SOS] and the H prompt vectors), then the class tokens in G groups
+of n slots.
+A group is closed: it also holds the class tokens above each of its nodes, as copies where need be, so its
+nodes attend to the root and to their own group only. Attention then costs n a node instead of all nodes.
 
-Two more savings are exact: class tokens enter the first block the same for every video, so they are projected once, and
-the last block is computed at the leaves alone.
+Two more savings are exact: class tokens enter the first block the same for every video, so they are projected
+once, and the last block is computed at the leaves alone.
 
-Letters: B videos, H prompt vectors, K classes, G groups, n slots a group, m leaves of a group at most, p = 1+H rows of
-the root, R = p + G n rows of a video, W text width in heads of width d, D shared width.
+Letters: B videos, H prompt vectors, K classes, G groups, n slots a group, m leaves of a group at most, p =
+1+H rows of the root, R = p + G n rows of a video, W text width in heads of width d, D shared width.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from flowclip_core.data.labels import twins
 from flowclip_core.errors import InputError
 from flowclip_core.model.backbone import Backbone
 
-# A slot's price in attention, per slot that it sees and in the unit of multiply-adds of the large products: the small
-# products run at less than half of their speed, and softmax and copies come on top. Measured on a CPU, width 512.
+# A slot's price in attention, per slot that it sees and in the unit of multiply-adds of the large products:
+# the small products run at less than half of their speed, and softmax and copies come on top. Measured on a
+# CPU, width 512.
 SEEN = 6
 KEPT = 17  # values for each node, block and unit of width at a pass's peak, forward and backward; measured
 FEWEST = 16  # rows from which on a product sums a row in one order (MKL, AVX-512, products up to 768 wide)
@@ -40,7 +43,8 @@ QUICK = 1.702  # of CLIP's QuickGELU, x sigmoid(1.702 x)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each node of the tree sits. Slots are numbered g*n + i over all groups; padding slots have token -1."""
+    """Where each node of the tree sits. Slots are numbered g*n + i over all groups; padding slots have token
+    -1."""
 
     tokens: list[int]  # (G*n,) token id of each slot
     parents: list[int]  # (G*n,) slot of the parent, or -1 where the parent is the prefix
@@ -55,7 +59,8 @@ class Layout:
 
 
 def merge(sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:
-    """The tree of token sequences: token and parent of each node, parents first, and each sequence's last node.
+    """The tree of token sequences: token and parent of each node, parents first, and each sequence's last
+    node.
 
     A parent of -1 is what stands before all of them. Raises InputError when two sequences are equal.
     """
@@ -80,8 +85,9 @@ def merge(sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[int], lis
 def class_tokens(texts: Sequence[str], tokenizer, prompt_length: int, context: int) -> list[list[int]]:
     """Token ids of each class text behind its prompt: CLASS, full stop, [EOS] (Eq. 7).
 
-    Raises InputError for a text that is empty, holds what begins or ends a text, or is longer with its prompt than the
-    text tower's context, and for two of the same tokens, naming the classes and the number of tokens.
+    Raises InputError for a text that is empty, holds what begins or ends a text, or is longer with its prompt
+    than the text tower's context, and for two of the same tokens, naming the classes and the number of
+    tokens.
     """
     end, borders = tokenizer.eot_token_id, {tokenizer.sot_token_id, tokenizer.eot_token_id}
     sequences: dict[tuple[int, ...], str] = {}
@@ -106,7 +112,8 @@ def lay_out(sequences: Sequence[Sequence[int]], prefix: int, width: int) -> Layo
     """Merge the class token sequences into a tree and pack it into closed groups of equal size.
 
     sequences: K lists of token ids, the part after the prompt vectors, each ending in [EOS].
-    prefix: H+1. width: W, to weigh padding and copies (12 W a slot) against attention (`SEEN` for each slot seen).
+    prefix: H+1. width: W, to weigh padding and copies (12 W a slot) against attention (`SEEN` for each slot
+    seen).
     Raises InputError when two sequences are equal.
     """
     tokens, parents, leaves = merge(sequences)
@@ -120,13 +127,16 @@ def lay_out(sequences: Sequence[Sequence[int]], prefix: int, width: int) -> Layo
     tops = [node for node, parent in enumerate(parents) if parent < 0]
 
     def fill(pieces: list[list[int]], room: int) -> list[list[int]]:
-        """Bins of at most `room` nodes, each begun with the largest piece left and filled as far as the others can."""
+        """Bins of at most `room` nodes, each begun with the largest piece left and filled as far as the
+        others can."""
         left: dict[int, list[list[int]]] = {}  # by size, large ones first
         for piece in sorted(pieces, key=len, reverse=True):
             left.setdefault(len(piece), []).append(piece)
         bins = []
         while sizes := [size for size, found in left.items() if found]:
-            reached: dict[int, tuple[int, ...]] = {sizes[0]: (sizes[0],)}  # nodes -> sizes of the pieces taken
+            reached: dict[int, tuple[int, ...]] = {
+                sizes[0]: (sizes[0],)
+            }  # nodes -> sizes of the pieces taken
             for size in sizes:
                 for _ in range(len(left[size]) - (size == sizes[0])):
                     more = {n + size: (*taken, size) for n, taken in reached.items() if n + size <= room}
@@ -177,7 +187,9 @@ def lay_out(sequences: Sequence[Sequence[int]], prefix: int, width: int) -> Layo
         placed_tokens += [-1] * padding
         placed_parents += [-1] * padding
         placed_depths += [1] * padding
-    return Layout(placed_tokens, placed_parents, placed_depths, [where[leaf] for leaf in leaves], slots, len(tokens))
+    return Layout(
+        placed_tokens, placed_parents, placed_depths, [where[leaf] for leaf in leaves], slots, len(tokens)
+    )
 
 
 class PromptTree(nn.Module):
@@ -194,7 +206,8 @@ class PromptTree(nn.Module):
         start = backbone.borders[0]
         sequences = class_tokens(class_texts, backbone.tokenizer, prompt_length, backbone.context)
         clip, device = backbone.clip, backbone.device
-        # The towers are frozen and shared by many models, so the tree refers to them without owning their parameters.
+        # The towers are frozen and shared by many models, so the tree refers to them without owning their
+        # parameters.
         self._clip = (clip,)
         self.width, self.prefix = backbone.text_width, prompt_length + 1
         self.layout = layout = lay_out(sequences, self.prefix, self.width)
@@ -202,7 +215,9 @@ class PromptTree(nn.Module):
 
         positions = clip.positional_embedding.detach()
         tokens = torch.tensor(layout.tokens, device=device).clamp_min(0)
-        embedded = backbone.embed_tokens(tokens) + positions[prefix - 1 + torch.tensor(layout.depths, device=device)]
+        embedded = (
+            backbone.embed_tokens(tokens) + positions[prefix - 1 + torch.tensor(layout.depths, device=device)]
+        )
         sees = torch.zeros(groups * n, groups * n, dtype=torch.bool)
         for slot, parent in enumerate(layout.parents):  # parents come before children inside a group
             if parent >= 0:
@@ -211,12 +226,15 @@ class PromptTree(nn.Module):
         own = torch.stack([sees[g * n : (g + 1) * n, g * n : (g + 1) * n] for g in range(groups)])
         own = torch.cat([torch.ones(groups, n, prefix, dtype=torch.bool), own], 2)
 
-        # In the last block only leaves ask, m a group; groups with fewer repeat one of theirs, which is not read.
+        # In the last block only leaves ask, m a group; groups with fewer repeat one of theirs, which is not
+        # read.
         by_group: list[list[int]] = [[] for _ in range(groups)]
         for number, leaf in enumerate(layout.leaves):
             by_group[leaf // n].append(number)
         most = max(map(len, by_group))
-        asking = torch.tensor([found + found[:1] * (most - len(found)) for found in by_group])  # (G,m) classes
+        asking = torch.tensor(
+            [found + found[:1] * (most - len(found)) for found in by_group]
+        )  # (G,m) classes
         column = {found[i]: g * most + i for g, found in enumerate(by_group) for i in range(len(found))}
         leaves = torch.tensor(layout.leaves)
 
@@ -229,10 +247,14 @@ class PromptTree(nn.Module):
             "sos": backbone.embed_tokens(torch.tensor([start], device=device)) + positions[:1],
             "positions": positions[1:prefix],
             "mask": _additive(own, embedded),  # (G,n,p+n)
-            "leaf_mask": _additive(own[torch.arange(groups)[:, None], leaves[asking] % n], embedded),  # (G,m,p+n)
+            "leaf_mask": _additive(
+                own[torch.arange(groups)[:, None], leaves[asking] % n], embedded
+            ),  # (G,m,p+n)
             "leaves": prefix + leaves,  # (K,) row of each class
             "asking": asking.flatten(),  # (G*m,) class of each question in the last block
-            "read": torch.tensor([column[number] for number in range(len(leaves))]),  # (K,) question of each class
+            "read": torch.tensor(
+                [column[number] for number in range(len(leaves))]
+            ),  # (K,) question of each class
         }.items():
             self.register_buffer(name, value.detach().to(device), persistent=False)
         self._encode = torch.compile(self._texts) if compiled else self._texts
@@ -252,8 +274,8 @@ class PromptTree(nn.Module):
     def at_once(self) -> int:
         """Videos that one pass takes best: rows enough for the large products, few enough for the cache.
 
-        Measured on a CPU: half a million values in `rows x W` or twice as many are alike, an eighth is 10 % slower. A
-        GPU wants tens of thousands of rows.
+        Measured on a CPU: half a million values in `rows x W` or twice as many are alike, an eighth is 10 %
+        slower. A GPU wants tens of thousands of rows.
         """
         values = 2**19 if self.embedded.device.type == "cpu" else 2**24
         return max(1, values // self.width // self.tokens_per_video)
@@ -280,9 +302,13 @@ class PromptTree(nn.Module):
                 own = self.projected[:, skip:].expand(batch, -1, -1)
             else:
                 rows = block.ln_1(hidden)
-                root, own = _project(block, rows, slice(skip, None)).split([prefix, rows.shape[1] - prefix], 1)
+                root, own = _project(block, rows, slice(skip, None)).split(
+                    [prefix, rows.shape[1] - prefix], 1
+                )
             *root_query, root_key, root_value = root.unflatten(-1, (-1, heads, self.width // heads)).unbind(2)
-            *query, key, value = own.unflatten(-1, (-1, heads, self.width // heads)).unbind(2)  # (B,G*n,heads,d)
+            *query, key, value = own.unflatten(-1, (-1, heads, self.width // heads)).unbind(
+                2
+            )  # (B,G*n,heads,d)
             seen = self._with_root(root_key, key), self._with_root(root_value, value)
             if last:
                 if number:
@@ -303,12 +329,14 @@ class PromptTree(nn.Module):
         return _linear(clip.ln_final(hidden), clip.text_projection.t())
 
     def _with_root(self, root: Tensor, own: Tensor) -> Tensor:
-        """What a group's slots see (B*G,heads,p+n,d): the root (B,p,heads,d) and their part of own (B,G*n,heads,d)."""
+        """What a group's slots see (B*G,heads,p+n,d): the root (B,p,heads,d) and their part of own
+        (B,G*n,heads,d)."""
         root = root[:, None].expand(-1, self.layout.groups, -1, -1, -1)
         return torch.cat([root, own.unflatten(1, (self.layout.groups, -1))], 2).transpose(2, 3).flatten(0, 1)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Attention group by group: query (B,G*a,heads,d), key and value as `_with_root` gives them, mask (G,a,p+n)."""
+        """Attention group by group: query (B,G*a,heads,d), key and value as `_with_root` gives them, mask
+        (G,a,p+n)."""
         apart = query.unflatten(1, (self.layout.groups, -1)).transpose(2, 3).flatten(0, 1)  # (B*G,heads,a,d)
         mask = mask[:, None].repeat(len(query), 1, 1, 1).to(query.dtype)
         mixed = F.scaled_dot_product_attention(apart, key, value, mask)
@@ -316,7 +344,8 @@ class PromptTree(nn.Module):
 
 
 def _project(block: nn.Module, normed: Tensor, which: slice = slice(None)) -> Tensor:
-    """Queries, keys and values of one text block, side by side: (B,R,W) -> (B,R,3W), or those columns of them."""
+    """Queries, keys and values of one text block, side by side: (B,R,W) -> (B,R,3W), or those columns of
+    them."""
     return _linear(normed, block.attn.in_proj_weight[which], block.attn.in_proj_bias[which])
 
 
@@ -325,13 +354,15 @@ def _feed_forward(block: nn.Module, hidden: Tensor) -> Tensor:
     up, activation, down = block.mlp
     if type(activation).__name__ != "QuickGELU":
         return block.mlp(block.ln_2(hidden))
-    # x sigmoid(a x) = silu(a x) / a: one kernel at width 4W where open_clip's form takes three, and as many back.
+    # x sigmoid(a x) = silu(a x) / a: one kernel at width 4W where open_clip's form takes three, and as many
+    # back.
     stretched = _linear(QUICK * block.ln_2(hidden), up.weight, QUICK * up.bias)
     return _linear(F.silu(stretched), down.weight) / QUICK + down.bias
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear of (B,R,W), with zeros added to few rows, so that a video's bits do not depend on how many B are."""
+    """F.linear of (B,R,W), with zeros added to few rows, so that a video's bits do not depend on how many B
+    are."""
     count = rows.shape[0] * rows.shape[1]
     if count >= FEWEST:
         return F.linear(rows, weight, bias)

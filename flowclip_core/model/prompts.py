@@ -21,7 +21,8 @@ def prompt_vectors(backbone: Backbone, prompt: str) -> Tensor:
 
 
 class MotionAwarePrompts(nn.Module):
-    """P_1..P_H of Eq. 7, initialised by a hand-crafted prompt; the motion adapter adds one shift to all of them.
+    """P_1..P_H of Eq. 7, initialised by a hand-crafted prompt; the motion adapter adds one shift to all of
+    them.
 
     With `motion` off (no motion stream to follow) the vectors are learnt but the same for every video.
     """
@@ -31,7 +32,9 @@ class MotionAwarePrompts(nn.Module):
         self.vectors = nn.Parameter(initial.clone())
         self.adapter = None
         if motion:
-            self.adapter = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, initial.shape[1]))
+            self.adapter = nn.Sequential(
+                nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, initial.shape[1])
+            )
 
     def forward(self, motion: Tensor | None) -> Tensor:
         """Prompt vectors (B,H,W), or (1,H,W) without motion. motion: AvgPool of the motion stream (B,D)."""

@@ -1,9 +1,9 @@
 """Training and testing on stored features (section 4.1).
 
-A step's batch is a pure function of (seed, step), so a run that is stopped and resumed equals the whole run. The loss
-has no term across videos, so the prompt tree, which takes nearly all of the time and memory, runs in micro-batches,
-several at a time where there are cores for them. Their size and number change no bit on a CPU: every video's texts are
-computed as if it were alone, and sums over videos follow an order of their own.
+A step's batch is a pure function of (seed, step), so a run that is stopped and resumed equals the whole run.
+The loss has no term across videos, so the prompt tree, which takes nearly all of the time and memory, runs in
+micro-batches, several at a time where there are cores for them. Their size and number change no bit on a CPU:
+every video's texts are computed as if it were alone, and sums over videos follow an order of their own.
 
 Letters: B videos of a batch, N test videos, T frames, K classes, D width.
 """
@@ -41,8 +41,9 @@ from flowclip_core.training import metrics
 ORDER, DRAW, TEST, SHUFFLE = 1, 2, 3, 4
 CHECKPOINT_SECONDS = 60.0
 
-# Videos over which gradients of the trained parts are summed at once. The order of a sum decides its last bit, so it is
-# the same whatever the micro-batch, and it bounds the memory of all that is not the prompt tree.
+# Videos over which gradients of the trained parts are summed at once. The order of a sum decides its last
+# bit, so it is the same whatever the micro-batch, and it bounds the memory of all that is not the prompt
+# tree.
 SUMMED = 32
 # A product of fewer rows than this is summed in another order (measured with MKL: fewer than 4).
 FEWEST = 4
@@ -60,7 +61,8 @@ class Log:
 class Alone:
     """What training asks of the processes that share it, for one that is alone.
 
-    The module flowclip_kit.distributed.ranks is the same for several: each computes some of a batch's prompt trees.
+    The module flowclip_kit.distributed.ranks is the same for several: each computes some of a batch's prompt
+    trees.
     """
 
     @staticmethod
@@ -79,7 +81,9 @@ class Alone:
         return 1
 
     @staticmethod
-    def follow(parameters, optimiser, losses: list[float], counts: list[int]) -> tuple[list[float], list[int]]:
+    def follow(
+        parameters, optimiser, losses: list[float], counts: list[int]
+    ) -> tuple[list[float], list[int]]:
         """Begin with the main one's parameters, momentum, losses and counts."""
         return losses, counts
 
@@ -102,7 +106,8 @@ class Alone:
 def batch_at(step: int, videos: int, config: TrainConfig, seed: int, store: Reader, frames: int):
     """The step's videos (B,), crops (B,) and stored frames (B,T): a pure function of its arguments.
 
-    Every epoch sees each video once, in a new order, with a new TSN draw and a random crop out of `config.crops`.
+    Every epoch sees each video once, in a new order, with a new TSN draw and a random crop out of
+    `config.crops`.
     """
     per_epoch = -(-videos // config.batch)
     epoch, number = divmod(step, per_epoch)
@@ -132,17 +137,23 @@ def train(
 ) -> Log:
     """Fit the trainable parts by SGD with momentum and a cosine schedule, from the loss of Eq. 3.
 
-    features: of N videos, (N,F,D) or (N,C,F,D) with C crops; each step draws T of the F frames and one crop a video.
-    labels: class number of each video. rows: which of the N videos are trained on, in the order of the labels; default
+    features: of N videos, (N,F,D) or (N,C,F,D) with C crops; each step draws T of the F frames and one crop a
+    video.
+    labels: class number of each video. rows: which of the N videos are trained on, in the order of the
+    labels; default
     all. config: lengths and rates; default the paper's few-shot ones. seed: of the draws.
-    memory: GiB that the prompt trees may take together; by default as suits the device. micro_batch: videos of one
-    tree, instead of what fits. When memory still runs out, the micro-batch is halved and the step done again.
-    lanes: micro-batches at a time, each in a thread of its own (CPU); default a core each where a batch takes several.
-    checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed at the end.
-    ranks: see `Alone`. Raises InputError where another number of them began it, on GPUs, which round otherwise then.
+    memory: GiB that the prompt trees may take together; by default as suits the device. micro_batch: videos
+    of one tree, instead of what fits. When memory still runs out, the micro-batch is halved and the step done
+    again.
+    lanes: micro-batches at a time, each in a thread of its own (CPU); default a core each where a batch takes
+    several.
+    checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed
+    at the end.
+    ranks: see `Alone`. Raises InputError where another number of them began it, on GPUs, which round
+    otherwise then.
     stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
-    Raises Diverged, saying the step and the learning rate, where the loss or a trained part is no finite number any
-    more; the checkpoint is then removed, since it leads there again.
+    Raises Diverged, saying the step and the learning rate, where the loss or a trained part is no finite
+    number any more; the checkpoint is then removed, since it leads there again.
     """
     store, config = as_features(features), config or TrainConfig()
     rows = np.arange(len(store.features)) if rows is None else np.asarray(rows)
@@ -220,7 +231,9 @@ def _stored_crops(config, store: Reader, given: object):
     if missing := [crop for crop in config.crops if crop not in store.crops]:
         there = tuple(crop for crop in config.crops if crop in store.crops)
         if isinstance(given, Reader) or not there:
-            raise InputError(f"{store.where}: crops {missing} are not stored; it holds {', '.join(store.crops)}")
+            raise InputError(
+                f"{store.where}: crops {missing} are not stored; it holds {', '.join(store.crops)}"
+            )
         return replace(config, crops=there)
     return config
 
@@ -231,7 +244,8 @@ def _cores() -> int:
 
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU, one thread for each product: what is computed here is small, and threads would wait for each other."""
+    """On a CPU, one thread for each product: what is computed here is small, and threads would wait for each
+    other."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -244,7 +258,8 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def lanes_of(count: int) -> Iterator[Callable]:
-    """What stands for `map`: itself, or one that works in `count` threads. PyTorch then takes one core for each."""
+    """What stands for `map`: itself, or one that works in `count` threads. PyTorch then takes one core for
+    each."""
     if count == 1:
         yield map
         return
@@ -260,7 +275,8 @@ def lanes_of(count: int) -> Iterator[Callable]:
 def _step_that_fits(
     model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable, ranks=Alone
 ) -> tuple[float, int]:
-    """`_step`, done again in micro-batches of half the size as often as memory runs out: the loss, and what fitted."""
+    """`_step`, done again in micro-batches of half the size as often as memory runs out: the loss, and what
+    fitted."""
     while True:
         model.zero_grad(set_to_none=True)
         try:
@@ -274,7 +290,9 @@ def _step_that_fits(
             torch.cuda.empty_cache()
 
 
-def _step(model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable = map, ranks=Alone) -> float:
+def _step(
+    model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable = map, ranks=Alone
+) -> float:
     """Add the gradient of the batch's mean loss to the trained parts; returns that loss.
 
     features (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `lanes_of`.
@@ -290,8 +308,8 @@ def _accumulate(
 ) -> float:
     """Add the gradient of these videos' share of the mean loss over `batch` videos; returns that share.
 
-    The prompt tree goes first, some videos at a time, ahead and back: what each pass leaves are its texts, and the
-    loss's gradient with respect to its prompts. All else is small and done over all videos together.
+    The prompt tree goes first, some videos at a time, ahead and back: what each pass leaves are its texts,
+    and the loss's gradient with respect to its prompts. All else is small and done over all videos together.
     """
     out = model.encode_video(features)
     seen = {name: value.detach().requires_grad_(value.requires_grad) for name, value in out.items()}
@@ -354,7 +372,8 @@ class _NoRoom(RuntimeError):
 
 
 def _micro_batch(model: FlowCLIP, memory: float | None, lanes: int) -> int:
-    """Videos that a pass of the prompt tree takes: as many as it likes, of those that fit into `memory` GiB."""
+    """Videos that a pass of the prompt tree takes: as many as it likes, of those that fit into `memory`
+    GiB."""
     if memory is None:
         memory = 4.0
         if model.backbone.device.type == "cuda":
@@ -372,7 +391,12 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _checkpoint(
-    path: Path, parameters: dict, optimiser: torch.optim.Optimizer, losses: list[float], counts: list[int], run: str
+    path: Path,
+    parameters: dict,
+    optimiser: torch.optim.Optimizer,
+    losses: list[float],
+    counts: list[int],
+    run: str,
 ) -> None:
     tensors = {f"value.{name}": value.detach().cpu() for name, value in parameters.items()}
     for name, value in parameters.items():
@@ -395,14 +419,18 @@ def _resume(
     """
     if path is None or not path.exists():
         return [], []
-    shapes = {f"{kind}.{name}": value.shape for name, value in parameters.items() for kind in ("value", "momentum")}
+    shapes = {
+        f"{kind}.{name}": value.shape for name, value in parameters.items() for kind in ("value", "momentum")
+    }
     try:
         with safe_open(path, "pt") as file:
             tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
         losses, counts = json.loads(said["losses"]), json.loads(said.get("ranks", "[1]"))
         if "sum" in said and (said.pop("sum") != _state_sum(tensors, said) or said["run"] != run):
             raise ValueError("another state than was written")
-        if {name: value.shape for name, value in tensors.items()} != shapes or not all(map(math.isfinite, losses)):
+        if {name: value.shape for name, value in tensors.items()} != shapes or not all(
+            map(math.isfinite, losses)
+        ):
             raise ValueError("the state of another run")
         if not all(value.isfinite().all() for value in tensors.values()):
             raise ValueError("values that are not finite")
@@ -447,10 +475,11 @@ def evaluate(
     names: Sequence[str] | None = None,
     pairs: Sequence[tuple[int, int]] = (),
 ) -> dict[str, float]:
-    """Top-1 and top-5 of a trained model in percent; with `pairs` of classes that are each other reversed in time also
-    what `metrics.pair_metrics` gives; with `config.controls` the same with the frames out of order.
+    """Top-1 and top-5 of a trained model in percent; with `pairs` of classes that are each other reversed in
+    time also what `metrics.pair_metrics` gives; with `config.controls` the same with the frames out of order.
 
-    features, labels, rows: as of `train`. names: of the N videos, which decide the draws of several clips; default
+    features, labels, rows: as of `train`. names: of the N videos, which decide the draws of several clips;
+    default
     their numbers. config: default the paper's 4 clips, in the crops that there are.
     """
     store = as_features(features, names)
@@ -492,8 +521,10 @@ def score(
 ) -> np.ndarray:
     """Class scores (n,K): the mean over all views of softmax (Eq. 3), as peers fuse their 4 x 3 views.
 
-    Draws depend on `config.seed` and a video's name alone, not on the batch or the model: every variant sees the same.
-    rows, ranks: as of `train`. Raises NotFinite naming the first video whose logits are not all finite numbers.
+    Draws depend on `config.seed` and a video's name alone, not on the batch or the model: every variant sees
+    the same.
+    rows, ranks: as of `train`. Raises NotFinite naming the first video whose logits are not all finite
+    numbers.
     """
     model.eval()
     store = as_features(features)
@@ -510,14 +541,20 @@ def score(
                     views = np.full(len(part), store.crops.index(crop))
                     taken = torch.from_numpy(store.take(part, picked, views)).to(device)
                     logits = model(taken)["logits"]
-                    if not (good := logits.isfinite().all(1)).all():  # softmax would make a score of an infinite one
+                    if not (
+                        good := logits.isfinite().all(1)
+                    ).all():  # softmax would make a score of an infinite one
                         video = names[int(good.int().argmin())]
-                        raise NotFinite(f"test video {video}, crop {crop}: its logits are not all finite numbers")
+                        raise NotFinite(
+                            f"test video {video}, crop {crop}: its logits are not all finite numbers"
+                        )
                     fused[start : start + batch] += logits.softmax(-1).cpu().numpy()
     return ranks.add(torch.from_numpy(fused)).numpy() / (config.clips * len(config.crops))
 
 
-def _test_frames(name: str, clip: int, config: EvalConfig, stored: int, frames: int, order: str) -> np.ndarray:
+def _test_frames(
+    name: str, clip: int, config: EvalConfig, stored: int, frames: int, order: str
+) -> np.ndarray:
     video = zlib.crc32(name.encode())
     if config.clips == 1:
         picked = central_frames(stored, frames)[None]

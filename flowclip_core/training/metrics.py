@@ -1,7 +1,8 @@
 """Scores of one test: top-1, top-5, and what the time-reversed pairs of classes show. All in percent.
 
-Ties: a true class that shares its score counts as below all that it shares it with, so that equal scores for all
-classes are no hit, and a hit is always the class that `predicted` names. `order` compares two names alone, so a tie
+Ties: a true class that shares its score counts as below all that it shares it with, so that equal scores for
+all classes are no hit, and a hit is always the class that `predicted` names. `order` compares two names
+alone, so a tie
 there counts half: the name is as likely as its reverse. `ties` says how many videos these rules decided.
 
 Scores that are not finite are no scores: every function raises NotFinite for them.
@@ -52,9 +53,9 @@ def pair_metrics(
 ) -> dict[str, float]:
     """top1 over the classes that have a time-reversed twin (`pairs`), over the others (`rest`), and `order`.
 
-    order: among videos of pair classes, how often the true name scores above its reverse, a tie being half; 50 is
-    chance, and what a model blind to the order of frames comes to, but for the luck of the test videos. Empty where
-    there are no pairs.
+    order: among videos of pair classes, how often the true name scores above its reverse, a tie being half;
+    50 is chance, and what a model blind to the order of frames comes to, but for the luck of the test videos.
+    Empty where there are no pairs.
     """
     paired = _paired(labels, pairs)
     if not paired.any():

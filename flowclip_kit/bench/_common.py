@@ -1,4 +1,5 @@
-"""What the benchmarks share: ways timed in turn, the processor's matmul peak, blocks of the README beside them."""
+"""What the benchmarks share: ways timed in turn, the processor's matmul peak, blocks of the README beside
+them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ README = "flowclip_kit/bench/README.md"
 
 
 def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round; every round takes all of them, so that a slow moment hits all alike."""
+    """Seconds of each way in each round; every round takes all of them, so that a slow moment hits all
+    alike."""
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -31,7 +33,8 @@ def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
 
 
 def matmul_peak(device: str, dtype, run: Callable = map, lanes: int = 1) -> Callable[[float], float]:
-    """GFLOP/s of torch's matrix product, kept up for so many seconds, of the square size that is fastest here.
+    """GFLOP/s of torch's matrix product, kept up for so many seconds, of the square size that is fastest
+    here.
 
     run, lanes: see `loop.lanes_of`; every lane multiplies, all at once. A share of the peak is a
     ratio of two rates over equal times: a machine whose speed wavers has better moments than either keeps up.

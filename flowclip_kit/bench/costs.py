@@ -4,9 +4,11 @@
 
 The same calibration, then the work itself, with all processes busy as in a table:
 
-- the demo: some cells of Table 5 (tiny-clip, stored features, everything that `train_and_test` does) are predicted and
+- the demo: some cells of Table 5 (tiny-clip, stored features, everything that `train_and_test` does) are
+predicted and
   run, in a results folder of their own;
-- full size: one training step of the full model on random features, for the class lists of the three data sets. It is
+- full size: one training step of the full model on random features, for the class lists of the three data
+sets. It is
   fitted to HMDB-51's names and a quarter of Kinetics-400's; larger lists and batches are extrapolated.
 
 Printed are predicted over real.
@@ -48,7 +50,10 @@ def size(dataset: Dataset) -> estimates.Size:
 def demo(name: str, shots: int, seeds: int) -> list[str]:
     """Cells of Table 5 under a drawn profile, predicted and run: means over seeds."""
     profile = resolve(name, "table5", Options())
-    with tempfile.TemporaryDirectory() as folder, Workshop(profile, Options(results=Path(folder))) as workshop:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Workshop(profile, Options(results=Path(folder))) as workshop,
+    ):
         workshop.open(profile.roles.values())
         sets = workshop.sets
         here = speed.measure(
@@ -56,7 +61,9 @@ def demo(name: str, shots: int, seeds: int) -> list[str]:
         )
         sizes = {name: size(found) for name, found in sets.items()}
         cells = [
-            cell for cell in few_shot(profile, (shots,), True) if cell.variant in VARIANTS and cell.config.seed < seeds
+            cell
+            for cell in few_shot(profile, (shots,), True)
+            if cell.variant in VARIANTS and cell.config.seed < seeds
         ]
         workshop.make(cells, "costs")
         lines = [
@@ -70,8 +77,14 @@ def demo(name: str, shots: int, seeds: int) -> list[str]:
                 configs = [c.config for c in cells if (c.config.dataset, c.variant) == (dataset, variant)]
                 records = [workshop.record(config) for config in configs]
                 work = estimates.passes(configs[0], sizes, here.tokens)
-                real = [statistics.mean(record["seconds"][part] for record in records) for part in ("train", "test")]
-                said = [estimates.seconds([one for one in work if one.train == train], here) for train in (True, False)]
+                real = [
+                    statistics.mean(record["seconds"][part] for record in records)
+                    for part in ("train", "test")
+                ]
+                said = [
+                    estimates.seconds([one for one in work if one.train == train], here)
+                    for train in (True, False)
+                ]
                 total["real"] += sum(real)
                 total["said"] += sum(said)
                 held = max(record["peak_memory_gib"] for record in records)
@@ -108,7 +121,9 @@ def full_size(backbone: str, lists: Sequence[str]) -> list[str]:
     with Pool(here.jobs, threads=1 if device == "cpu" else min(8, default_jobs())) as pool:
         for role in lists:
             names, videos = CLASSES[role], STEPS[role]
-            real = statistics.mean(s for _, s in pool.map(_step, [(one, names, videos) for one in load[: here.jobs]]))
+            real = statistics.mean(
+                s for _, s in pool.map(_step, [(one, names, videos) for one in load[: here.jobs]])
+            )
             dataset = PROFILES["paper"].roles[role]
             asked = speed.amounts(FULL, len(names), here.tokens[dataset], videos)
             said = estimates.seconds([estimates.Pass(True, videos, videos, asked)], here)
@@ -123,7 +138,9 @@ def main() -> int:
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--backbone", default="ViT-B-16")
-    parser.add_argument("--lists", nargs="*", default=list(STEPS), choices=list(STEPS), help="at full size; none: skip")
+    parser.add_argument(
+        "--lists", nargs="*", default=list(STEPS), choices=list(STEPS), help="at full size; none: skip"
+    )
     parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
     asked = parser.parse_args()
     try:

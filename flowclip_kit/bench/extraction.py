@@ -2,12 +2,14 @@
 
     ./reproduce.sh bench extraction VIDEOS [--record]
 
-VIDEOS is a folder of real videos. The backbone has its full size and seeded random weights: time and memory do not
-depend on what weights say. Two figures come out:
+VIDEOS is a folder of real videos. The backbone has its full size and seeded random weights: time and memory
+do not depend on what weights say. Two figures come out:
 
-- throughput of decode + encode over that of encode alone: in turn, in the same processes, on the same videos, whose
+- throughput of decode + encode over that of encode alone: in turn, in the same processes, on the same videos,
+whose
   frames lie in memory for the second; the median of the rounds' ratios, and all of them;
-- peak memory of one lane's process and of the command that drives it, for few and for ten times as many videos
+- peak memory of one lane's process and of the command that drives it, for few and for ten times as many
+videos
   (copies, of few frames: encoding takes the time, the number of videos might take the memory).
 
 On a GPU the share of time that it waits for decoding is in the first table.
@@ -72,11 +74,14 @@ def readable(folder: Path) -> list[str]:
 
 def as_dataset(folder: Path, names: Sequence[str]) -> Dataset:
     """The named videos as a data set; its classes mean nothing."""
-    return Dataset("benchmark", folder, ("any",), ("any",), {1: Split(tuple(Video(name, 0) for name in names), ())})
+    return Dataset(
+        "benchmark", folder, ("any",), ("any",), {1: Split(tuple(Video(name, 0) for name in names), ())}
+    )
 
 
 def both_ways(case: Case, folder: Path, names: list[str], load, decoders: int, rounds: int) -> list[dict]:
-    """Runs in a lane's process: seconds of encoding these videos alone, then with their decoding, `rounds` times."""
+    """Runs in a lane's process: seconds of encoding these videos alone, then with their decoding, `rounds`
+    times."""
     encoder = load()
     size = encoder.image_size
     pictures = [extraction._decode(folder, name, case.store, size)[1] for name in names]
@@ -91,7 +96,9 @@ def both_ways(case: Case, folder: Path, names: list[str], load, decoders: int, r
             os.environ["FLOWCLIP_CACHE"] = cache
             wanted = plan(as_dataset(folder, names), case.store)
             filled = fill(wanted, wanted.parts, 0, load, decoders)
-        measured.append({"alone": alone, "both": filled.seconds, "waited": filled.waited, "videos": len(names)})
+        measured.append(
+            {"alone": alone, "both": filled.seconds, "waited": filled.waited, "videos": len(names)}
+        )
     return measured
 
 
@@ -128,7 +135,9 @@ def measure(case: Case, folder: Path, rounds: int, few: int, memory_frames: int)
         tasks = [(case, folder, names, load, decoders, rounds) for load in found]
         lanes_measured = [result for _, result in pool.map(both_ways, tasks)]
     pictures = sum(one[0]["videos"] for one in lanes_measured) * case.frames * len(case.crops)
-    alone, both = ([sum(lane[i][key] for lane in lanes_measured) for i in range(rounds)] for key in ("alone", "both"))
+    alone, both = (
+        [sum(lane[i][key] for lane in lanes_measured) for i in range(rounds)] for key in ("alone", "both")
+    )
     waited = sum(one["waited"] for lane in lanes_measured for one in lane)
     ratios = [a / b for a, b in zip(alone, both, strict=True)]
     hardware = f"{jobs} CPU cores" if case.device == "cpu" else gpu_name()
@@ -145,12 +154,21 @@ def measure(case: Case, folder: Path, rounds: int, few: int, memory_frames: int)
         peaks = {}
         for videos in (few, 10 * few):
             command = [sys.executable, "-P", __file__, str(folder), "--peak", str(videos)]
-            command += ["--backbone", case.backbone.name, "--device", case.device, "--precision", case.precision]
+            command += [
+                "--backbone",
+                case.backbone.name,
+                "--device",
+                case.device,
+                "--precision",
+                case.precision,
+            ]
             command += ["--frames", str(memory_frames), "--crops", "centre"]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             peaks[videos] = json.loads(done.stdout.splitlines()[-1])
         lines += ["", f"peak memory, MiB, {memory_frames} frames x 1 crop, one lane"]
-        lines += [f"{videos:6d} videos     lane {a:8.0f}   command {b:8.0f}" for videos, (a, b) in peaks.items()]
+        lines += [
+            f"{videos:6d} videos     lane {a:8.0f}   command {b:8.0f}" for videos, (a, b) in peaks.items()
+        ]
         sums = [sum(both) for both in peaks.values()]
         lines.append(f"ratio             {sums[1] / sums[0]:8.3f}")
     return "\n".join(lines)
@@ -166,7 +184,9 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--crops", default="centre", help="separated by commas")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--few", type=int, default=20, help="videos of the smaller memory measurement; 0 leaves it out")
+    parser.add_argument(
+        "--few", type=int, default=20, help="videos of the smaller memory measurement; 0 leaves it out"
+    )
     parser.add_argument("--memory-frames", type=int, default=4)
     parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
@@ -175,7 +195,9 @@ def main() -> int:
         if not asked.videos.is_dir():
             raise InputError(f"{asked.videos}: no such folder; expected one of real videos")
         if min(asked.rounds, asked.frames, asked.memory_frames) < 1 or asked.few < 0:
-            raise InputError("--rounds, --frames and --memory-frames: numbers from 1 on are needed; --few: from 0 on")
+            raise InputError(
+                "--rounds, --frames and --memory-frames: numbers from 1 on are needed; --few: from 0 on"
+            )
         device = pick_device(asked.device)
         backbone = BackboneConfig(asked.backbone, None)
         precision = pick_precision(asked.precision, device)

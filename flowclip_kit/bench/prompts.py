@@ -2,16 +2,18 @@
 
     ./reproduce.sh bench prompts [--record]
 
-The ways, all exact: 77 tokens for every video and class, as CoCoOp does it; the same cut at the longest prompt, which
-the causal mask allows; the prefix [SOS] P_1..P_H once a video, then each class by itself; the prompt tree. Text tower
-of ViT-B/16 with seeded random weights (time does not depend on what weights say), H = 5, class lists of the three data
-sets. Each round takes all ways in turn; printed are seconds a video, and the median, least and largest ratio to the
-tree. Before that, values and gradients of each way are compared with the first one's, as relative lengths.
+The ways, all exact: 77 tokens for every video and class, as CoCoOp does it; the same cut at the longest
+prompt, which the causal mask allows; the prefix [SOS] P_1..P_H once a video, then each class by itself; the
+prompt tree. Text tower of ViT-B/16 with seeded random weights (time does not depend on what weights say), H =
+5, class lists of the three data sets. Each round takes all ways in turn; printed are seconds a video, and the
+median, least and largest ratio to the tree. Before that, values and gradients of each way are compared with
+the first one's, as relative lengths.
 
-Useful GFLOP/s count what the tree needs: its nodes without padding, each attending to its ancestors and itself; only
-leaves behind the last attention; in layer 0 no projection of the class tokens, which do not depend on the video; and
-backward no gradient of weights, which are frozen. The peak is what torch's matrix product keeps up on all cores, right
-after a pass of the tree and for as long; the share is the median over twice `--rounds` such pairs.
+Useful GFLOP/s count what the tree needs: its nodes without padding, each attending to its ancestors and
+itself; only leaves behind the last attention; in layer 0 no projection of the class tokens, which do not
+depend on the video; and backward no gradient of weights, which are frozen. The peak is what torch's matrix
+product keeps up on all cores, right after a pass of the tree and for as long; the share is the median over
+twice `--rounds` such pairs.
 """
 
 from __future__ import annotations
@@ -145,7 +147,9 @@ def useful_gflop(tree: PromptTree, tower: Backbone) -> tuple[float, float]:
     width, shared = tower.text_width, tower.width
     layers, prefix, classes = clip.transformer.layers, tree.prefix, len(layout.leaves)
     nodes = prefix + layout.nodes
-    paths: dict[int, tuple[int, ...]] = {-1: ()}  # slot -> tokens from the root's end; copies of a node have one path
+    paths: dict[int, tuple[int, ...]] = {
+        -1: ()
+    }  # slot -> tokens from the root's end; copies of a node have one path
     for slot, (token, parent) in enumerate(zip(layout.tokens, layout.parents, strict=True)):
         if token >= 0:
             paths[slot] = (*paths[parent], token)
@@ -153,7 +157,9 @@ def useful_gflop(tree: PromptTree, tower: Backbone) -> tuple[float, float]:
     pairs = prefix * (prefix + 1) // 2 + sum(seen)
     last_pairs = sum(prefix + layout.depths[leaf] for leaf in layout.leaves)
     # Products of a vector with a square matrix of the tower's width, in all layers.
-    squares = 3 * (prefix + (layers - 2) * nodes) + 2 * nodes + classes  # q, k, v; the last layer asks for leaves alone
+    squares = (
+        3 * (prefix + (layers - 2) * nodes) + 2 * nodes + classes
+    )  # q, k, v; the last layer asks for leaves alone
     squares += 9 * ((layers - 1) * nodes + classes)  # output and the two of the feed-forward part
     linear = 2 * squares * width**2 + 2 * classes * width * shared
     attention = 4 * width * ((layers - 1) * pairs + last_pairs)
@@ -183,7 +189,9 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
     shifts = 0.1 * torch.randn(tree.at_once, 1, tower.text_width, generator=draw)
     vectors = (prompt_vectors(tower, PROMPTS[H]) + shifts.to(device)).detach()
     weights = torch.randn(tree.at_once, len(names), tower.width, generator=draw).to(device)
-    videos = {name: tree.at_once if name == TREE else 1 for name in ways}  # one fills a core, but for the tree
+    videos = {
+        name: tree.at_once if name == TREE else 1 for name in ways
+    }  # one fills a core, but for the tree
     texts, gradients = {}, {}
     alone, whole = ({name: [] for name in ways} for _ in range(2))
     shares: dict[str, list[tuple[float, float]]] = {"forward": [], "both": []}
@@ -202,7 +210,9 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
             torch.cuda.synchronize()
         return (time.perf_counter() - began) / videos[name] / lanes, found
 
-    list(run(lambda _: both(ways[TREE], vectors.clone().requires_grad_(), weights), range(lanes)))  # its buffers
+    list(
+        run(lambda _: both(ways[TREE], vectors.clone().requires_grad_(), weights), range(lanes))
+    )  # its buffers
     for _ in range(max(min(rounds, 2), rounds * SMALLEST // len(names))):
         for name in ways:
             seconds, texts[name] = timed(calls(name)["forward"], name)
@@ -218,7 +228,8 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
             rate = work[what] / seconds
             shares[what].append((rate / peak(seconds * videos[TREE] * lanes), rate))
     apart_by = {
-        name: max(apart(texts[name][:1], texts[NAIVE]), apart(gradients[name][:1], gradients[NAIVE])) for name in ways
+        name: max(apart(texts[name][:1], texts[NAIVE]), apart(gradients[name][:1], gradients[NAIVE]))
+        for name in ways
     }
     if not max(apart_by.values()) < 1e-5:
         raise InputError(f"{role}: the ways disagree: {apart_by}")

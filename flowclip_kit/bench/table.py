@@ -1,8 +1,10 @@
-"""Table 5 of the demo, cold and warm: from nothing but the installed environment to the written table, and again.
+"""Table 5 of the demo, cold and warm: from nothing but the installed environment to the written table, and
+again.
 
     ./reproduce.sh bench table [--record]
 
-Cold: an empty cache and empty results, so videos are drawn, encoded, 120 models trained, notebook and figures made.
+Cold: an empty cache and empty results, so videos are drawn, encoded, 120 models trained, notebook and figures
+made.
 Warm: the same call again. Wall time, and the most memory that any of the command's processes held.
 """
 
@@ -30,12 +32,24 @@ def main() -> int:
     lines = [f"table5, demo, {asked.seeds} runs a cell, on {default_jobs()} CPU cores"]
     with tempfile.TemporaryDirectory() as place:
         results = Path(place, "results")
-        command = [sys.executable, "-P", "-m", "flowclip_kit", "table5", "--results", str(results), "--device", "cpu"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "flowclip_kit",
+            "table5",
+            "--results",
+            str(results),
+            "--device",
+            "cpu",
+        ]
         command += ["--seeds", str(asked.seeds)]
         for name in ("cold", "warm"):
             began = time.monotonic()
             done = subprocess.run(
-                command, env=os.environ | {"FLOWCLIP_CACHE": str(Path(place, "cache"))}, stdout=subprocess.PIPE
+                command,
+                env=os.environ | {"FLOWCLIP_CACHE": str(Path(place, "cache"))},
+                stdout=subprocess.PIPE,
             )
             if done.returncode:
                 return 1

@@ -2,16 +2,18 @@
 
     ./reproduce.sh bench training [--record]
 
-ViT-B/16's size with seeded random weights, HMDB-51's class names, all parts on, T = 8, random features; on a CPU every
-core takes micro-batches of its own. Ways of the same work in turn, with the median of the rounds' ratios:
+ViT-B/16's size with seeded random weights, HMDB-51's class names, all parts on, T = 8, random features; on a
+CPU every core takes micro-batches of its own. Ways of the same work in turn, with the median of the rounds'
+ratios:
 
-- the whole step beside the two streams and the communication block alone, and beside the matmul peak of the same run;
+- the whole step beside the two streams and the communication block alone, and beside the matmul peak of the
+same run;
 - one video named, by the tree and by 77 tokens for every class;
 - texts that no motion shifts: encoded once, or again for each video as instance-conditioned code does;
 - a draw of T frames from the feature store against encoding the same frames again.
 
-Last, the largest stage of the paper: one step of 256 videos with Kinetics-400's class names, in a process of its own,
-with the most memory that it held.
+Last, the largest stage of the paper: one step of 256 videos with Kinetics-400's class names, in a process of
+its own, with the most memory that it held.
 """
 
 from __future__ import annotations
@@ -63,9 +65,14 @@ def stepper(tower: Backbone, config: ModelConfig, names, batch: int, lanes: int,
 
 def stored(folder: Path, width: int) -> FeatureStore:
     """A store of BATCH videos with random features, on the disk as real ones are."""
-    np.save(folder / "features.npy", np.random.default_rng(0).normal(size=(BATCH, 1, 32, width)).astype(np.float16))
+    np.save(
+        folder / "features.npy",
+        np.random.default_rng(0).normal(size=(BATCH, 1, 32, width)).astype(np.float16),
+    )
     features = np.load(folder / "features.npy", mmap_mode="r")
-    return FeatureStore(folder, features, ("centre",), pd.DataFrame({"name": [str(row) for row in range(BATCH)]}))
+    return FeatureStore(
+        folder, features, ("centre",), pd.DataFrame({"name": [str(row) for row in range(BATCH)]})
+    )
 
 
 def measure(device: str, rounds: int, lanes: int) -> str:
@@ -101,7 +108,9 @@ def measure(device: str, rounds: int, lanes: int) -> str:
             "one video, tree": torch.inference_mode()(by_tree),
             "one video, 77 tokens": torch.inference_mode()(by_tokens),
             "static texts, once": torch.inference_mode()(lambda: full.tree(hand_made)),
-            "static texts, each video": torch.inference_mode()(lambda: full.tree(hand_made.expand(BATCH, -1, -1))),
+            "static texts, each video": torch.inference_mode()(
+                lambda: full.tree(hand_made.expand(BATCH, -1, -1))
+            ),
             "features, drawn": lambda: store.take(rows, drawn_frames(rng, BATCH, 32, 8)),
             "features, encoded": torch.inference_mode()(lambda: tower.encode_frames(pictures)),
         }
@@ -114,7 +123,9 @@ def measure(device: str, rounds: int, lanes: int) -> str:
     spent = {name: [seconds / each.get(name, 1) for seconds in found] for name, found in spent.items()}
     lines += [f"{name:26} {statistics.median(found):10.6f} s a video" for name, found in spent.items()]
     step, peak = statistics.median(spent["step, all parts"]), statistics.median(peaks)
-    lines.append(f"{'matmul peak':26} {peak:10.1f} GFLOP/s; a step is {step * peak / 159:.3f} s a video at 159")
+    lines.append(
+        f"{'matmul peak':26} {peak:10.1f} GFLOP/s; a step is {step * peak / 159:.3f} s a video at 159"
+    )
     pairs = [
         ("one video, 77 tokens", "one video, tree"),
         ("static texts, each video", "static texts, once"),
@@ -143,7 +154,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./reproduce.sh bench training", allow_abbrev=False)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--no-memory", action="store_true", help="leave the step of 256 videos out: minutes on a CPU")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave the step of 256 videos out: minutes on a CPU"
+    )
     parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
     parser.add_argument("--largest", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()

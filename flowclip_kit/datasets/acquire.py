@@ -1,6 +1,7 @@
 """The paper's data sets on the disk: fetched, unpacked, arranged as `datasets.load` reads them, and counted.
 
-What the user already has is taken as it is: it is linked or copied into place, never moved, overwritten or deleted.
+What the user already has is taken as it is: it is linked or copied into place, never moved, overwritten or
+deleted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Say = Callable[[str], None]
 
 
 class Facts(NamedTuple):
-    """What is known of a data set: classes, videos in all, of (train, test) by split, files, terms, literature."""
+    """What is known of a data set: classes, videos in all, of (train, test) by split, files, terms,
+    literature."""
 
     classes: int
     videos: int
@@ -44,11 +46,11 @@ class Facts(NamedTuple):
         return self.splits or {1: self.copy}
 
 
-# Addresses: mmaction2, tools/data/*/download_*.sh, and cvdfoundation/kinetics-dataset, k400_downloader.sh. SHA-256 of
-# the rar files: torchvision's loaders (pytorch/vision, pull request 5335); of the zip: tensorflow/datasets,
-# url_checksums, and torchvision. Bytes of UCF101.rar: what its server announces; of the others no source states them.
-# Counts: the official lists (HMDB-51: 70 + 30 a class in each split), and what is left
-# of Kinetics-400 in a copy in use. Licences: the data sets' cards on the hub.
+# Addresses: mmaction2, tools/data/*/download_*.sh, and cvdfoundation/kinetics-dataset, k400_downloader.sh.
+# SHA-256 of the rar files: torchvision's loaders (pytorch/vision, pull request 5335); of the zip:
+# tensorflow/datasets, url_checksums, and torchvision. Bytes of UCF101.rar: what its server announces; of the
+# others no source states them. Counts: the official lists (HMDB-51: 70 + 30 a class in each split), and what
+# is left of Kinetics-400 in a copy in use. Licences: the data sets' cards on the hub.
 _CVDF = "https://s3.amazonaws.com/kinetics/400/"
 
 
@@ -118,9 +120,11 @@ _LISTS = {
 
 
 def sources(name: str, mirror: str | None = None) -> list[Archive]:
-    """The archives of a data set, the lists first. `mirror` (or $FLOWCLIP_MIRROR), like https://host/folder, stands in
-    for the hosts: tried with the official path behind it, then with the file alone. Kinetics-400 has its lists only:
-    its videos come as hundreds of archives, `by_hand` tells how. Raises InputError for another name or no such URL."""
+    """The archives of a data set, the lists first. `mirror` (or $FLOWCLIP_MIRROR), like https://host/folder,
+    stands in
+    for the hosts: tried with the official path behind it, then with the file alone. Kinetics-400 has its
+    lists only: its videos come as hundreds of archives, `by_hand` tells how. Raises InputError for another
+    name or no such URL."""
     if name not in FACTS:
         raise InputError(f"data set {name!r}: expected one of {', '.join(FACTS)}")
     archives = list(FACTS[name].archives)
@@ -129,7 +133,10 @@ def sources(name: str, mirror: str | None = None) -> list[Archive]:
     if urlsplit(mirror).scheme not in ("http", "https"):
         raise InputError(f"mirror {mirror!r}: expected an address like https://host/folder")
     mirror = mirror.rstrip("/")
-    return [a._replace(urls=(*(mirror + urlsplit(url).path for url in a.urls), f"{mirror}/{a.file}")) for a in archives]
+    return [
+        a._replace(urls=(*(mirror + urlsplit(url).path for url in a.urls), f"{mirror}/{a.file}"))
+        for a in archives
+    ]
 
 
 def by_hand(folder: Path) -> str:
@@ -142,18 +149,22 @@ def by_hand(folder: Path) -> str:
     )
 
 
-# --- looking at what is there ---------------------------------------------------------------------------------
+# --- looking at what is there
+# ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Report:
     """What of a data set is on the disk.
 
-    classes: how many of the lists' classes have a video. splits: (train, test) by split, each (videos found, videos
-    listed). files: videos found and videos named by any list, unused ones of HMDB-51 too. missing: needed by a split
-    and not there. repeated: listed twice in one list. overlap: in train and test of a split. unlisted: on the disk and
-    in no list. same_name: videos whose file names are equal. unreadable (name, why) and same_content: None unless each
-    file was opened.
+    classes: how many of the lists' classes have a video. splits: (train, test) by split, each (videos found,
+    videos
+    listed). files: videos found and videos named by any list, unused ones of HMDB-51 too. missing: needed by
+    a split
+    and not there. repeated: listed twice in one list. overlap: in train and test of a split. unlisted: on the
+    disk and
+    in no list. same_name: videos whose file names are equal. unreadable (name, why) and same_content: None
+    unless each file was opened.
     """
 
     name: str
@@ -172,7 +183,8 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """The official classes and counts, all there, nothing listed twice or in train and test, nothing unreadable."""
+        """The official classes and counts, all there, nothing listed twice or in train and test, nothing
+        unreadable."""
         facts = FACTS[self.name]
         lists = {number: tuple(listed for _, listed in parts) for number, parts in self.splits.items()}
         wrong = self.missing or self.repeated or any(self.overlap.values()) or self.unreadable
@@ -193,7 +205,9 @@ class Report:
                 row += f" {found:>9,} of {want:>9,} {what}  "
             rows.append(f"{row} {len(self.overlap[number]):,} in both")
             if (listed := (parts[0][1], parts[1][1])) != wanted:
-                rows.append(f"              its lists have {listed[0]:,} and {listed[1]:,}: not the official ones")
+                rows.append(
+                    f"              its lists have {listed[0]:,} and {listed[1]:,}: not the official ones"
+                )
         if lost := set(facts.splits) - set(self.splits):
             rows.append(f"no lists      of split {', '.join(map(str, sorted(lost)))}")
         unreadable = None if self.unreadable is None else [f"{name}: {why}" for name, why in self.unreadable]
@@ -204,7 +218,10 @@ class Report:
             ("in both", [name for overlap in self.overlap.values() for name in overlap]),
             ("in no list", self.unlisted),
             ("same name", [" = ".join(group) for group in self.same_name]),
-            ("same content", None if self.same_content is None else [" = ".join(group) for group in self.same_content]),
+            (
+                "same content",
+                None if self.same_content is None else [" = ".join(group) for group in self.same_content],
+            ),
         ):
             row = f"{what:<14}" + ("not looked at" if found is None else f"{len(found):>9,}")
             if found and names is not None:
@@ -212,11 +229,17 @@ class Report:
                 row = row if len(row) <= 100 else row[:97] + "..."
             rows += [row, *([f"    {name}" for name in found or ()] if names is None else ())]
         rows.append(f"complete      {'yes' if self.complete else 'no'}")
-        return "\n".join(rows + ([f"licence       {facts.licence}", f"cite          {facts.citation}"] * self.terms))
+        return "\n".join(
+            rows + ([f"licence       {facts.licence}", f"cite          {facts.citation}"] * self.terms)
+        )
 
 
 def inspect(
-    name: str, folder: str | Path, open_all: bool = False, jobs: int | None = None, progress: Progress | None = None
+    name: str,
+    folder: str | Path,
+    open_all: bool = False,
+    jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Compare lists and disk. `open_all` decodes and hashes each video too, on `jobs` threads (all cores).
 
@@ -264,7 +287,9 @@ def inspect(
                 progress("opening", done, len(there))
     finally:
         threads.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
-    return replace(report, unreadable=tuple(unreadable), same_content=_alike(pair for pair in hashes if pair[0]))
+    return replace(
+        report, unreadable=tuple(unreadable), same_content=_alike(pair for pair in hashes if pair[0])
+    )
 
 
 def _look(path: Path) -> tuple[str, str]:
@@ -297,11 +322,13 @@ def _alike(pairs: Iterator[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-# --- all of it ------------------------------------------------------------------------------------------------
+# --- all of it
+# ------------------------------------------------------------------------------------------------
 
 
 def home(name: str, root: Path) -> Path:
-    """Where a data set lies or belongs below the user's data folder: <root>/<name>, or <root> where that is it already.
+    """Where a data set lies or belongs below the user's data folder: <root>/<name>, or <root> where that is
+    it already.
 
     Raises InputError for an unknown name.
     """
@@ -324,10 +351,10 @@ def prepare(
 ) -> Report:
     """Make data set `name` complete in `folder` and report on it; what is complete is only looked at.
 
-    Class folders and lists that lie elsewhere in `folder`, up to two levels deep, are linked and copied to where
-    `datasets.load` looks. Archives are taken from `folder` or beside it where they are there, else fetched. `say` gets
-    a line about each thing before it is done. Raises InputError as `fetch`, `unpack` and `inspect` do, and when
-    another command works on the same folder.
+    Class folders and lists that lie elsewhere in `folder`, up to two levels deep, are linked and copied to
+    where `datasets.load` looks. Archives are taken from `folder` or beside it where they are there, else
+    fetched. `say` gets a line about each thing before it is done. Raises InputError as `fetch`, `unpack` and
+    `inspect` do, and when another command works on the same folder.
     """
     folder = Path(folder)
     archives = sources(name, mirror)
@@ -381,7 +408,10 @@ def shortage(name: str, folder: str | Path, names: int | None = 2) -> str:
     except InputError:  # without lists or videos there is nothing to compare
         if name == "kinetics400":
             videos = [
-                video for part in ("train", "val") if (folder / part).is_dir() for video in videos_in(folder / part, 2)
+                video
+                for part in ("train", "val")
+                if (folder / part).is_dir()
+                for video in videos_in(folder / part, 2)
             ]
         else:
             place = _videos_of(name, folder)
@@ -469,7 +499,9 @@ def _link(candidates: Iterator[Path], target: Path) -> None:
             try:
                 target.symlink_to(os.path.relpath(source, target.parent), target_is_directory=True)
             except OSError as error:
-                raise InputError(f"{source}: cannot be linked to {target} ({error.strerror}); move it there") from error
+                raise InputError(
+                    f"{source}: cannot be linked to {target} ({error.strerror}); move it there"
+                ) from error
 
 
 def _copy(files: Sequence[Path], target: Path) -> None:

@@ -1,7 +1,7 @@
 """Published files: fetched until they are whole, and unpacked so that nothing lands outside its folder.
 
-What a server or an archive sends is not trusted: a file gets its final name once size and SHA-256 are right, and no
-entry of an archive is written outside a folder of its own before each has been looked at.
+What a server or an archive sends is not trusted: a file gets its final name once size and SHA-256 are right,
+and no entry of an archive is written outside a folder of its own before each has been looked at.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ class Archive(NamedTuple):
     sha256: str | None = None
 
 
-# --- fetching -------------------------------------------------------------------------------------------------
+# --- fetching
+# -------------------------------------------------------------------------------------------------
 
 
 def fetch(archive: Archive, folder: str | Path, progress: Progress | None = None) -> Path:
     """Download `archive` into `folder` and return its path; a file that is there and right is left alone.
 
-    It grows as <file>.part and is renamed when bytes and SHA-256 are right. What a dropped connection or a kill has
-    left is continued where a digest can tell whether the halves belong together. Raises InputError (one line) when no
-    address gives the file, with what to do by hand, or when the disk is too small.
+    It grows as <file>.part and is renamed when bytes and SHA-256 are right. What a dropped connection or a
+    kill has left is continued where a digest can tell whether the halves belong together. Raises InputError
+    (one line) when no address gives the file, with what to do by hand, or when the disk is too small.
     """
     path = Path(folder) / archive.file
     if path.exists():
@@ -104,7 +105,9 @@ def _download(url: str, part: Path, archive: Archive, progress: Progress | None)
         try:
             with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
                 range_ = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
-                if answer.status_code == 416 or (answer.status_code == 206 and (not range_ or range_[1] != str(start))):
+                if answer.status_code == 416 or (
+                    answer.status_code == 206 and (not range_ or range_[1] != str(start))
+                ):
                     if range_ and int(range_[2]) == start:
                         return ""  # all of it was there
                     part.unlink(missing_ok=True)
@@ -121,7 +124,9 @@ def _download(url: str, part: Path, archive: Archive, progress: Progress | None)
                 if archive.bytes not in (None, total):
                     return f"holds {total:,} bytes, expected {archive.bytes:,}"
                 if total and total - at > (free := shutil.disk_usage(part.parent).free):
-                    raise InputError(f"{part.parent}: {archive.file} needs {total - at:,} bytes, {free:,} are free")
+                    raise InputError(
+                        f"{part.parent}: {archive.file} needs {total - at:,} bytes, {free:,} are free"
+                    )
                 done = at
                 with part.open("ab" if at else "wb") as file:
                     for block in answer.iter_content(1 << 16):
@@ -140,7 +145,8 @@ def _download(url: str, part: Path, archive: Archive, progress: Progress | None)
     return fault
 
 
-# --- unpacking ------------------------------------------------------------------------------------------------
+# --- unpacking
+# ------------------------------------------------------------------------------------------------
 
 
 class _Entry(NamedTuple):
@@ -150,12 +156,13 @@ class _Entry(NamedTuple):
 
 
 def unpack(path: str | Path, folder: str | Path, nested: bool = True) -> None:
-    """Unpack a zip, tar (.gz, .bz2, .xz) or rar file into `folder`, and rar files that lie in a rar (HMDB-51).
+    """Unpack a zip, tar (.gz, .bz2, .xz) or rar file into `folder`, and rar files that lie in a rar
+    (HMDB-51).
 
-    Everything is written to a hidden folder inside `folder` first and moved when all of it is there; files that are
-    in `folder` already are kept. Links, devices, absolute paths, drive letters and «..» are refused before anything is
-    written, and looked for again before the move. Raises InputError (one line) for these, for a damaged archive, too
-    small a disk, and where a rar file meets no tool.
+    Everything is written to a hidden folder inside `folder` first and moved when all of it is there; files
+    that are in `folder` already are kept. Links, devices, absolute paths, drive letters and «..» are refused
+    before anything is written, and looked for again before the move. Raises InputError (one line) for these,
+    for a damaged archive, too small a disk, and where a rar file meets no tool.
     """
     path, folder = Path(path).absolute(), Path(folder)
     if not path.is_file():
@@ -179,7 +186,9 @@ def unpack(path: str | Path, folder: str | Path, nested: bool = True) -> None:
                 ) from error
         sizes = Counter({entry.name: entry.size for entry in entries if entry.kind == "file"}.values())
         if sizes != Counter(_sizes(path, new)):
-            raise InputError(f"{path.name}: did not unpack to the {sizes.total()} files it lists; fetch it again")
+            raise InputError(
+                f"{path.name}: did not unpack to the {sizes.total()} files it lists; fetch it again"
+            )
         for inner in sorted(new.rglob("*.rar")) if nested and begin == b"Rar!" else ():
             unpack(inner, inner.parent, nested=False)
             inner.unlink()
@@ -204,7 +213,9 @@ def _check(path: Path, entries: Sequence[_Entry], folder: Path) -> None:
         elif ".." in name.replace("\\", "/").split("/"):
             fault = "leads out of its folder"
         if fault:
-            raise InputError(f"{path.name}: entry {name!r} {fault}; nothing was unpacked, do not use this archive")
+            raise InputError(
+                f"{path.name}: entry {name!r} {fault}; nothing was unpacked, do not use this archive"
+            )
     need, free = sum(entry.size for entry in entries), shutil.disk_usage(folder).free
     if need > free:
         raise InputError(f"{path.name}: unpacks to {need:,} bytes, {free:,} are free at {folder.parent}")
@@ -269,7 +280,8 @@ def _listed_by_bsdtar(text: str) -> list[_Entry]:
     return [_Entry(name, kinds.get(letter, "special file"), int(size)) for letter, size, name in lines]
 
 
-# By tool: what lists, what reads the list, what unpacks. bsdtar comes last: it does not notice a wrong checksum inside.
+# By tool: what lists, what reads the list, what unpacks. bsdtar comes last: it does not notice a wrong
+# checksum inside.
 _RAR = {
     "unrar": (["unrar", "vt", "-p-"], _listed_by_unrar, ["unrar", "x", "-p-", "-y", "{path}", "{folder}/"]),
     "unar": (
@@ -277,20 +289,31 @@ _RAR = {
         _listed_by_lsar,
         ["unar", "-quiet", "-no-directory", "-force-overwrite", "-output-directory", "{folder}", "{path}"],
     ),
-    "bsdtar": (["bsdtar", "-tvf"], _listed_by_bsdtar, ["bsdtar", "-x", "-o", "-f", "{path}", "-C", "{folder}"]),
+    "bsdtar": (
+        ["bsdtar", "-tvf"],
+        _listed_by_bsdtar,
+        ["bsdtar", "-x", "-o", "-f", "{path}", "-C", "{folder}"],
+    ),
 }
 
 
 def rar_tools() -> list[str]:
     """The programs on the PATH that unpack rar files, best first. Raises InputError where there is none.
 
-    unrar-free, which some systems install under the name unrar, cannot list what a file holds and is passed over.
+    unrar-free, which some systems install under the name unrar, cannot list what a file holds and is passed
+    over.
     """
-    found = [tool for tool, (listing, _, work) in _RAR.items() if shutil.which(listing[0]) and shutil.which(work[0])]
+    found = [
+        tool
+        for tool, (listing, _, work) in _RAR.items()
+        if shutil.which(listing[0]) and shutil.which(work[0])
+    ]
     if "unrar" in found and "Roshal" not in _run(["unrar"]).stdout:
         found.remove("unrar")
     if not found:
-        raise InputError("no program for rar files: install unar (or unrar, not unrar-free; or bsdtar), then try again")
+        raise InputError(
+            "no program for rar files: install unar (or unrar, not unrar-free; or bsdtar), then try again"
+        )
     return found
 
 
@@ -315,7 +338,9 @@ def _unrar(path: Path, folder: Path) -> list[_Entry]:
             for left in folder.iterdir():
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         faults.append(f"{tool}: {' '.join(done.stdout.split())[-120:] or 'lists nothing'}")
-    raise InputError(f"{path.name}: damaged, or not readable ({'; '.join(faults)}); delete it and fetch it again")
+    raise InputError(
+        f"{path.name}: damaged, or not readable ({'; '.join(faults)}); delete it and fetch it again"
+    )
 
 
 def _sizes(path: Path, folder: Path) -> Iterator[int]:
@@ -324,7 +349,9 @@ def _sizes(path: Path, folder: Path) -> Iterator[int]:
         for name in (*folders, *files):
             found = (Path(place) / name).lstat()
             if not stat.S_ISDIR(found.st_mode) and (not stat.S_ISREG(found.st_mode) or found.st_nlink > 1):
-                raise InputError(f"{path.name}: {name!r} unpacked to a link or a special file; nothing was kept")
+                raise InputError(
+                    f"{path.name}: {name!r} unpacked to a link or a special file; nothing was kept"
+                )
             if stat.S_ISREG(found.st_mode):
                 yield found.st_size
 

@@ -1,9 +1,9 @@
 """What videos hold: their SHA-256, read once for as long as a file stays the same file.
 
-Names, sizes and times of two data sets can be equal and their pictures not, so content alone says whose features a
-store holds. A hash is kept with the file's inode, size and two times; the later, of the inode, is set by the system at
-each change and by nobody else. Moved or copied videos are read once more. Devices are left out: they are numbered anew
-when a network's disk is mounted.
+Names, sizes and times of two data sets can be equal and their pictures not, so content alone says whose
+features a store holds. A hash is kept with the file's inode, size and two times; the later, of the inode, is
+set by the system at each change and by nobody else. Moved or copied videos are read once more. Devices are
+left out: they are numbered anew when a network's disk is mounted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LARGE = 2 * 10**9  # bytes that take long enough to read to say so
 
 
 def contents(videos: Path, names: Sequence[str], memory: Path) -> dict[str, str]:
-    """Name -> SHA-256 of each video; empty for one that cannot be read. memory: folder of what is kept between calls.
+    """Name -> SHA-256 of each video; empty for one that cannot be read. memory: folder of what is kept
+    between calls.
 
     Raises InputError for a video that is not there.
     """
@@ -32,7 +33,9 @@ def contents(videos: Path, names: Sequence[str], memory: Path) -> dict[str, str]
     stamps = {name: stamp_of(videos / name) for name in names}
     new = [name for name in names if known.get(name, [])[:4] != stamps[name]]
     if (size := sum(stamps[name][1] for name in new)) > LARGE:
-        notice(f"{videos}: reading {len(new):,} videos ({size / 1e9:,.0f} GB) once, to know whose features are theirs")
+        notice(
+            f"{videos}: reading {len(new):,} videos ({size / 1e9:,.0f} GB) once, to know whose features are theirs"
+        )
     with ThreadPoolExecutor(min(8, default_jobs())) as pool:
         found = dict(zip(new, pool.map(lambda name: content(videos / name), new), strict=True))
     if kept := {name: [*stamps[name], found[name]] for name in new if found[name] and settled(stamps[name])}:
@@ -51,7 +54,9 @@ def content(path: Path) -> str:
 def learn(videos: Path, rows: Iterable[Mapping], memory: Path) -> None:
     """Keep what an encoding read: rows with `name`, `sha256` and, where it is certain, `stamp`."""
     file = _file(videos, memory)
-    if found := {row["name"]: [*row["stamp"], row["sha256"]] for row in rows if row.get("stamp") and row["sha256"]}:
+    if found := {
+        row["name"]: [*row["stamp"], row["sha256"]] for row in rows if row.get("stamp") and row["sha256"]
+    }:
         _write(file, _read(file) | found)
 
 

@@ -1,7 +1,9 @@
-"""Which frames decord returns on one's own videos: in order, and by seeking, as most published code reads them.
+"""Which frames decord returns on one's own videos: in order, and by seeking, as most published code reads
+them.
 
-Seeking returns other frames than those asked for, without an error, on some files (MPEG-4 AVI with B-frames above
-all). Here a sample of a folder is read three ways and compared; the reference is PyAV's decode of the whole stream.
+Seeking returns other frames than those asked for, without an error, on some files (MPEG-4 AVI with B-frames
+above all). Here a sample of a folder is read three ways and compared; the reference is PyAV's decode of the
+whole stream.
 """
 
 from __future__ import annotations
@@ -40,11 +42,13 @@ COUNTS = ("frames", "wanted", "wrong", "usual", "furthest", "unplaced")  # of a 
 class Reading:
     """What one reader made of one video. Three in a row belong to one video: PYAV, IN_ORDER, SEEKING.
 
-    name: path below the folder. frames: how many the reader counts. wanted: how many frames are compared, wrong: how
-    many of these differ from PyAV's by more than video.TOLERANCE grey levels. For each of those the whole video is
-    searched for the nearest frame that it equals: usual is the offset, in frames, that most have (1: the next frame
-    came), furthest the largest of either sign, unplaced how many equal no frame. None: not known, or none is wrong.
-    error: empty, or one line; it starts with NOT_OPENED where decord could not, or must not, even open the file.
+    name: path below the folder. frames: how many the reader counts. wanted: how many frames are compared,
+    wrong: how many of these differ from PyAV's by more than video.TOLERANCE grey levels. For each of those
+    the whole video is searched for the nearest frame that it equals: usual is the offset, in frames, that
+    most have (1: the next frame came), furthest the largest of either sign, unplaced how many equal no frame.
+    None: not known, or none is wrong.
+    error: empty, or one line; it starts with NOT_OPENED where decord could not, or must not, even open the
+    file.
     """
 
     name: str
@@ -68,11 +72,13 @@ def audit(
     seconds: float = 60.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Reading]:
-    """Readings of `sample` videos anywhere below `folder` (of all, where there are fewer), three for each, by name.
+    """Readings of `sample` videos anywhere below `folder` (of all, where there are fewer), three for each, by
+    name.
 
-    Compared are the centres of `frames` equal parts, which are what features are made of. The draw depends on `seed`
-    and the files' names. Everything is read in another process: a reading that takes more than `seconds`, or kills its
-    process, is told as an error of its own and costs no other. progress(done, total) counts videos.
+    Compared are the centres of `frames` equal parts, which are what features are made of. The draw depends on
+    `seed` and the files' names. Everything is read in another process: a reading that takes more than
+    `seconds`, or kills its process, is told as an error of its own and costs no other. progress(done, total)
+    counts videos.
 
     Raises InputError where decord is absent, the folder holds no video, or a number makes no sense.
     """
@@ -118,7 +124,9 @@ def _videos(folder: Path) -> list[str]:
     names, seen = [], {os.path.realpath(folder)}
     for place, folders, files in os.walk(folder, followlinks=True):
         # By real path, since a link to a folder above would lead round for ever.
-        real = {name: os.path.realpath(Path(place, name)) for name in sorted(folders) if not name.startswith(".")}
+        real = {
+            name: os.path.realpath(Path(place, name)) for name in sorted(folders) if not name.startswith(".")
+        }
         folders[:] = [name for name, path in real.items() if path not in seen]
         seen.update(real.values())
         for name in files:
@@ -127,7 +135,8 @@ def _videos(folder: Path) -> list[str]:
     return sorted(names)
 
 
-# --- in the reading process -----------------------------------------------------------------------------------
+# --- in the reading process
+# -----------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=1)
@@ -197,7 +206,8 @@ def _by_decord(
 
 
 def _offsets(path: Path, wrong: dict[int, np.ndarray]) -> list[int]:
-    """How many frames after the wanted one is the nearest that equals each picture; without those that none equals."""
+    """How many frames after the wanted one is the nearest that equals each picture; without those that none
+    equals."""
     found: dict[int, int] = {}
     for number, picture in enumerate(video.pictures(path)):
         for wanted, theirs in wrong.items():
@@ -248,7 +258,8 @@ def _line(error: Exception, path: Path) -> str:
 def _serve(pipe) -> None:
     """Answer one request after the other until the other end closes."""
     end_with_parent()
-    # What FFmpeg and a crash write about damaged files would fall into the report; errors travel through the pipe.
+    # What FFmpeg and a crash write about damaged files would fall into the report; errors travel through the
+    # pipe.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -266,7 +277,8 @@ def _serve(pipe) -> None:
         pipe.send(reading)
 
 
-# --- in the asking process ------------------------------------------------------------------------------------
+# --- in the asking process
+# ------------------------------------------------------------------------------------
 
 
 class _Lost(Exception):
@@ -288,7 +300,8 @@ class _Child:
         frames: int,
         reading: Reading,
     ) -> Reading:
-        """What `read` answers. Raises _Lost, and ends the process, when it dies or takes longer than `seconds`."""
+        """What `read` answers. Raises _Lost, and ends the process, when it dies or takes longer than
+        `seconds`."""
         if self._process is None:
             context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
             self._pipe, theirs = context.Pipe()
@@ -329,19 +342,23 @@ class _Child:
             self._process = None
 
 
-# --- telling --------------------------------------------------------------------------------------------------
+# --- telling
+# --------------------------------------------------------------------------------------------------
 
 
 def frame(readings: Sequence[Reading]) -> pd.DataFrame:
     """The readings as a table, one row each, for a CSV file; numbers that are not known are empty."""
     import pandas as pd
 
-    table = pd.DataFrame([asdict(reading) for reading in readings], columns=[field.name for field in fields(Reading)])
+    table = pd.DataFrame(
+        [asdict(reading) for reading in readings], columns=[field.name for field in fields(Reading)]
+    )
     return table.astype(dict.fromkeys(COUNTS, "Int64"))
 
 
 def text(readings: Sequence[Reading]) -> str:
-    """A report of at most WIDTH columns: a row for each video where anything disagrees or fails, then counts."""
+    """A report of at most WIDTH columns: a row for each video where anything disagrees or fails, then
+    counts."""
     videos = [readings[i : i + 3] for i in range(0, len(readings), 3)]
     rows = [(ours, said) for ours, *theirs in videos if (said := "; ".join(_disagreements(ours, *theirs)))]
     lines = []
@@ -417,7 +434,9 @@ def _summary(videos: Sequence[Sequence[Reading]]) -> Iterator[str]:
     yield f"{len(videos)} videos, {sum(ours.wanted or 0 for ours, *_ in videos)} frames of them compared with PyAV's:"
     yield listed("decord by seeking returns other frames", [name for name, _, seek in compared if seek.wrong])
     yield listed("decord in order returns other frames", differing)
-    unopened = [ours.name for ours, *theirs in videos if any(one.error.startswith(NOT_OPENED) for one in theirs)]
+    unopened = [
+        ours.name for ours, *theirs in videos if any(one.error.startswith(NOT_OPENED) for one in theirs)
+    ]
     yield listed("cannot be opened by decord", unopened)
     yield listed(
         "opened by decord, then an error, a crash or no end",

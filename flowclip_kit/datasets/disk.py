@@ -1,4 +1,5 @@
-"""What lies in a folder of videos, and which of it a list means: by names alone, so that nothing is waited for."""
+"""What lies in a folder of videos, and which of it a list means: by names alone, so that nothing is waited
+for."""
 
 from __future__ import annotations
 
@@ -12,18 +13,29 @@ from typing import NamedTuple
 
 from flowclip_core.errors import InputError, VideoError
 
-# Endings that are taken for a video's. A file with any other is opened to see, but for those that never are one.
+# Endings that are taken for a video's. A file with any other is opened to see, but for those that never are
+# one.
 EXTENSIONS = frozenset(
-    """.3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogv .rm .rmvb .ts
-    .vob .webm .wmv""".split()
+    """.3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogv .rm
+    .rmvb .ts .vob .webm .wmv""".split()
 )
 NO_VIDEOS = frozenset(
-    """.aac .ass .bmp .bz2 .csv .db .doc .docx .flac .gz .h5 .heic .heif .htm .html .ini .ipynb .jpeg .jpg .json .lock
-    .log .m3u .m3u8 .m4a .md .mp3 .npy .npz .part .pdf .pkl .png .pt .pth .py .rar .safetensors .sh .srt .svg .tar .tif
-    .tiff .tsv .txt .vtt .wav .webp .xls .xlsx .xml .xz .yaml .yml .zip""".split()
+    """.aac .ass .bmp .bz2 .csv .db .doc .docx .flac .gz .h5 .heic .heif .htm .html .ini .ipynb .jpeg .jpg
+    .json .lock .log .m3u .m3u8 .m4a .md .mp3 .npy .npz .part .pdf .pkl .png .pt .pth .py .rar .safetensors
+    .sh .srt .svg .tar .tif .tiff .tsv .txt .vtt .wav .webp .xls .xlsx .xml .xz .yaml .yml .zip""".split()
 )
 # What systems and their tools leave beside files.
-JUNK = ("__MACOSX", "lost+found", "@eaDir", ".DS_Store", "._*", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "#recycle")
+JUNK = (
+    "__MACOSX",
+    "lost+found",
+    "@eaDir",
+    ".DS_Store",
+    "._*",
+    "Thumbs.db",
+    "desktop.ini",
+    "$RECYCLE.BIN",
+    "#recycle",
+)
 DEPTH = 8  # folders below a class
 
 
@@ -74,7 +86,8 @@ def is_junk(name: str) -> bool:
 
 
 def check(folder: Path, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those of `names` that are not there, and those that no video can be: each with the reason, one look per folder.
+    """Those of `names` that are not there, and those that no video can be: each with the reason, one look per
+    folder.
 
     Looking for each file takes long.
     """
@@ -136,7 +149,8 @@ def _opens(entry: os.DirEntry) -> bool:
     return True
 
 
-# --- names of a list ------------------------------------------------------------------------------------------
+# --- names of a list
+# ------------------------------------------------------------------------------------------
 
 
 def without_extension(name: str) -> str:
@@ -172,7 +186,8 @@ def difference(one: str, other: str) -> str:
 
 
 class Meant(NamedTuple):
-    """Names of the disk that names of a list mean: by listed name, and (listed, those that it fits) where several."""
+    """Names of the disk that names of a list mean: by listed name, and (listed, those that it fits) where
+    several."""
 
     one: dict[str, str]
     several: list[tuple[str, tuple[str, ...]]]

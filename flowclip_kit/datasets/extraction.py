@@ -1,9 +1,10 @@
 """Filling the feature store: videos are decoded ahead while the frozen image tower encodes.
 
-The videos of a store are cut into shards, files named by the videos in them, which lie beside it until all are there
-and become one array and one index. A lane is a process with an image tower: one a core, or one a GPU. It takes the
-shards that nobody else is at, so that lanes, commands and machines that share the folder share the work; a kill loses
-the shards in work, a mended video costs its own shard. Memory holds a few videos however many there are.
+The videos of a store are cut into shards, files named by the videos in them, which lie beside it until all
+are there and become one array and one index. A lane is a process with an image tower: one a core, or one a
+GPU. It takes the shards that nobody else is at, so that lanes, commands and machines that share the folder
+share the work; a kill loses the shards in work, a mended video costs its own shard. Memory holds a few videos
+however many there are.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ Part = tuple[Path, tuple[str, ...]]  # a shard's file and the names of its video
 class Plan:
     """What is to be stored where; equal on all machines that share the cache folder and have the same videos.
 
-    parts: the shards, in the order of the videos' names. base: folder of the first store of videos of these names and
-    sizes; others with another content lie beside it. folder: see `find`.
+    parts: the shards, in the order of the videos' names. base: folder of the first store of videos of these
+    names and sizes; others with another content lie beside it. folder: see `find`.
     """
 
     name: str
@@ -137,13 +138,15 @@ def ensure_features(
     shard_videos: int = SHARD_VIDEOS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FeatureStore:
-    """The store of all videos of `dataset`, extracting what is missing. Safe to kill and to call twice at once.
+    """The store of all videos of `dataset`, extracting what is missing. Safe to kill and to call twice at
+    once.
 
-    lanes: for each lane what loads its image tower, picklable, called in a process of `pool` and only if there is work.
-    decoders: processes that decode for a lane; 0: a thread of the lane. shard_videos: how many videos a kill can lose.
-    progress(done, total) counts videos.
-    Raises InputError naming the unreadable videos unless `allow_unreadable`; they are then left out of the store and
-    listed in its `failed.csv`.
+    lanes: for each lane what loads its image tower, picklable, called in a process of `pool` and only if
+    there is work.
+    decoders: processes that decode for a lane; 0: a thread of the lane. shard_videos: how many videos a kill
+    can lose. progress(done, total) counts videos.
+    Raises InputError naming the unreadable videos unless `allow_unreadable`; they are then left out of the
+    store and listed in its `failed.csv`.
     """
     wanted = plan(dataset, config, shard_videos)
     # Another process may finish the store, or find damage and drop it, at any moment: look until it is whole.
@@ -169,8 +172,8 @@ def extract(
     allow_unreadable: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Filled:
-    """Encode the shards of one share, (number from 0, of), that are not there yet; whoever finds all of them there
-    puts the store together. Arguments and errors as for `ensure_features`."""
+    """Encode the shards of one share, (number from 0, of), that are not there yet; whoever finds all of them
+    there puts the store together. Arguments and errors as for `ensure_features`."""
     own = wanted.share(*share)
     done, total = sum(len(names) for path, names in own if path.exists()), sum(len(names) for _, names in own)
 
@@ -240,7 +243,9 @@ def fill(
             nonlocal done
             while len(encoding) > ahead:
                 shard, row, answer = encoding.popleft()
-                shard.add(row, None if answer is None else _finite(answer.features(), wanted.videos / row["name"]))
+                shard.add(
+                    row, None if answer is None else _finite(answer.features(), wanted.videos / row["name"])
+                )
                 done += 1
                 process_pool.tell(1)
 
@@ -295,7 +300,9 @@ class _Claims:
                 continue
             self._taken.append(lock)
             kept = _read_shard(path, names)
-            if (kept and _unchanged(*kept, self.wanted.videos)) or (self.wanted.folder / "about.json").exists():
+            if (kept and _unchanged(*kept, self.wanted.videos)) or (
+                self.wanted.folder / "about.json"
+            ).exists():
                 lock.release()
                 continue
             sweep(path.parent, f".{path.name}.*")
@@ -323,7 +330,9 @@ def _decoding(processes: int) -> Iterator[Callable[..., Future]]:
             yield pool.submit
 
 
-def _ahead(items: Iterable[Item], submit: Callable[[Item], Future], window: int) -> Iterator[tuple[Item, Future]]:
+def _ahead(
+    items: Iterable[Item], submit: Callable[[Item], Future], window: int
+) -> Iterator[tuple[Item, Future]]:
     """(item, its job) in order, with `window` jobs more under way."""
     waiting: deque[tuple[Item, Future]] = deque()
     for item in items:
@@ -400,7 +409,9 @@ def _finite(features: torch.Tensor, video: Path) -> torch.Tensor:
 
 def _need_space(wanted: Plan, video_bytes: int) -> None:
     """Raises InputError before hours of work where the disk cannot hold the shards and the array made of them."""
-    need = 2 * wanted.total * video_bytes - sum(path.stat().st_size for path, _ in wanted.parts if path.exists())
+    need = 2 * wanted.total * video_bytes - sum(
+        path.stat().st_size for path, _ in wanted.parts if path.exists()
+    )
     if need > (free := shutil.disk_usage(wanted.folder.parent).free):
         raise InputError(
             f"{wanted.folder.parent}: the features of {wanted.name} need {need / 1e9:,.1f} GB while they are put"
@@ -455,8 +466,12 @@ def _find(wanted: Plan, mend: bool) -> tuple[Plan, FeatureStore | None]:
             return replace(wanted, folder=folder), store
     if not (wanted.base / ABOUT).exists():
         return replace(wanted, folder=wanted.base), None
-    notice(f"{wanted.videos}: {wanted.base} holds features of other videos of the same names and sizes, and keeps them")
-    return replace(wanted, folder=wanted.base.with_name(f"{wanted.base.name}-{_hash(sorted(now.items()))}")), None
+    notice(
+        f"{wanted.videos}: {wanted.base} holds features of other videos of the same names and sizes, and keeps them"
+    )
+    return replace(
+        wanted, folder=wanted.base.with_name(f"{wanted.base.name}-{_hash(sorted(now.items()))}")
+    ), None
 
 
 def _made_with(store: FeatureStore, config: StoreConfig) -> bool:
@@ -473,13 +488,17 @@ def _drop(wanted: Plan, damage: Damaged) -> None:
 
         features = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
         for path, names in wanted.parts:
-            if features.shape[1:3] == (len(wanted.config.crops), wanted.config.frames) and {*names} <= {*damage.good}:
+            if features.shape[1:3] == (len(wanted.config.crops), wanted.config.frames) and {*names} <= {
+                *damage.good
+            }:
                 shard = _Shard(path, names)
                 for name in names:
                     number, row = damage.good[name]
                     shard.add(row, torch.from_numpy(features[number].copy()))
                 kept += len(names)
-    notice(f"{folder}: {damage.why}; features are made again" + (f", but for {kept:,} videos" if kept else ""))
+    notice(
+        f"{folder}: {damage.why}; features are made again" + (f", but for {kept:,} videos" if kept else "")
+    )
     (folder / ABOUT).unlink()  # first, or a kill would leave half a folder that counts as whole
     shutil.rmtree(folder)
 
@@ -505,7 +524,9 @@ def _read_shard(shard: Path, names: Sequence[str]) -> tuple[list[dict], list[dic
             about, tensors = file.metadata(), len(file.keys())
         index, failed = json.loads(about["index"]), json.loads(about["failed"])
         whole = len(index) == tensors and sorted(row["name"] for row in (*index, *failed)) == sorted(names)
-        whole = whole and all({*INDEX} <= {*row} for row in index) and all({*FAILED} <= {*row} for row in failed)
+        whole = (
+            whole and all({*INDEX} <= {*row} for row in index) and all({*FAILED} <= {*row} for row in failed)
+        )
     except FileNotFoundError:
         return None
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):

@@ -1,10 +1,11 @@
-"""The feature store: each video is decoded and encoded once per frozen backbone, then every run reads the same array.
+"""The feature store: each video is decoded and encoded once per frozen backbone, then every run reads the
+same array.
 
-On disk, one folder a store: `features.npy` (N videos, C crops, F stored frames, D width) float16, `index.csv` (name,
-bytes, modified, sha256, frame count, decoder of each video), `failed.csv` (videos that cannot be read), `sums.json`
-(a checksum of each video's features and row, and of the other files) and `about.json`, written last: a folder that has
-it is whole. `extraction` fills it. `looked.json` says which files were found to agree with their sums: as long as they
-are the same, opening a store reads none of its features.
+On disk, one folder a store: `features.npy` (N videos, C crops, F stored frames, D width) float16, `index.csv`
+(name, bytes, modified, sha256, frame count, decoder of each video), `failed.csv` (videos that cannot be
+read), `sums.json` (a checksum of each video's features and row, and of the other files) and `about.json`,
+written last: a folder that has it is whole. `extraction` fills it. `looked.json` says which files were found
+to agree with their sums: as long as they are the same, opening a store reads none of its features.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ ARRAY, ABOUT, SUMS, LOOKED = "features.npy", "about.json", "sums.json", "looked.
 
 
 class Damaged(InputError):
-    """A store that is not as it was written. good: name -> row of `features` and of the index, where both still are."""
+    """A store that is not as it was written. good: name -> row of `features` and of the index, where both
+    still are."""
 
     def __init__(self, folder: Path, why: object, good: Mapping[str, tuple[int, dict]] | None = None) -> None:
         self.folder, self.why, self.good = folder, " ".join(str(why).split()), good or {}
@@ -76,11 +78,12 @@ class FeatureStore(Reader):
 
     @classmethod
     def open(cls, folder: Path, whole: bool = False) -> FeatureStore:
-        """The store in `folder`. Its features are read and held against their sums only if its files are not those that
-        were found whole the last time, or with `whole`.
+        """The store in `folder`. Its features are read and held against their sums only if its files are not
+        those that were found whole the last time, or with `whole`.
 
-        Raises `Damaged` where a file is not what was written, InputError where one cannot be read. A store that was
-        made before there were sums gets them, unless its features or its index are such as no encoding leaves.
+        Raises `Damaged` where a file is not what was written, InputError where one cannot be read. A store
+        that was made before there were sums gets them, unless its features or its index are such as no
+        encoding leaves.
         """
         try:
             files = {name: stamp(folder / name) for name in (ARRAY, *TABLES, ABOUT)}
@@ -90,11 +93,16 @@ class FeatureStore(Reader):
             features = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # a damaged header can be read in ways nobody foresaw
             raise _unread(folder, error) from error
-        index, failed = (read_table(folder / name, rows) for name, rows in zip(TABLES, (INDEX, FAILED), strict=True))
+        index, failed = (
+            read_table(folder / name, rows) for name, rows in zip(TABLES, (INDEX, FAILED), strict=True)
+        )
         looked = {} if whole else _noted(folder / LOOKED)
         if looked.get("files") != files:
             sums = _read_sums(folder / SUMS)
-            looked = {"files": files, "seal": _look(folder, features, index, len(crops), about.get("frames"), sums)}
+            looked = {
+                "files": files,
+                "seal": _look(folder, features, index, len(crops), about.get("frames"), sums),
+            }
             with suppress(OSError):  # a store of others is looked at each time
                 if all(settled(files[name]) for name in (ARRAY, *TABLES, ABOUT)):
                     files[SUMS] = files[SUMS] or stamp(folder / SUMS)
@@ -119,7 +127,9 @@ class FeatureStore(Reader):
         """Rows (n,) of the named videos. Raises InputError for a video that is not stored."""
         absent = [name for name in names if name not in self._row]
         if absent:
-            raise InputError(f"{self.folder}: {len(absent)} videos have no features, first {absent[0]}; see failed.csv")
+            raise InputError(
+                f"{self.folder}: {len(absent)} videos have no features, first {absent[0]}; see failed.csv"
+            )
         return np.array([self._row[name] for name in names], dtype=np.int64)
 
     def has(self, name: str) -> bool:
@@ -127,7 +137,8 @@ class FeatureStore(Reader):
         return name in self._row
 
     def fingerprint(self, names: Sequence[str]) -> str:
-        """Hash over the content of the named videos, in order, and what decoded each: same fingerprint, same frames."""
+        """Hash over the content of the named videos, in order, and what decoded each: same fingerprint, same
+        frames."""
         rows = self.index.iloc[self.rows(names)]
         said = rows["name"] + " " + rows["sha256"] + " " + rows["decoder"]
         return hashlib.sha256("\n".join(said).encode()).hexdigest()
@@ -198,7 +209,10 @@ def _look(
         raise Damaged(folder, said)
     rows = {row["name"]: row for row in index.to_dict("records")}
     found = _video_sums(folder / ARRAY, features, [rows.get(name) for name in order])
-    sound = [value == sums["videos"][name] if sums else value != "" for name, value in zip(order, found, strict=True)]
+    sound = [
+        value == sums["videos"][name] if sums else value != ""
+        for name, value in zip(order, found, strict=True)
+    ]
     good = {name: (number, rows[name]) for number, name in enumerate(order) if sound[number]}
     why = []
     if bad := [name for name in order if name not in good]:

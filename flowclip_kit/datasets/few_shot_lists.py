@@ -19,17 +19,20 @@ def read_list(
 ) -> tuple[Video, ...]:
     """Training videos of split 1 that a published list names, in its order.
 
-    Lines are «<video>.avi <label>» (a number from 0 or a class; ViFi-CLIP) or «<class folder>/<video>» without
-    extension (Ju et al.); what `disk.folded` leaves out of a name does not count. The class is that of the video, as
-    the data set has it: labels of lists in use are swapped for four classes of HMDB-51. How many labels say otherwise
-    is said in one line. missing="skip" leaves out, and says, videos that are not on the disk.
-    Raises InputError with the number of the line for a video that is unknown, not on the disk, a test video, unused in
-    split 1 or listed twice, and for a number that is no label.
+    Lines are «<video>.avi <label>» (a number from 0 or a class; ViFi-CLIP) or «<class folder>/<video>»
+    without extension (Ju et al.); what `disk.folded` leaves out of a name does not count. The class is that
+    of the video, as
+    the data set has it: labels of lists in use are swapped for four classes of HMDB-51. How many labels say
+    otherwise is said in one line. missing="skip" leaves out, and says, videos that are not on the disk.
+    Raises InputError with the number of the line for a video that is unknown, not on the disk, a test video,
+    unused in split 1 or listed twice, and for a number that is no label.
     """
     train, test = dataset.splits[1]
     index, stems = defaultdict(set), defaultdict(set)
     used = {video.name: video for video in (*train, *test)}
-    others = {video.name for split in dataset.splits.values() for part in split for video in part} - used.keys()
+    others = {
+        video.name for split in dataset.splits.values() for part in split for video in part
+    } - used.keys()
     for name in (*used, *others, *dataset.missing):
         bare = name.removesuffix(PurePosixPath(name).suffix)
         stem = bare.rpartition("/")[2]
@@ -49,7 +52,10 @@ def read_list(
             text = text.replace("\\", "/")
             bare = without_extension(text)
             inside, _, stem = bare.rpartition("/")
-            found = *map(index.get, (text, bare, stem, folded(bare), folded(stem))), stems.get(re.sub(TIMES, "", stem))
+            found = (
+                *map(index.get, (text, bare, stem, folded(bare), folded(stem))),
+                stems.get(re.sub(TIMES, "", stem)),
+            )
             if names := next(filter(None, found), set()):
                 given = said if said is not None else PurePosixPath(inside).name or None
                 break
@@ -75,7 +81,10 @@ def read_list(
                     f"{place}: label {given} is none of the {last + 1} classes; they count from 0 to {last}"
                 )
             right = given in (str(video.label), dataset.classes[video.label])
-            if not right and class_text(given).casefold() != class_text(dataset.classes[video.label]).casefold():
+            if (
+                not right
+                and class_text(given).casefold() != class_text(dataset.classes[video.label]).casefold()
+            ):
                 swapped.add(dataset.classes[video.label])
                 count += 1
     if not chosen:
@@ -84,7 +93,9 @@ def read_list(
         say(f"{file}: {len(gone)} videos are not on the disk and left out, the first is {gone[0]}")
     if count:
         few = ", ".join(sorted(swapped)[:4]) + (", ..." if len(swapped) > 4 else "")
-        say(f"{file}: {count} of {labelled} labels are not those of their videos' folders ({few}); the folders count")
+        say(
+            f"{file}: {count} of {labelled} labels are not those of their videos' folders ({few}); the folders count"
+        )
     return tuple(chosen.values())
 
 

@@ -86,26 +86,31 @@ Lists = tuple[Path, list[str], dict[int, tuple[list[Video], list[Video]]]]
 Say = Callable[[str], None]
 
 
-def load(name: str, root: str | Path, missing: str = "error", class_names: str = "words", say: Say = notice) -> Dataset:
+def load(
+    name: str, root: str | Path, missing: str = "error", class_names: str = "words", say: Say = notice
+) -> Dataset:
     """Read the lists and folders of data set `name` below `root`.
 
     - hmdb51, figures-h: videos/<class>/<video>.avi (or the class folders directly below root), and
       testTrainMulti_7030_splits/<class>_test_split<n>.txt
     - ucf101, figures-u: UCF-101/<Class>/<video>.avi, and classInd.txt, trainlist0<n>.txt, testlist0<n>.txt in
       ucfTrainTestlist/
-    - kinetics400, figures-k: train.csv, val.csv, and train/[<any folder>/]<youtube id>[_<start>_<end>].mp4 (or
+    - kinetics400, figures-k: train.csv, val.csv, and train/[<any folder>/]<youtube id>[_<start>_<end>].mp4
+    (or
       another extension), val/ alike
-    - folder: <class>/[<any folder>/]<video>, with train.csv and test.csv (header video,label; paths below root);
-      or train/<class>/<video> and test/ (or val/) alike; or neither: then 30 % of each class, always the same ones,
-      are for the test
+    - folder: <class>/[<any folder>/]<video>, with train.csv and test.csv (header video,label; paths below
+    root);
+      or train/<class>/<video> and test/ (or val/) alike; or neither: then 30 % of each class, always the same
+      ones, are for the test
     - any of them: time_reversed_pairs.csv (header a,b; official class names)
 
     Classes are in the order of classInd.txt, else alphabetical. Each has a training video in every split; no
-    video is listed twice in one. A listed name that is not on the disk, and that one name there equals but for case,
-    Unicode form, slashes, underscores or extension, means that one. missing="skip" drops listed videos that are not on
-    the disk (Kinetics loses some every year) and keeps their names in `Dataset.missing`. All else raises InputError
-    (one line), which names all files that cannot be a video.
-    class_names: a style of `class_text`. say: gets a line on what is taken otherwise than it stands, or left out.
+    video is listed twice in one. A listed name that is not on the disk, and that one name there equals but
+    for case, Unicode form, slashes, underscores or extension, means that one. missing="skip" drops listed
+    videos that are not on the disk (Kinetics loses some every year) and keeps their names in
+    `Dataset.missing`. All else raises InputError (one line), which names all files that cannot be a video.
+    class_names: a style of `class_text`. say: gets a line on what is taken otherwise than it stands, or left
+    out.
     """
     if missing not in ("error", "skip"):
         raise InputError(f"missing={missing!r}: expected 'error' or 'skip'")
@@ -143,11 +148,12 @@ def load(name: str, root: str | Path, missing: str = "error", class_names: str =
 
 
 def read_lists(name: str, root: str | Path, say: Say = notice) -> Lists:
-    """Of data set `name` the video folder, the class names and the lists (train, test) by number of the split.
+    """Of data set `name` the video folder, the class names and the lists (train, test) by number of the
+    split.
 
-    The layouts are those of `load`, and so is what a listed name may mean; videos that are not on the disk are listed
-    too. Raises InputError (one line) for an unknown name, for lists that are absent or broken, and for listed names
-    that several files fit.
+    The layouts are those of `load`, and so is what a listed name may mean; videos that are not on the disk
+    are listed too. Raises InputError (one line) for an unknown name, for lists that are absent or broken, and
+    for listed names that several files fit.
     """
     if name not in _READERS:
         raise InputError(f"data set {name!r}: expected one of {', '.join(NAMES)}")
@@ -205,10 +211,11 @@ def few_shot(train: Sequence[Video], k: int, seed: int) -> tuple[int, ...]:
 
 
 def hold_out(dataset: Dataset, seed: int, share: float = 1 / 3) -> Dataset:
-    """Split 1 without its test videos: a seeded `share` of each class's training videos stands in their place.
+    """Split 1 without its test videos: a seeded `share` of each class's training videos stands in their
+    place.
 
-    For choosing settings: what is chosen on these videos has not seen the test. Raises InputError when a class has too
-    few videos to leave one on each side.
+    For choosing settings: what is chosen on these videos has not seen the test. Raises InputError when a
+    class has too few videos to leave one on each side.
     """
     import numpy as np  # here, so that reading a data set needs no more than its lists
 
@@ -219,14 +226,17 @@ def hold_out(dataset: Dataset, seed: int, share: float = 1 / 3) -> Dataset:
         order = np.random.default_rng([seed, label]).permutation(len(own))
         aside = int(len(own) * share)
         if not 0 < aside < len(own):
-            raise InputError(f"class {name!r} has {len(own)} training videos: too few to set {share:.0%} aside")
+            raise InputError(
+                f"class {name!r} has {len(own)} training videos: too few to set {share:.0%} aside"
+            )
         held += [own[i] for i in order[:aside]]
         kept += [own[i] for i in order[aside:]]
     return replace(dataset, splits={1: Split(tuple(kept), tuple(held))})
 
 
 def half_of_classes(dataset: Dataset, draw: int) -> list[int]:
-    """Labels of half of the classes (rounded down), in order: number `draw` of a seeded series, as peers do it."""
+    """Labels of half of the classes (rounded down), in order: number `draw` of a seeded series, as peers do
+    it."""
     import numpy as np
 
     chosen = np.random.default_rng([draw]).permutation(len(dataset.classes))[: len(dataset.classes) // 2]
@@ -280,7 +290,9 @@ def _ucf(root: Path, say: Say) -> Lists:
                 # The folder is the class: HandstandPushups holds files called v_HandStandPushups.
                 inside, slash, _ = video.replace("\\", "/").partition("/")
                 if not slash:
-                    raise InputError(f"{place}: expected «<Class>/<video>» and perhaps its number, got {line!r}")
+                    raise InputError(
+                        f"{place}: expected «<Class>/<video>» and perhaps its number, got {line!r}"
+                    )
                 label = labels.of(inside, place)
                 if code not in (None, str(label + 1)):
                     raise InputError(
@@ -369,7 +381,9 @@ def _parts(root: Path, train: Path, test: Path, left: Left) -> Lists:
         for name in left.folders(part):
             label = labels.of(name, str(part / name))
             videos += [Video(video, label) for video in left.videos(part / name)]
-    if bare := [name for label, name in enumerate(classes) if label not in {video.label for video in lists[0]}]:
+    if bare := [
+        name for label, name in enumerate(classes) if label not in {video.label for video in lists[0]}
+    ]:
         raise InputError(f"{train / bare[0]}: holds 0 videos ({_kinds()}); expected one or more")
     return root, classes, {1: lists}
 
@@ -515,19 +529,25 @@ def _lost(folder: Path, listed: dict[str, int], absent: Sequence[str]) -> str:
 
 
 def _instead(folder: Path, absent: Sequence[str], listed: Container[str]) -> str:
-    """What is on the disk in the place of listed videos, for a message: often the same file in another folder."""
+    """What is on the disk in the place of listed videos, for a message: often the same file in another
+    folder."""
     if not absent:
         return ""
     there = [name for name in videos_in(folder, 3) if name not in listed]
-    moved = meant((PurePosixPath(name.replace("\\", "/")).name for name in absent), map(os.path.basename, there))
+    moved = meant(
+        (PurePosixPath(name.replace("\\", "/")).name for name in absent), map(os.path.basename, there)
+    )
     for file, other in moved.one.items():  # one name in the list and one on the disk: the folder is another
-        listed_as, lies = (next(n for n in names if n.endswith(end)) for names, end in ((absent, file), (there, other)))
+        listed_as, lies = (
+            next(n for n in names if n.endswith(end)) for names, end in ((absent, file), (there, other))
+        )
         return f"; in the place of {spelt(listed_as)} there is {spelt(lies)}"
     return f"; {len(there)} videos there are in no list ({some(there)})" if there else ""
 
 
 def lines_of(file: Path) -> Iterator[tuple[str, str]]:
-    """(place for a message, line) for the lines of a text file that hold something, without the spaces around it.
+    """(place for a message, line) for the lines of a text file that hold something, without the spaces around
+    it.
 
     Raises InputError when the file is absent or no text in UTF-8.
     """

@@ -334,10 +334,15 @@ ACTIONS: dict[str, Action] = _all(
         cyclic=True,
         prop=_ball,
     ),
-    Action("archery", (key("bow_rest"), key("bow_aim"), key("bow_draw", span=1.5), key("bow_draw")), prop=_bow),
+    Action(
+        "archery", (key("bow_rest"), key("bow_aim"), key("bow_draw", span=1.5), key("bow_draw")), prop=_bow
+    ),
     Action(
         "cartwheel",
-        tuple(turned("star", 90 * i, ("upside down" if i == 2 else "rolling"), -0.5 + 0.25 * i) for i in range(5)),
+        tuple(
+            turned("star", 90 * i, ("upside down" if i == 2 else "rolling"), -0.5 + 0.25 * i)
+            for i in range(5)
+        ),
     ),
     Action("pull ups", (key("hang", 0, 1.27), key("chin", 0, 1.27)), cyclic=True, prop=_bar, hangs=True),
     Action(
@@ -391,5 +396,7 @@ ACTIONS: dict[str, Action] = _all(
     Action("fencing", (key("en_garde", -0.15), key("thrust", 0.08)), cyclic=True, prop=_sword),
     Action("juggling", (key("juggle"), key("juggle_other")), cyclic=True, prop=_balls),
     Action("drumming", (key("drum", -0.1), key("drum_other", -0.1)), cyclic=True, prop=_drum),
-    Action("handstand", (turned("star", 180, "upside down"), turned("overhead", 180, "upside down")), cyclic=True),
+    Action(
+        "handstand", (turned("star", 180, "upside down"), turned("overhead", 180, "upside down")), cyclic=True
+    ),
 )

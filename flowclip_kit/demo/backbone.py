@@ -13,14 +13,17 @@ from flowclip_core.model.backbone import load_backbone as load_other
 def load_backbone(
     name: str | Path = TINY, pretrained: str | None = None, seed: int = 0, device: str = "cpu"
 ) -> Backbone:
-    """The frozen CLIP `name`: `tiny-clip`, which knows drawn figures, or what `flowclip_core.load_backbone` takes.
+    """The frozen CLIP `name`: `tiny-clip`, which knows drawn figures, or what `flowclip_core.load_backbone`
+    takes.
 
     Raises InputError as that does, and for other weights of the tiny CLIP.
     """
     if name != TINY:
         return load_other(name, pretrained, seed, device)
     if pretrained not in (None, "", "none"):
-        raise InputError(f"backbone {TINY} brings its own weights; leave --pretrained out (got {pretrained!r})")
+        raise InputError(
+            f"backbone {TINY} brings its own weights; leave --pretrained out (got {pretrained!r})"
+        )
     from flowclip_kit.demo.pretrain import load_tiny_clip
 
     return Backbone(load_tiny_clip(), TINY, None).to(device)

@@ -96,7 +96,13 @@ class Still:
 
 def describe(state: State, nuisance: Nuisance) -> Still:
     """The sayable part of a frame."""
-    arms = "arms up" if max(state.pose[1], state.pose[3]) > 130 else "arms down" if max(state.pose[1:5]) < 30 else ""
+    arms = (
+        "arms up"
+        if max(state.pose[1], state.pose[3]) > 130
+        else "arms down"
+        if max(state.pose[1:5]) < 30
+        else ""
+    )
     return Still(
         state.action.base,
         state.word,
@@ -112,7 +118,9 @@ def describe(state: State, nuisance: Nuisance) -> Still:
 def action_words(still: Still) -> tuple[str, ...]:
     """What the action in this still may be called."""
     if still.base == "sit":
-        return {"sitting": ("sit", "sitting"), "standing": ("stand", "standing")}.get(still.word, ("sit", "stand"))
+        return {"sitting": ("sit", "sitting"), "standing": ("stand", "standing")}.get(
+            still.word, ("sit", "stand")
+        )
     return VERBS.get(still.base, (still.base,))
 
 
@@ -166,5 +174,7 @@ def vocabulary() -> list[str]:
     said |= {word for base in ACTIONS for word in base.split()} - {"sit"}
     said |= set("sit sitting stand standing with a in shirt trousers close far away arms up down".split())
     return sorted(
-        said | set(COLOURS) | {word for action in ACTIONS.values() for key in action.keys for word in key.word.split()}
+        said
+        | set(COLOURS)
+        | {word for action in ACTIONS.values() for key in action.keys for word in key.word.split()}
     )

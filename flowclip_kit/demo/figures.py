@@ -266,7 +266,9 @@ class Nuisance:
             "light": (242, 240, 230),
         }
         shades = rng.normal(0.0, 8.0, (len(named), 3))
-        palette = {name: np.array(rgb) + shade for (name, rgb), shade in zip(named.items(), shades, strict=True)}
+        palette = {
+            name: np.array(rgb) + shade for (name, rgb), shade in zip(named.items(), shades, strict=True)
+        }
         palette |= {f"far_{name}": palette[name] * 0.78 for name in ("shirt", "trousers", "skin")}
         return {name: rgb.astype(np.float32)[:, None, None] for name, rgb in palette.items()}
 
@@ -283,9 +285,9 @@ class Nuisance:
             x, w, h = rng.integers(0, wide - 6), rng.integers(5, 16), rng.integers(5, 26)
             hung = self.place in ("room", "gym") and rng.uniform() < 0.5
             y = horizon - h - (rng.integers(12, 30) if hung else 0)
-            colour = np.array(clutter[rng.integers(len(clutter))], np.float32) + rng.normal(0.0, 10.0, 3).astype(
-                np.float32
-            )
+            colour = np.array(clutter[rng.integers(len(clutter))], np.float32) + rng.normal(
+                0.0, 10.0, 3
+            ).astype(np.float32)
             picture[:, max(y, 0) : y + h, x : x + w] = colour[:, None, None]
             if w > 8 and h > 10:  # a window or a picture frame
                 picture[:, max(y, 0) + 2 : y + h // 2, x + 2 : x + w - 2] = colour[:, None, None] * 0.85 + 30
@@ -294,7 +296,9 @@ class Nuisance:
     def frame(self, state: State, t: int) -> np.ndarray:
         """Frame `t` showing `state`: (H, W, 3) uint8."""
         dx, dy = (int(c) for c in self.camera[t])
-        canvas = self.background[:, MARGIN + dy : MARGIN + dy + HEIGHT, MARGIN + dx : MARGIN + dx + self.width].copy()
+        canvas = self.background[
+            :, MARGIN + dy : MARGIN + dy + HEIGHT, MARGIN + dx : MARGIN + dx + self.width
+        ].copy()
         points = state.joints(self.bias)
         far, near = body(points)
         behind, before = state.action.prop(points, state) if state.action.prop else ((), ())

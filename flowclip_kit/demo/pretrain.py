@@ -80,7 +80,9 @@ def load_tiny_clip(folder: Path = WEIGHTS) -> torch.nn.Module:
             raise InputError(f"{needed}: missing; restore it or run python -m flowclip_kit.demo.pretrain")
     log = json.loads(log_path.read_text())
     if sha256(path) != log["sha256"]:
-        raise InputError(f"{path}: altered (SHA-256 differs from that in {log_path.name}); restore both files")
+        raise InputError(
+            f"{path}: altered (SHA-256 differs from that in {log_path.name}); restore both files"
+        )
     from safetensors.torch import load_file
 
     state = load_file(path)
@@ -175,10 +177,14 @@ class Trainer:
 
         self.steps, self.seed, self.model = steps, seed, _new_model(seed).train()
         self.ids = sorted({START, END} | {token for word in vocabulary() for token in _word_tokens(word)})
-        self.row = {token: i for i, token in enumerate(self.ids)}  # order is kept: the end token stays the largest
+        self.row = {
+            token: i for i, token in enumerate(self.ids)
+        }  # order is kept: the end token stays the largest
         self.table = torch.nn.Parameter(self.model.token_embedding.weight.data[self.ids].clone())
         self.model.token_embedding.weight.requires_grad_(False)
-        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad] + [("table", self.table)]
+        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad] + [
+            ("table", self.table)
+        ]
         decay = [p for n, p in trained if p.ndim >= 2 and n not in ("table", "positional_embedding")]
         rest = [p for n, p in trained if p.ndim < 2 or n in ("table", "positional_embedding")]
         self.parameters = [*decay, *rest]
@@ -276,13 +282,17 @@ def zero_shot(model: torch.nn.Module, name: str, clips: np.ndarray, labels: np.n
             open_clip.tokenize([TEMPLATE.format(world.spaced(c)) for c in classes]), normalize=True
         )
         pixels = torch.from_numpy(clips).flatten(0, 1).permute(0, 3, 1, 2)
-        features = torch.cat([model.encode_image((part.float() - mean) / deviation) for part in pixels.split(256)])
+        features = torch.cat(
+            [model.encode_image((part.float() - mean) / deviation) for part in pixels.split(256)]
+        )
         scores = F.normalize(features.unflatten(0, clips.shape[:2]).mean(dim=1), dim=-1) @ text.T
     model.train(was_training)
     truth = torch.from_numpy(labels)
     best = scores.argsort(dim=-1, descending=True)
     other = {classes.index(a): classes.index(b) for pair in world.pairs(name) for a, b in (pair, pair[::-1])}
-    order = [float(row[y] > row[other[int(y)]]) for row, y in zip(scores, labels, strict=True) if int(y) in other]
+    order = [
+        float(row[y] > row[other[int(y)]]) for row, y in zip(scores, labels, strict=True) if int(y) in other
+    ]
     return {
         "top1": round(100 * (best[:, 0] == truth).float().mean().item(), 1),
         "top5": round(100 * (best[:, :5] == truth[:, None]).any(-1).float().mean().item(), 1),
@@ -313,7 +323,9 @@ def run(steps: int, seed: int, out: Path, attempts: list[str], threads: int = 2)
                 flush=True,
             )
         if (step + 1) % 400 == 0 or step + 1 == steps:
-            scores[step + 1] = {name: zero_shot(trainer.scattered(), name, *clips) for name, clips in watched.items()}
+            scores[step + 1] = {
+                name: zero_shot(trainer.scattered(), name, *clips) for name, clips in watched.items()
+            }
             print(scores[step + 1], flush=True)
     data = trainer.weights()
     write_atomically(out / "tiny_clip.safetensors", data)
@@ -351,7 +363,9 @@ def run(steps: int, seed: int, out: Path, attempts: list[str], threads: int = 2)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m flowclip_kit.demo.pretrain", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m flowclip_kit.demo.pretrain", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps (default %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=cache_dir() / "tiny_clip", help="folder to write to (default %(default)s)"

@@ -21,7 +21,8 @@ GAP = 3  # white pixels between two frames
 
 
 def strip(name: str, label: str, seed: int, frames: int = 5) -> np.ndarray:
-    """`frames` stills of a class side by side, from first to last phase: (64, frames * (80 + GAP) - GAP, 3) uint8."""
+    """`frames` stills of a class side by side, from first to last phase: (64, frames * (80 + GAP) - GAP, 3)
+    uint8."""
     rng = np.random.default_rng(seed)
     action = action_of(name, label)
     nuisance = Nuisance(LOOKS[name], frames, rng)
@@ -29,9 +30,9 @@ def strip(name: str, label: str, seed: int, frames: int = 5) -> np.ndarray:
     nuisance.strip *= 0.35  # full noise would double the size of the picture
     end = (frames - 1) / frames if action.cyclic else 1.0
     stills = film(action, nuisance, np.linspace(0, end, frames))
-    return np.concatenate([np.pad(still, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for still in stills], 1)[
-        :, :-GAP
-    ]
+    return np.concatenate(
+        [np.pad(still, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for still in stills], 1
+    )[:, :-GAP]
 
 
 def contact_sheet(shown: dict[str, list[str]] | None = None, seed: int = 31, columns: int = 2):

@@ -33,7 +33,9 @@ from flowclip_kit.paths import cache_dir
 NAMES = ("figures-h", "figures-u", "figures-k")
 VERSION = "1"
 FRAMES, RATE = 32, 12
-WEIGHTS = Path(__file__).parent / "weights" / "tiny_clip.safetensors"  # here, so that hashing it needs no torch
+WEIGHTS = (
+    Path(__file__).parent / "weights" / "tiny_clip.safetensors"
+)  # here, so that hashing it needs no torch
 TRAIN, TEST = 24, 16
 
 LOOKS = {
@@ -62,7 +64,10 @@ _H = {
     "catch_ball": ("throw ball", True),
     "fall_down": ("fall", False),
     "get_up": ("fall", True),
-    **{name.replace(" ", "_"): (name, False) for name in ("wave", "clap", "kick ball", "punch", "run", "push up")},
+    **{
+        name.replace(" ", "_"): (name, False)
+        for name in ("wave", "clap", "kick ball", "punch", "run", "push up")
+    },
 }
 _U = {
     "LiftBarbell": ("lift barbell", False),
@@ -119,7 +124,9 @@ def pairs(name: str, classes: Sequence[str] | None = None) -> list[tuple[str, st
     """The pairs of classes (among `classes`) that differ only by the direction of time."""
     table = CLASSES[name]
     names = list(classes or table)
-    return [(a, b) for a in names for b in names if table[a][0] == table[b][0] and not table[a][1] and table[b][1]]
+    return [
+        (a, b) for a in names for b in names if table[a][0] == table[b][0] and not table[a][1] and table[b][1]
+    ]
 
 
 def render(name: str, label: str, index: int, frames: int = FRAMES) -> np.ndarray:
@@ -137,7 +144,9 @@ def encode(frames: np.ndarray) -> bytes:
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="avi") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(RATE), options={"qmin": "3", "qmax": "3", "threads": "1"})
+        stream = container.add_stream(
+            "mpeg4", rate=Fraction(RATE), options={"qmin": "3", "qmax": "3", "threads": "1"}
+        )
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         for array in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
@@ -212,7 +221,9 @@ def _lists(name: str, size: Size) -> dict[str, str]:
             files[f"ucfTrainTestlist/trainlist{split:02d}.txt"] = "".join(
                 f"{p} {n}\n" for p, n, test in rows if not test
             )
-            files[f"ucfTrainTestlist/testlist{split:02d}.txt"] = "".join(f"{p}\n" for p, _, test in rows if test)
+            files[f"ucfTrainTestlist/testlist{split:02d}.txt"] = "".join(
+                f"{p}\n" for p, _, test in rows if test
+            )
             files["ucfTrainTestlist/classInd.txt"] = "".join(
                 f"{n} {label}\n" for n, label in enumerate(sorted(labels), 1)
             )
@@ -256,7 +267,8 @@ def _write_video(folder: Path, name: str, label: str, index: int, size: Size) ->
 
 
 def ensure_video(name: str, label: str, index: int, root: Path, size: Size = WHOLE) -> Path:
-    """The file of one video of set `name`, drawn if need be: `ensure` finds it there later and draws the rest."""
+    """The file of one video of set `name`, drawn if need be: `ensure` finds it there later and draws the
+    rest."""
     folder = Path(root) / name
     _write_video(folder, name, label, index, size)
     return folder / video_path(name, label, index, size)
@@ -281,9 +293,13 @@ def ensure(
     folder = Path(root) / name
     labels = list(size.classes or CLASSES[name])
     marker, begun = folder / "complete.txt", folder / "world.txt"
-    summary = f"{name} v{VERSION}: {len(labels)} classes, {size.train} training and {size.test} test videos each\n"
+    summary = (
+        f"{name} v{VERSION}: {len(labels)} classes, {size.train} training and {size.test} test videos each\n"
+    )
     if begun.exists() and begun.read_text() != summary:
-        raise InputError(f"{folder}: holds «{begun.read_text().strip()}», not «{summary.strip()}»; delete it first")
+        raise InputError(
+            f"{folder}: holds «{begun.read_text().strip()}», not «{summary.strip()}»; delete it first"
+        )
     if marker.exists():
         return folder
     for path, text in {"world.txt": summary, **_lists(name, size)}.items():

@@ -1,9 +1,10 @@
 """Which process is at a file: locks that the dead cannot hold, on every file system.
 
-A lock is a file that says who holds it. The operating system's own locks are not used: some file systems refuse them,
-some grant them to everybody, and others within one machine alone. All that is asked of a file system is that of several
-processes that create one file, one succeeds. An owner on this machine is dead when its process is; one elsewhere when
-its lock was not touched for STALE seconds, since every owner touches its own every BEAT seconds.
+A lock is a file that says who holds it. The operating system's own locks are not used: some file systems
+refuse them, some grant them to everybody, and others within one machine alone. All that is asked of a file
+system is that of several processes that create one file, one succeeds. An owner on this machine is dead when
+its process is; one elsewhere when its lock was not touched for STALE seconds, since every owner touches its
+own every BEAT seconds.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def _me(pid: int) -> Owner:
 
 
 def born(pid: int) -> str:
-    """When a process began, in units of its machine; empty where there is none. A killed one that its parent has not
-    asked after yet is none."""
+    """When a process began, in units of its machine; empty where there is none. A killed one that its parent
+    has not asked after yet is none."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if state in "ZX" else rest[18]
@@ -87,7 +88,8 @@ def born(pid: int) -> str:
 
 
 class Lock:
-    """A file that one process at a time holds, one `Lock` in it: `if lock.take(): ...; lock.release()`, or `with lock`.
+    """A file that one process at a time holds, one `Lock` in it: `if lock.take(): ...; lock.release()`, or
+    `with lock`.
 
     what: what is waited for while another holds it, for whoever waits.
     """
@@ -208,8 +210,8 @@ class _Seen:
         return _age(self.path, self.touched) > STALE
 
     def remove(self) -> bool:
-        """Remove it, its owner being dead; whether that was done. One process alone may, and only what it has seen:
-        another may have removed it before, and taken the lock."""
+        """Remove it, its owner being dead; whether that was done. One process alone may, and only what it has
+        seen: another may have removed it before, and taken the lock."""
         name = hashlib.sha256(f"{self.text} {self.touched}".encode()).hexdigest()[:12]
         turn = self.path.with_name(f".{self.path.name}.{name}.part")
         try:
@@ -248,7 +250,8 @@ def _age(path: Path, touched: int) -> float:
         return (os.fstat(now.fileno()).st_mtime_ns - touched) / 1e9
 
 
-# --- the beat -------------------------------------------------------------------------------------------------
+# --- the beat
+# -------------------------------------------------------------------------------------------------
 
 _held: dict[Lock, None] = {}
 _beats = threading.Lock()
@@ -292,7 +295,8 @@ def _beat() -> None:
                 pass  # released meanwhile; or out of reach, until the next beat
 
 
-# --- unfinished files -----------------------------------------------------------------------------------------
+# --- unfinished files
+# -----------------------------------------------------------------------------------------
 
 # Seconds after which an unfinished file of another machine counts as left behind.
 LEFT = 3600.0

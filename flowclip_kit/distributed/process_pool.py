@@ -1,7 +1,7 @@
 """Worker processes: one thread each on a CPU, dying with their parent, several commands side by side.
 
-Two one-thread processes on two cores beat one two-thread process by almost 2x on small models, and one thread gives the
-same bits on every run.
+Two one-thread processes on two cores beat one two-thread process by almost 2x on small models, and one thread
+gives the same bits on every run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def default_jobs() -> int:
 
 @contextmanager
 def deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C, which a terminal sends to all: the parent answers it and ends them.
+    """Processes started inside never see Ctrl-C, which a terminal sends to all: the parent answers it and
+    ends them.
 
     Without this each of them would print a traceback of its own, even while it is still importing.
     """
@@ -49,7 +50,8 @@ def deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def end(executor: ProcessPoolExecutor) -> None:
-    """Kill an executor's processes, whatever they are doing: what they were at is done again by the next call."""
+    """Kill an executor's processes, whatever they are doing: what they were at is done again by the next
+    call."""
     workers = list((executor._processes or {}).values())
     executor.shutdown(wait=False, cancel_futures=True)
     for worker in workers:  # these alone: a notebook that calls us has children of its own
@@ -57,7 +59,8 @@ def end(executor: ProcessPoolExecutor) -> None:
 
 
 class Pool:
-    """Worker processes that start with the first task, so that a call with nothing to do imports nothing heavy."""
+    """Worker processes that start with the first task, so that a call with nothing to do imports nothing
+    heavy."""
 
     def __init__(self, jobs: int, threads: int = 1) -> None:
         self.jobs, self.threads = jobs, threads
@@ -77,9 +80,9 @@ class Pool:
     def map(
         self, work: Callable, tasks: list[tuple], told: Callable[[int], None] = lambda count: None
     ) -> Iterator[tuple[tuple, object]]:
-        """Yield (task, result) in the order of completion. A task whose result is `Held`, as another call is at it, is
-        done again when the rest is; it is said what is waited for. told: gets what the workers `tell` meanwhile. Raises
-        InputError when a worker process is killed."""
+        """Yield (task, result) in the order of completion. A task whose result is `Held`, as another call is
+        at it, is done again when the rest is; it is said what is waited for. told: gets what the workers
+        `tell` meanwhile. Raises InputError when a worker process is killed."""
         waiting = None
         while tasks:
             held = []
@@ -112,13 +115,15 @@ class Pool:
 
     def _start(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            # Thread counts must be in the environment before torch is imported; the fork server imports it once.
+            # Thread counts must be in the environment before torch is imported; the fork server imports it
+            # once.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             before = os.environ.get("OMP_NUM_THREADS")
             os.environ["OMP_NUM_THREADS"] = str(self.threads)
             context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
             if os.name == "posix":
-                context.set_forkserver_preload(["flowclip_core.training.loop", "flowclip_core.data.video"])
+                os.environ["FLOWCLIP_FORK_SERVER_PARENT"] = str(os.getpid())
+                context.set_forkserver_preload(["flowclip_kit.distributed.fork_server"])
                 with deaf_to_ctrl_c():
                     forkserver.ensure_running()
             self._news = context.SimpleQueue()
@@ -152,13 +157,15 @@ def _begin(threads: int, news) -> None:
 
 
 def tell(count: int) -> None:
-    """Say, in a worker process and while a task is going on, that `count` more of its parts are done (`Pool.map`)."""
+    """Say, in a worker process and while a task is going on, that `count` more of its parts are done
+    (`Pool.map`)."""
     if _news is not None:
         _news.put(count)
 
 
 def end_with_parent() -> None:
-    """Let this worker process end when its parent is killed, which cannot tell it: it would wait for tasks for ever."""
+    """Let this worker process end when its parent is killed, which cannot tell it: it would wait for tasks
+    for ever."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()
@@ -168,7 +175,8 @@ def end_with_parent() -> None:
 
 
 def end_with_launcher() -> None:
-    """Let a rank end when torchrun is killed, which cannot tell it: it would train on, with nobody to end it."""
+    """Let a rank end when torchrun is killed, which cannot tell it: it would train on, with nobody to end
+    it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return  # srun's daemon ends its tasks
     import psutil
@@ -178,7 +186,9 @@ def end_with_launcher() -> None:
     for process in above:
         with suppress(psutil.Error):
             said[process] = " ".join(process.cmdline())
-    launchers = [process for process in above if "torchrun" in said[process] or "torch.distributed" in said[process]]
+    launchers = [
+        process for process in above if "torchrun" in said[process] or "torch.distributed" in said[process]
+    ]
     launcher = (launchers or above)[0].pid
     began = locks.born(launcher)
 
@@ -186,7 +196,9 @@ def end_with_launcher() -> None:
         while locks.born(launcher) == began:
             threading.Event().wait(1)
         number = os.environ.get("RANK", "0")
-        notice(f"rank {number}: its launcher (PID {launcher}) has ended; what is finished is kept: start it again")
+        notice(
+            f"rank {number}: its launcher (PID {launcher}) has ended; what is finished is kept: start it again"
+        )
         locks.release_all()
         os._exit(2)
 

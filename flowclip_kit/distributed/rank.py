@@ -13,7 +13,8 @@ from flowclip_kit.distributed import process_pool
 
 @dataclass(frozen=True)
 class Rank:
-    """One process out of `of` that work together; `local` counts those on this machine, `beside` says how many.
+    """One process out of `of` that work together; `local` counts those on this machine, `beside` says how
+    many.
 
     bound: the launcher gave each of them cores of its own.
     """
@@ -32,8 +33,8 @@ class Rank:
 
 
 def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
-    """Which share is ours: `--shard i/n` (i from 1 to n), else torchrun's, SLURM's (srun) or that of another launcher
-    which sets torchrun's variables, else all.
+    """Which share is ours: `--shard i/n` (i from 1 to n), else torchrun's, SLURM's (srun) or that of another
+    launcher which sets torchrun's variables, else all.
 
     Raises InputError for another form of `shard`.
     """
@@ -45,7 +46,10 @@ def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
     # Set by torchrun; by srun for each task of a step (a batch script alone has no number of a step).
     for names, starter in (
         (("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"), "TORCHELASTIC_RUN_ID"),
-        (("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"), "SLURM_STEP_ID"),
+        (
+            ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+            "SLURM_STEP_ID",
+        ),
     ):
         found = [re.match(r"\d+", environment.get(name, "")) for name in names]
         if starter in environment and all(found):

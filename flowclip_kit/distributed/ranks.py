@@ -1,9 +1,10 @@
-"""One training on several GPUs or machines: each rank of torchrun or srun computes some of a batch's prompt trees.
+"""One training on several GPUs or machines: each rank of torchrun or srun computes some of a batch's prompt
+trees.
 
-Nearly all of a step's time is the prompt trees of its videos, each computed as if it were alone: ranks hand each other
-what they found, and do the small rest all alike. So a training has the same bits on a CPU however many ranks make it.
-The main rank (number 0) decides, tests, writes and prints; the others follow. Where there are no ranks, as in worker
-processes, everything here hands back what it was given.
+Nearly all of a step's time is the prompt trees of its videos, each computed as if it were alone: ranks hand
+each other what they found, and do the small rest all alike. So a training has the same bits on a CPU however
+many ranks make it. The main rank (number 0) decides, tests, writes and prints; the others follow. Where there
+are no ranks, as in worker processes, everything here hands back what it was given.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from flowclip_kit.distributed.rank import Rank
 
 # Ranks wait for one that extracts or reports, however long that takes; `_Watch` ends them when it dies.
 PATIENCE = timedelta(days=7)
-# Seconds: within which all must have come, between looks at the others, without a sign of life of one on another
-# machine, and which a rank has to end by itself once another is gone.
+# Seconds: within which all must have come, between looks at the others, without a sign of life of one on
+# another machine, and which a rank has to end by itself once another is gone.
 MEET, LOOK, SILENT, GRACE = 600.0, 2.0, 60.0, 10.0
 KEPT = "what is finished is kept: run the same command again"
 
@@ -40,8 +41,8 @@ Said = TypeVar("Said")
 
 
 def start(rank: Rank, device: str, folder: Path) -> None:
-    """Meet the other ranks. folder: shared by all; where they see each other, and find each other when the launcher
-    (srun) names no place.
+    """Meet the other ranks. folder: shared by all; where they see each other, and find each other when the
+    launcher (srun) names no place.
 
     Raises InputError where they do not all compute on the same kind of device, or one is there twice.
     """
@@ -146,8 +147,8 @@ def any_of(mine: bool) -> bool:
 def follow(
     parameters: Iterable[Tensor], optimiser: torch.optim.Optimizer, losses: list[float], counts: list[int]
 ) -> tuple[list[float], list[int]]:
-    """Let all ranks begin with the main one's parameters and, when it resumes, its momentum and what it knows of the
-    steps that are done."""
+    """Let all ranks begin with the main one's parameters and, when it resumes, its momentum and what it knows
+    of the steps that are done."""
     if not together():
         return losses, counts
     losses, counts = from_main((losses, counts))
@@ -161,7 +162,8 @@ def follow(
 
 
 def gradients_of_main(parameters: Iterable[Tensor], loss: float) -> float:
-    """Let all ranks take the step of the main one, whose loss is returned: what machines round apart would grow."""
+    """Let all ranks take the step of the main one, whose loss is returned: what machines round apart would
+    grow."""
     if not together():
         return loss
     parameters = list(parameters)
@@ -196,13 +198,16 @@ def _reaching() -> Iterator[None]:
         raise InputError(f"{_watch.gone_one() if _watch else 'another rank'} has ended; {KEPT}") from error
 
 
-# --- who is there ---------------------------------------------------------------------------------------------
+# --- who is there
+# ---------------------------------------------------------------------------------------------
 
 
 class _Watch:
-    """A thread that sees the other ranks die, whatever this one is at, and ends this one with a line that names them.
+    """A thread that sees the other ranks die, whatever this one is at, and ends this one with a line that
+    names them.
 
-    Every rank holds a lock beside the results, which others look at: a dead rank's is a dead owner's. `job` names it.
+    Every rank holds a lock beside the results, which others look at: a dead rank's is a dead owner's. `job`
+    names it.
     """
 
     def __init__(self, folder: Path, rank: Rank) -> None:
@@ -225,7 +230,9 @@ class _Watch:
         for left in self.folder.glob(".ranks-*.lock"):
             locks.clear(left)
         if not self.lock.take():
-            raise InputError(f"rank {self.rank.number} of {self.rank.of} is there twice ({self.lock.held.holder})")
+            raise InputError(
+                f"rank {self.rank.number} of {self.rank.of} is there twice ({self.lock.held.holder})"
+            )
         threading.Thread(target=self._look_on, daemon=True, name="ranks").start()
 
     def met(self, owners: list[Owner]) -> None:
@@ -263,7 +270,11 @@ class _Watch:
                 if not self._over.wait(GRACE):
                     self._end(f"{self._named(lost)} has ended; {KEPT}")
             elif not self._all_met and time.monotonic() - self._began > MEET:
-                missing = [number for number in range(self.rank.of) if number not in (self.rank.number, *self._owners)]
+                missing = [
+                    number
+                    for number in range(self.rank.of)
+                    if number not in (self.rank.number, *self._owners)
+                ]
                 self._end(
                     f"{self._named(missing) if missing else 'not every rank'} has not come within {MEET:.0f} s; all"
                     " need the same launcher, --results and FLOWCLIP_CACHE"

@@ -38,7 +38,8 @@ OBJECT_STORE = 200 * 2**20  # bytes; tasks are small, and features are read from
 
 
 def need_engine(engine: str, ray_address: str | None = None) -> None:
-    """Raises InputError for an engine that is unknown or not installed, and an address where nothing answers."""
+    """Raises InputError for an engine that is unknown or not installed, and an address where nothing
+    answers."""
     if engine not in ENGINES:
         raise InputError(f"--engine {engine!r} is unknown; use {', '.join(ENGINES)}")
     if ray_address is not None and engine != "ray":
@@ -63,10 +64,11 @@ class RayEngine:
 
     jobs: on a CPU the size of the local cluster, one CPU and thread a task; on GPUs how many tasks share one.
     address: of a running cluster that this machine belongs to; None: a local one for the time of the call.
-    results: folder that all workers must share with us. others: what else they must see, asked for at the first task.
+    results: folder that all workers must share with us. others: what else they must see, asked for at the
+    first task.
 
-    Ray lives in a process of its own, the driver: it ends the process that it is in when its cluster is lost, and at
-    times on Ctrl-C, with pages of its own.
+    Ray lives in a process of its own, the driver: it ends the process that it is in when its cluster is lost,
+    and at times on Ctrl-C, with pages of its own.
     """
 
     def __init__(
@@ -99,8 +101,8 @@ class RayEngine:
     def map(self, work: Callable, tasks: list[tuple]) -> Iterator[tuple[tuple, object]]:
         """Yield (task, result) in the order of completion, as `Pool.map` does; nothing is told meanwhile.
 
-        A task whose worker or node is lost is done again. Raises InputError for a task that lost RETRIES more workers,
-        for a machine that does not see our files, and where Ray cannot be started or is lost.
+        A task whose worker or node is lost is done again. Raises InputError for a task that lost RETRIES more
+        workers, for a machine that does not see our files, and where Ray cannot be started or is lost.
         """
         if not tasks:
             return
@@ -207,7 +209,8 @@ def _home(name: str) -> Path:
     return Path(tempfile.gettempdir()) / f"flowclip-ray-{name[:8]}"
 
 
-# --- in the driver --------------------------------------------------------------------------------------------
+# --- in the driver
+# --------------------------------------------------------------------------------------------
 
 
 def _drive(talk, jobs: int, device: str, threads: int, address: str | None, name: str, mark: Path) -> None:
@@ -258,7 +261,9 @@ def _drive(talk, jobs: int, device: str, threads: int, address: str | None, name
     ray.shutdown()
 
 
-def _made(ray, work, tasks, retries, seen, folder, jobs, device, threads, talk) -> Iterator[tuple[int, object]]:
+def _made(
+    ray, work, tasks, retries, seen, folder, jobs, device, threads, talk
+) -> Iterator[tuple[int, object]]:
     """(number of a task, its result) in the order of completion. Raises EOFError when the parent is gone."""
     share = 0 if device == "cpu" else 1 / jobs
     run = ray.remote(num_cpus=1, num_gpus=share, max_retries=retries)(_on_a_worker())
@@ -289,7 +294,9 @@ def _result(ray, job, jobs: int, retries: int):
     except ray.exceptions.RayError as error:
         why, lost = str(error).splitlines()[0], ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")
         if type(error).__name__ not in lost:
-            raise InputError(f"--engine ray: {why}; what is finished is kept: run the same command again") from error
+            raise InputError(
+                f"--engine ray: {why}; what is finished is kept: run the same command again"
+            ) from error
         raise InputError(
             f"--engine ray: a run was lost {1 + retries} times with its worker, most likely for lack of memory"
             f" ({why}); what is finished is kept: run the same command again, with fewer --jobs on a machine of"
@@ -304,7 +311,8 @@ def _result(ray, job, jobs: int, retries: int):
 
 
 def _connect(jobs: int, device: str, threads: int, address: str | None, name: str):
-    """Start a local cluster, or join the one at `address`; returns ray. Raises InputError where that fails."""
+    """Start a local cluster, or join the one at `address`; returns ray. Raises InputError where that
+    fails."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_AUTH_MODE" not in os.environ:
         # Ray starts a cluster with a token by itself, where there is one, and then joins it without.
@@ -324,7 +332,11 @@ def _connect(jobs: int, device: str, threads: int, address: str | None, name: st
     try:
         if address is None:
             os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # nobody starts it again
-            how |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "_temp_dir": str(_home(name))}
+            how |= {
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE,
+                "_temp_dir": str(_home(name)),
+            }
             ray.init("local", num_cpus=jobs if device == "cpu" else None, **how)
         else:
             ray.init(address, **how)
@@ -343,9 +355,12 @@ def _connect(jobs: int, device: str, threads: int, address: str | None, name: st
 
 
 def _on_a_worker() -> Callable:
-    """What a Ray worker does. A function inside a function travels whole, so that it can say what its machine lacks."""
+    """What a Ray worker does. A function inside a function travels whole, so that it can say what its machine
+    lacks."""
 
-    def run(packed: list, module: str, seen: list[str], threads: int, folder: str) -> tuple[str | None, object]:
+    def run(
+        packed: list, module: str, seen: list[str], threads: int, folder: str
+    ) -> tuple[str | None, object]:
         """(None, result), or (what is amiss with this machine, None)."""
         import contextlib
         import importlib

@@ -23,11 +23,11 @@ __all__ = ["Options", "Result", "ensure", "ensure_all", "load", "model_note", "p
 def load(
     target: str, profile: str = "demo", source: str = "recorded"
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict]:
-    """A target's tidy table (one row per run and metric, percent), the test videos that each run names right, and what
-    all rests on (data, weights, settings, software, seconds).
+    """A target's tidy table (one row per run and metric, percent), the test videos that each run names right,
+    and what all rests on (data, weights, settings, software, seconds).
 
-    source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a folder that
-    holds <profile>/<target>.csv (see `results_folder`). Raises InputError when there is none.
+    source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a
+    folder that holds <profile>/<target>.csv (see `results_folder`). Raises InputError when there is none.
     """
     if source == "run":
         made = ensure(target, profile)
@@ -40,13 +40,19 @@ def load(
         if not isinstance(about, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no provenance beside the table; make both with ./reproduce.sh {target}") from error
+        raise InputError(
+            f"{path}: no provenance beside the table; make both with ./reproduce.sh {target}"
+        ) from error
     hits = read_hits(folder / f"{target}.videos.csv")
     if about.get("seal") not in (None, sealed(about)["seal"]):
-        raise InputError(f"{path}: was changed after it was written; make it again with ./reproduce.sh {target}")
+        raise InputError(
+            f"{path}: was changed after it was written; make it again with ./reproduce.sh {target}"
+        )
     for name, file in (("table", f"{target}.csv"), ("videos", f"{target}.videos.csv")):
         if about.get(name) not in (None, sha256(folder / file)):
-            raise InputError(f"{folder / file}: is not the table that {path.name} was written with; make both again")
+            raise InputError(
+                f"{folder / file}: is not the table that {path.name} was written with; make both again"
+            )
     if lacking := set(tidy["key"]) - set(hits):
         files = f"{folder / target}.videos.csv: lacks run {min(lacking)} of {folder / target}.csv"
         raise InputError(f"{files}; make both again with ./reproduce.sh {target}")
@@ -64,12 +70,14 @@ def provenance_json(provenance: dict) -> str:
 
 
 def pair_share(about: dict) -> dict[str, tuple[int, int]]:
-    """Data set -> (classes that differ from another only by the direction of time, all classes), from a provenance."""
+    """Data set -> (classes that differ from another only by the direction of time, all classes), from a
+    provenance."""
     return {name: (data["pair_classes"], data["classes"]) for name, data in about["datasets"].items()}
 
 
 def model_note(about: dict) -> str:
-    """What must be said of the model and the data behind a table, from its provenance; empty where all is as usual."""
+    """What must be said of the model and the data behind a table, from its provenance; empty where all is as
+    usual."""
     lists = [f"{one['file']} (k={one['k']})" for one in about.get("few_shot_lists", ())]
     lost = [f"{count} of {name}" for name, count in about.get("unreadable", {}).items()]
     said = [_weights_note(about)]
@@ -85,7 +93,11 @@ def _weights_note(about: dict) -> str:
     name, pretrained = about["backbone"]["name"], about["backbone"]["pretrained"]
     if name == TINY:
         drawn = set(about["datasets"]) <= set(world.NAMES)
-        return "" if drawn else "the embedded tiny CLIP knows drawn figures only: on real video its scores mean nothing"
+        return (
+            ""
+            if drawn
+            else "the embedded tiny CLIP knows drawn figures only: on real video its scores mean nothing"
+        )
     return "" if pretrained else f"{name} has random weights: its scores mean nothing"
 
 

@@ -1,7 +1,8 @@
-"""The experiments: each table and panel of the paper as a function that returns its cells (read it beside the paper).
+"""The experiments: each table and panel of the paper as a function that returns its cells (read it beside the
+paper).
 
-A cell is one training and its test, with its place in the table. Variants differ in named settings of the model and in
-nothing else. Targets share runs: what two of them ask for under equal settings is trained once.
+A cell is one training and its test, with its place in the table. Variants differ in named settings of the
+model and in nothing else. Targets share runs: what two of them ask for under equal settings is trained once.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Cell:
 class Target:
     """One table or panel: what it asks, and its cells under a profile.
 
-    axis: the column that a panel varies. compare: (variant, reference) pairs whose difference the paper speaks of.
+    axis: the column that a panel varies. compare: (variant, reference) pairs whose difference the paper
+    speaks of.
     then: more cells, which depend on the scores of the first ones.
     """
 
@@ -76,10 +78,14 @@ class Target:
 
 
 def table1(profile: Profile) -> list[Cell]:
-    """Closed-set: CLIP with hand-crafted prompts A, B, C against motion-aware prompts of equal length, without MCB."""
+    """Closed-set: CLIP with hand-crafted prompts A, B, C against motion-aware prompts of equal length,
+    without MCB."""
     cells = []
     for role in profile.roles:
-        cells += [_clip(profile, role, f"clip {letter}", PROMPTS[h]) for letter, h in zip("ABC", PROMPTS, strict=True)]
+        cells += [
+            _clip(profile, role, f"clip {letter}", PROMPTS[h])
+            for letter, h in zip("ABC", PROMPTS, strict=True)
+        ]
         cells += closed_set(
             profile, role, {f"mmb+map H={h}": replace(FULL, mcb=False, prompt=PROMPTS[h]) for h in PROMPTS}
         )
@@ -91,7 +97,9 @@ def table2(profile: Profile) -> list[Cell]:
     return [
         cell
         for role in profile.roles
-        for cell in closed_set(profile, role, {words: replace(FULL, prompt=words) for words in INITIALISATIONS})
+        for cell in closed_set(
+            profile, role, {words: replace(FULL, prompt=words) for words in INITIALISATIONS}
+        )
     ]
 
 
@@ -101,14 +109,16 @@ def table4(profile: Profile) -> list[Cell]:
 
 
 def table5(profile: Profile) -> list[Cell]:
-    """Few-shot (section 4.3): five variants, k videos a class by seeded lists from split-1 train, split-1 test."""
+    """Few-shot (section 4.3): five variants, k videos a class by seeded lists from split-1 train, split-1
+    test."""
     controls = profile.evaluation.controls
     clip = [_clip(profile, role, "clip", controls=controls) for role in profile.roles]
     return clip + few_shot(profile, profile.shots, controls)
 
 
 def table6(profile: Profile) -> list[Cell]:
-    """Zero-shot from Kinetics-400: the full model, closed-set there, tested on the three splits of the two others."""
+    """Zero-shot from Kinetics-400: the full model, closed-set there, tested on the three splits of the two
+    others."""
     cells = []
     for role in BOTH:
         cells += [_clip(profile, role, "clip", split=split, halves=True) for split in profile.splits]
@@ -118,7 +128,8 @@ def table6(profile: Profile) -> list[Cell]:
 
 
 def table7(profile: Profile) -> list[Cell]:
-    """Zero-shot between HMDB-51 and UCF-101: trained on a split of one, tested on the same split of the other."""
+    """Zero-shot between HMDB-51 and UCF-101: trained on a split of one, tested on the same split of the
+    other."""
     cells = []
     for source, role in (BOTH, BOTH[::-1]):
         for split in profile.splits:
@@ -133,13 +144,19 @@ def table8(profile: Profile) -> list[Cell]:
     cells = []
     for role in profile.roles:
         for split in (1,) if role == KINETICS else profile.splits:
-            cells += closed_set(profile, role, {"full": FULL}, split=split, keep=True)  # Tables 6 and 7 test them too
+            cells += closed_set(
+                profile, role, {"full": FULL}, split=split, keep=True
+            )  # Tables 6 and 7 test them too
     return cells
 
 
 def figure3a(profile: Profile) -> list[Cell]:
     """Closed-set: the parts added one by one, at H=3 as in section 4.2."""
-    models = {name: ModelConfig(**switches, prompt=PROMPTS[3]) for name, switches in VARIANTS.items() if name != "mcb"}
+    models = {
+        name: ModelConfig(**switches, prompt=PROMPTS[3])
+        for name, switches in VARIANTS.items()
+        if name != "mcb"
+    }
     models = {name + (" H=3" if model.map else ""): model for name, model in models.items()}
     cells = []
     for role in profile.roles:
@@ -209,8 +226,8 @@ def readings_at_their_best(profile: Profile, tried: pd.DataFrame) -> list[Cell]:
 def best_rates(tried: pd.DataFrame) -> dict[str, float]:
     """Variant -> learning rate with the highest mean top-1 over data sets on the videos set aside (split 0).
 
-    tried: tidy table. Of equal means the smaller rate is taken. A rate without a score on one of the data sets, where
-    training diverged, is not taken.
+    tried: tidy table. Of equal means the smaller rate is taken. A rate without a score on one of the data
+    sets, where training diverged, is not taken.
     """
     scores = tried[(tried["split"] == 0) & (tried["metric"] == "top1")]
     found = scores.groupby(["variant", "lr"])["value"].agg(["mean", "count"])
@@ -221,7 +238,12 @@ def best_rates(tried: pd.DataFrame) -> dict[str, float]:
 def _readings(profile: Profile, rates: dict[str, float], seeds: int) -> list[Cell]:
     k = max(profile.shots)
     return [
-        Cell(role, variant, _config(profile, role, model, replace(profile.few_shot, lr=rates[variant]), k, seed), role)
+        Cell(
+            role,
+            variant,
+            _config(profile, role, model, replace(profile.few_shot, lr=rates[variant]), k, seed),
+            role,
+        )
         for role in profile.roles
         for variant, model in READINGS.items()
         for seed in range(seeds)
@@ -233,7 +255,15 @@ def _config(profile: Profile, role: str, model: ModelConfig, train, k=None, seed
     return RunConfig(profile.roles[role], k, seed, split, model, train, evaluation, profile.backbone)
 
 
-def _clip(profile: Profile, role: str, variant: str, prompt: str = CLIP.prompt, split=1, halves=False, controls=False):
+def _clip(
+    profile: Profile,
+    role: str,
+    variant: str,
+    prompt: str = CLIP.prompt,
+    split=1,
+    halves=False,
+    controls=False,
+):
     """One untrained run. halves: also scored on half of the classes, like a transfer."""
     config = _config(profile, role, replace(CLIP, prompt=prompt), None, split=split, controls=controls)
     transfer = Transfer(config.dataset, split) if halves else None
@@ -243,7 +273,8 @@ def _clip(profile: Profile, role: str, variant: str, prompt: str = CLIP.prompt, 
 def closed_set(
     profile: Profile, role: str, models: dict[str, ModelConfig], split: int = 1, keep: bool = False
 ) -> list[Cell]:
-    """Models trained on all training videos of a split (section 4.2), every seed. keep: their weights are saved."""
+    """Models trained on all training videos of a split (section 4.2), every seed. keep: their weights are
+    saved."""
     train = profile.kinetics if role == KINETICS else profile.closed_set
     return [
         Cell(role, variant, _config(profile, role, model, train, None, seed, split), role, keep)
@@ -252,7 +283,9 @@ def closed_set(
     ]
 
 
-def _zero_shot(profile: Profile, source: str, role: str, models: dict, trained_split: int, split: int) -> list[Cell]:
+def _zero_shot(
+    profile: Profile, source: str, role: str, models: dict, trained_split: int, split: int
+) -> list[Cell]:
     transfer = Transfer(profile.roles[role], split)
     return [
         Cell(role, cell.variant, replace(cell.config, transfer=transfer), source)
@@ -261,27 +294,36 @@ def _zero_shot(profile: Profile, source: str, role: str, models: dict, trained_s
 
 
 def few_shot(profile: Profile, shots: Iterable[int], controls: bool = False) -> list[Cell]:
-    """The five variants trained on k videos a class (section 4.3), every k and seed, or every published list."""
+    """The five variants trained on k videos a class (section 4.3), every k and seed, or every published
+    list."""
     cells = []
     for role in profile.roles:
         for variant, switches in VARIANTS.items():
             for k, seed, listed in _draws(profile, shots):
-                config = _config(profile, role, ModelConfig(**switches), profile.few_shot, k, seed, controls=controls)
+                config = _config(
+                    profile, role, ModelConfig(**switches), profile.few_shot, k, seed, controls=controls
+                )
                 keep = variant == "full" and k == max(shots) and seed == 0
                 cells.append(Cell(role, variant, replace(config, listed=listed), role, keep))
     return cells
 
 
 def _draws(profile: Profile, shots: Iterable[int]) -> Iterator[tuple[int, int, str | None]]:
-    """(k, seed, published list): every k with every seed. Lists of equal k follow each other with seeds of their own,
-    so that a run is still named by variant, k and seed."""
+    """(k, seed, published list): every k with every seed. Lists of equal k follow each other with seeds of
+    their own, so that a run is still named by variant, k and seed."""
     for k in shots:
         lists = [digest for digest, size in profile.lists if size == k] or [None]
         for number, listed in enumerate(lists):
             yield from ((k, number * profile.seeds + seed, listed) for seed in range(profile.seeds))
 
 
-_STEPS = (("mmb", "baseline"), ("mmb+map", "mmb"), ("full", "mmb+map"), ("mcb", "baseline"), ("full", "baseline"))
+_STEPS = (
+    ("mmb", "baseline"),
+    ("mmb+map", "mmb"),
+    ("full", "mmb+map"),
+    ("mcb", "baseline"),
+    ("full", "baseline"),
+)
 
 TARGETS = {
     "table1": Target(

@@ -1,4 +1,5 @@
-"""Table 3 counted anew: parameters and multiply-adds of CLIP, the Baseline and the full model at the paper's sizes."""
+"""Table 3 counted anew: parameters and multiply-adds of CLIP, the Baseline and the full model at the paper's
+sizes."""
 
 from __future__ import annotations
 
@@ -29,17 +30,20 @@ READINGS = {
 def counts() -> pd.DataFrame:
     """What Table 3 prints, counted three ways; tidy, in the columns of `COLUMNS`, values to six decimals.
 
-    table: always table3. variant: clip, baseline, full; a reading of `READINGS`; or a part of the full model, with
-    L = 22 (`counting.PARTS`). L: frame differences, 22 as section 4.2 sets s = 4, or 7, neighbours alone; 0 without
-    motion stream or where it does not matter. dataset: the paper's name of it, empty for parameters; classes: K.
+    table: always table3. variant: clip, baseline, full; a reading of `READINGS`; or a part of the full model,
+    with L = 22 (`counting.PARTS`). L: frame differences, 22 as section 4.2 sets s = 4, or 7, neighbours
+    alone; 0 without motion stream or where it does not matter. dataset: the paper's name of it, empty for
+    parameters; classes: K.
 
     counting:
-    - exact: every parameter once, every matrix product of 8 frames and K texts of 77 tokens. For the full model
+    - exact: every parameter once, every matrix product of 8 frames and K texts of 77 tokens. For the full
+    model
       that is the price of each video when its texts are encoded plainly.
     - paper's rule: `counting.papers_rule`.
-    - per video: texts that are the same for all videos cost a video nothing; the full model's go through the tree.
-    metric: params and trainable (millions), gmac (thousand million multiply-adds), params_gain and gmac_gain (over clip
-    in the same counting).
+    - per video: texts that are the same for all videos cost a video nothing; the full model's go through the
+    tree.
+    metric: params and trainable (millions), gmac (thousand million multiply-adds), params_gain and gmac_gain
+    (over clip in the same counting).
 
     OpenAI's ViT-B/16, 8 frames, H = 5. No weights, no data; the same on every machine.
     """
@@ -94,7 +98,9 @@ def _with_gains(frame: pd.DataFrame) -> pd.DataFrame:
     gains = []
     where = ["counting", "dataset", "metric"]
     clip = frame[frame["variant"] == "clip"].set_index(where)["value"]
-    for row in frame[(frame["variant"] == "full") & frame["metric"].isin(("params", "gmac"))].to_dict("records"):
+    for row in frame[(frame["variant"] == "full") & frame["metric"].isin(("params", "gmac"))].to_dict(
+        "records"
+    ):
         less = clip[tuple(row[name] for name in where)]
         gains.append(row | {"metric": f"{row['metric']}_gain", "value": round(row["value"] - less, 6)})
     return pd.concat([frame, pd.DataFrame(gains)], ignore_index=True)
@@ -102,7 +108,11 @@ def _with_gains(frame: pd.DataFrame) -> pd.DataFrame:
 
 def counts_csv(frame: pd.DataFrame) -> str:
     """The text that `write_counts` writes: rows in the order of `counts()`, values with six decimals."""
-    return frame[COLUMNS].assign(value=frame["value"].map("{:.6f}".format)).to_csv(index=False, lineterminator="\n")
+    return (
+        frame[COLUMNS]
+        .assign(value=frame["value"].map("{:.6f}".format))
+        .to_csv(index=False, lineterminator="\n")
+    )
 
 
 def write_counts(frame: pd.DataFrame, path: Path) -> Path:
@@ -113,8 +123,8 @@ def write_counts(frame: pd.DataFrame, path: Path) -> Path:
 def read_counts(path: Path) -> pd.DataFrame:
     """The table that `write_counts` wrote.
 
-    Raises InputError naming the file when it is absent, lacks a column, holds an unknown counting or metric, something
-    that is no count, or a row twice.
+    Raises InputError naming the file when it is absent, lacks a column, holds an unknown counting or metric,
+    something that is no count, or a row twice.
     """
     frame = read_csv(path, COLUMNS, "made by ./reproduce.sh table3")
     again = "make the file again with ./reproduce.sh table3"
@@ -123,10 +133,14 @@ def read_counts(path: Path) -> pd.DataFrame:
         wrong = frame.loc[~frame[name].isin(allowed), name]
         if len(wrong):
             line, choice = wrong.index[0] + 2, ", ".join(filter(None, allowed))
-            raise InputError(f"{path}: line {line}, column {name} is «{wrong.iloc[0]}», expected {choice}; {again}")
+            raise InputError(
+                f"{path}: line {line}, column {name} is «{wrong.iloc[0]}», expected {choice}; {again}"
+            )
     for name in ("classes", "L", "value"):
         frame[name] = numbers(frame, name, path)
-        wrong = frame[~np.isfinite(frame[name]) | (frame[name] < 0) | ((name != "value") & (frame[name] % 1 != 0))]
+        wrong = frame[
+            ~np.isfinite(frame[name]) | (frame[name] < 0) | ((name != "value") & (frame[name] % 1 != 0))
+        ]
         if len(wrong):
             kind = "a number of 0 or more" if name == "value" else "a whole number of 0 or more"
             raise InputError(

@@ -1,7 +1,8 @@
-"""What the method costs (Table 3), counted from its modules: parameters and multiply-adds, exact or the paper's way.
+"""What the method costs (Table 3), counted from its modules: parameters and multiply-adds, exact or the
+paper's way.
 
-Modules run on torch's meta device, which keeps shapes and no values: counting takes moments and needs no weights. The
-unit is the multiply-add; a floating-point count is twice as large.
+Modules run on torch's meta device, which keeps shapes and no values: counting takes moments and needs no
+weights. The unit is the multiply-add; a floating-point count is twice as large.
 
 Letters: T frames, K texts, L differences, H prompt vectors, W width of the text tower, D shared width.
 """
@@ -42,14 +43,19 @@ def weightless(name: str = "ViT-B-16-quickgelu") -> Backbone:
 
 def parameters(module: nn.Module | None, trained: bool = False) -> int:
     """Numbers that a module holds, each once; `trained`: only those that training changes."""
-    return sum(value.numel() for value in module.parameters() if value.requires_grad or not trained) if module else 0
+    return (
+        sum(value.numel() for value in module.parameters() if value.requires_grad or not trained)
+        if module
+        else 0
+    )
 
 
 def multiply_adds(run: Callable[[], object]) -> int:
-    """Multiply-adds of every matrix product and convolution inside `run()`, Q K^T and A V of attention included.
+    """Multiply-adds of every matrix product and convolution inside `run()`, Q K^T and A V of attention
+    included.
 
-    A masked product counts as it is computed, that is in full. Sums, activations, norms and the cosine are left out:
-    they are no matrix products, and small.
+    A masked product counts as it is computed, that is in full. Sums, activations, norms and the cosine are
+    left out: they are no matrix products, and small.
     """
     with _plain_attention(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
@@ -57,15 +63,18 @@ def multiply_adds(run: Callable[[], object]) -> int:
 
 
 def part_multiply_adds(model: FlowCLIP, known: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Multiply-adds by part (`PARTS`) for one video of T frames and K texts, every text in full: 77 tokens, no sharing.
+    """Multiply-adds by part (`PARTS`) for one video of T frames and K texts, every text in full: 77 tokens,
+    no sharing.
 
-    Parts that are off cost 0. With motion-aware prompts this is what each video costs when the prompt tree is not used;
-    without them the texts are the same for all videos and need encoding only once.
+    Parts that are off cost 0. With motion-aware prompts this is what each video costs when the prompt tree is
+    not used; without them the texts are the same for all videos and need encoding only once.
     known: what this gave for another model with the same backbone, T and K; its towers are not counted again.
     """
     tower, config = model.backbone, model.config
     like = {"device": tower.mean.device, "dtype": tower.mean.dtype}
-    pixels = torch.zeros(config.frames, 3, tower.image_size, tower.image_size, dtype=torch.uint8, device=like["device"])
+    pixels = torch.zeros(
+        config.frames, 3, tower.image_size, tower.image_size, dtype=torch.uint8, device=like["device"]
+    )
     texts = torch.zeros(len(model.class_texts), tower.context, dtype=torch.long, device=like["device"])
     frames = torch.zeros(1, config.frames, tower.width, **like)
     changes = differences(frames, config.step)
@@ -102,9 +111,10 @@ def tree_multiply_adds(layout: Layout, prefix: int, width: int, heads_out: int, 
     """Multiply-adds of one video's K texts through the prompt tree, padding included, from its layout alone.
 
     prefix: H+1. width: W. heads_out: D, the width a class is projected to. blocks: of the text tower.
-    A block costs 3 W^2 a node for queries, keys and values, 2 W for each pair of a node and what it attends to, and
-    9 W^2 for output projection and feed-forward net. Two savings: class nodes enter the first block equal for all
-    videos, so their 3 W^2 there are spent once and not per video; in the last block only leaves ask, and go on.
+    A block costs 3 W^2 a node for queries, keys and values, 2 W for each pair of a node and what it attends
+    to, and 9 W^2 for output projection and feed-forward net. Two savings: class nodes enter the first block
+    equal for all videos, so their 3 W^2 there are spent once and not per video; in the last block only leaves
+    ask, and go on.
     """
     nodes, slots, groups, classes = len(layout.tokens), layout.slots, layout.groups, len(layout.leaves)
     # Groups run together, so in the last block each asks as often as the one with the most leaves.
@@ -120,11 +130,13 @@ def tree_multiply_adds(layout: Layout, prefix: int, width: int, heads_out: int, 
     return found
 
 
-# --- the paper's own counting -------------------------------------------------------------------------------------
+# --- the paper's own counting
+# -------------------------------------------------------------------------------------
 
-# thop 0.1.1 knows a module by its exact type and ignores all others, subclasses among them. Of the types it knows these
-# are the ones that cost something here. Missing: nn.MultiheadAttention with its projections (one a raw parameter, one
-# of a subclass of Linear), CLIP's LayerNorm (a subclass), prompt vectors, tables, final projections (raw parameters).
+# thop 0.1.1 knows a module by its exact type and ignores all others, subclasses among them. Of the types it
+# knows these are the ones that cost something here. Missing: nn.MultiheadAttention with its projections (one
+# a raw parameter, one of a subclass of Linear), CLIP's LayerNorm (a subclass), prompt vectors, tables, final
+# projections (raw parameters).
 _RULES: dict[type, Callable[[nn.Module, Tensor, Tensor], int]] = {
     nn.Conv2d: lambda conv, _, out: out.numel() * conv.weight[0].numel(),
     nn.Linear: lambda linear, _, out: out.numel() * linear.in_features,
@@ -133,10 +145,11 @@ _RULES: dict[type, Callable[[nn.Module, Tensor, Tensor], int]] = {
 
 
 class AsCounted(nn.Module):
-    """A model in the shape that fits Table 3: CLIP, its image tower once more under a second name, and the new parts.
+    """A model in the shape that fits Table 3: CLIP, its image tower once more under a second name, and the
+    new parts.
 
-    streams: "clip" makes the two streams of CLIP's own transformer block, which fits the printed parameters; "torch"
-    takes the model's own, whose norms the rule counts. Raises InputError for anything else.
+    streams: "clip" makes the two streams of CLIP's own transformer block, which fits the printed parameters;
+    "torch" takes the model's own, whose norms the rule counts. Raises InputError for anything else.
     """
 
     def __init__(self, model: FlowCLIP, streams: str = "clip") -> None:
@@ -171,11 +184,12 @@ class AsCounted(nn.Module):
 
 
 def papers_rule(module: nn.Module, *inputs: Tensor) -> tuple[int, int]:
-    """Parameters and multiply-adds of `module(*inputs)` by the rule that gives the paper's Table 3, that of thop 0.1.1.
+    """Parameters and multiply-adds of `module(*inputs)` by the rule that gives the paper's Table 3, that of
+    thop 0.1.1.
 
-    The tree of modules is walked twice. On the way to the run every known module that is met gets a hook; on the way
-    back the counts of all that are met are added. A module that two names lead to is met twice, so its parameters count
-    twice and its multiply-adds four times.
+    The tree of modules is walked twice. On the way to the run every known module that is met gets a hook; on
+    the way back the counts of all that are met are added. A module that two names lead to is met twice, so
+    its parameters count twice and its multiply-adds four times.
     """
     cost: Counter[nn.Module] = Counter()
     hooks = []

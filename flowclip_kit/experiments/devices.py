@@ -20,7 +20,8 @@ TINY_CONTEXT = 77  # tokens that the embedded model takes
 
 
 def pick_device(device: str) -> str:
-    """`cuda` where it is asked for or found, else `cpu`. Raises InputError when it is asked for and not there."""
+    """`cuda` where it is asked for or found, else `cpu`. Raises InputError when it is asked for and not
+    there."""
     if device == "cpu":
         return device
     if device not in ("auto", "cuda"):
@@ -33,7 +34,9 @@ def pick_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if device == "cuda":
-        raise InputError("--device cuda: torch finds no CUDA device here; leave the option out to use the CPU")
+        raise InputError(
+            "--device cuda: torch finds no CUDA device here; leave the option out to use the CPU"
+        )
     return "cpu"
 
 
@@ -78,7 +81,8 @@ def weights_hash(backbone: BackboneConfig) -> str:
 
 
 def check_prompts(backbone: BackboneConfig, dataset: Dataset, prompt: str) -> None:
-    """Raises InputError for classes of `dataset` that the text tower cannot take behind `prompt`, or not tell apart.
+    """Raises InputError for classes of `dataset` that the text tower cannot take behind `prompt`, or not tell
+    apart.
 
     Before anything is decoded: `PromptTree` would say so when all features are there.
     """
@@ -124,8 +128,9 @@ def lanes(
 ) -> tuple[list[Callable[[], Encoder]], int]:
     """What loads the tower of each lane of this process, and how many processes decode for a lane.
 
-    A CPU has `jobs` lanes of one core, which decode in a thread: a decoder beside them would take its time from the
-    towers. On GPUs there is one lane each, fed by the cores; of several processes on a machine each takes one GPU.
+    A CPU has `jobs` lanes of one core, which decode in a thread: a decoder beside them would take its time
+    from the towers. On GPUs there is one lane each, fed by the cores; of several processes on a machine each
+    takes one GPU.
     """
     if device == "cpu":
         return [functools.partial(load_tower, backbone, device, precision)] * jobs, decoders or 0

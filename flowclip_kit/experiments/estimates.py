@@ -1,4 +1,5 @@
-"""What a profile takes on this machine before it is begun: gigabytes and hours of its features, hours of its runs."""
+"""What a profile takes on this machine before it is begun: gigabytes and hours of its features, hours of its
+runs."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def of_profile(profile: Profile, pictures_per_second: float) -> list[Estimate]:
             videos = FACTS[name].videos
             pictures = videos * views
             hours = pictures / pictures_per_second / 3600
-            found.append(Estimate(name, videos, pictures, 2 * pictures * _width(profile.backbone.name), hours))
+            found.append(
+                Estimate(name, videos, pictures, 2 * pictures * _width(profile.backbone.name), hours)
+            )
     return found
 
 
@@ -50,7 +53,8 @@ def _width(backbone: str) -> int:
     return open_clip.get_model_config(backbone)["embed_dim"]
 
 
-# --- the runs -------------------------------------------------------------------------------------------------
+# --- the runs
+# -------------------------------------------------------------------------------------------------
 
 
 class Size(NamedTuple):
@@ -74,7 +78,8 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of one target: runs that train, runs that only test, hours with all processes at work, peak GiB of a process."""
+    """Of one target: runs that train, runs that only test, hours with all processes at work, peak GiB of a
+    process."""
 
     target: str
     trainings: int
@@ -84,14 +89,16 @@ class Forecast:
 
 
 def runs(cells: Iterable[Cell]) -> tuple[list[RunConfig], list[RunConfig]]:
-    """The distinct runs behind some cells: trainings and plain tests, then transfers, which test their weights."""
+    """The distinct runs behind some cells: trainings and plain tests, then transfers, which test their
+    weights."""
     configs = list(dict.fromkeys(cell.config for cell in cells))
     sources = {replace(one, transfer=None): None for one in configs if one.train or not one.transfer}
     return list(sources), [one for one in configs if one.transfer]
 
 
 def rounds(target: Target, profile: Profile) -> list[list[RunConfig]]:
-    """A target's distinct runs under a profile, in parts that wait for each other; data sets can give all k and splits.
+    """A target's distinct runs under a profile, in parts that wait for each other; data sets can give all k
+    and splits.
 
     Cells that depend on scores are as many whatever the scores.
     """
@@ -199,11 +206,13 @@ def forecast(profile: Profile, here: Speed, sizes: Mapping[str, Size] = OFFICIAL
     return found
 
 
-# --- as text --------------------------------------------------------------------------------------------------
+# --- as text
+# --------------------------------------------------------------------------------------------------
 
 
 def text(profile: Profile) -> list[str]:
-    """Lines about the runs and the stored features of a profile's real data sets, none for those that are drawn.
+    """Lines about the runs and the stored features of a profile's real data sets, none for those that are
+    drawn.
 
     Measures this machine's speed if need be.
     """
@@ -215,7 +224,9 @@ def text(profile: Profile) -> list[str]:
         f"{'target':12} {'trainings':>9} {'tests alone':>12} {'hours here':>11} {'GiB a process':>14}",
     ]
     for one in forecast(profile, here):
-        lines.append(f"{one.target:12} {one.trainings:>9,} {one.tests:>12,} {one.hours:>11,.1f} {one.gib:>14.1f}")
+        lines.append(
+            f"{one.target:12} {one.trainings:>9,} {one.tests:>12,} {one.hours:>11,.1f} {one.gib:>14.1f}"
+        )
     several = f"{here.jobs} processes at once" if here.jobs > 1 else "one process"
     lines += [
         f"hours of {several}, as measured on {where}: every training step, every test view; all: the paper's tables",

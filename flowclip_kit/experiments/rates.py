@@ -2,9 +2,9 @@
 
     python -m flowclip_kit.experiments.rates [--record]
 
-A third of the training videos of each class is set aside; every variant is trained at every rate on k of the others
-(few-shot) or on all of them (closed-set), and scored on what was set aside. One rate serves all variants of a protocol:
-the one with the highest mean over variants, k and data sets.
+A third of the training videos of each class is set aside; every variant is trained at every rate on k of the
+others (few-shot) or on all of them (closed-set), and scored on what was set aside. One rate serves all
+variants of a protocol: the one with the highest mean over variants, k and data sets.
 """
 
 from __future__ import annotations
@@ -30,15 +30,21 @@ def trials(profile: Profile, rates: tuple[float, ...] = RATES) -> list[Cell]:
     models = {name: ModelConfig(**switches) for name, switches in VARIANTS.items()}
     cells = []
     for rate in rates:
-        tried = replace(once, few_shot=replace(once.few_shot, lr=rate), closed_set=replace(once.closed_set, lr=rate))
+        tried = replace(
+            once, few_shot=replace(once.few_shot, lr=rate), closed_set=replace(once.closed_set, lr=rate)
+        )
         cells += few_shot(tried, SHOTS)
         for role in tried.roles:
             cells += closed_set(tried, role, models)
-    return [replace(cell, config=replace(cell.config, seed=RATE_SEED, held_out=True), keep=False) for cell in cells]
+    return [
+        replace(cell, config=replace(cell.config, seed=RATE_SEED, held_out=True), keep=False)
+        for cell in cells
+    ]
 
 
 def sweep(profile: str, options: runs.Options) -> pd.DataFrame:
-    """One row per data set, variant, k (0: all training videos) and rate: top-1 on the videos set aside, percent."""
+    """One row per data set, variant, k (0: all training videos) and rate: top-1 on the videos set aside,
+    percent."""
     chosen = runs.resolve(profile, "table5", options)
     with runs.Workshop(chosen, options) as workshop:
         workshop.open(chosen.roles.values())
@@ -46,11 +52,14 @@ def sweep(profile: str, options: runs.Options) -> pd.DataFrame:
         workshop.make(cells, "learning rates")
         found = workshop.tidy("rates", workshop.sound(cells))
     found = found.loc[found["metric"] == "top1", ["dataset", "variant", "k", "lr", "value"]]
-    return found.rename(columns={"lr": "rate", "value": "top1"}).sort_values(["dataset", "variant", "k", "rate"])
+    return found.rename(columns={"lr": "rate", "value": "top1"}).sort_values(
+        ["dataset", "variant", "k", "rate"]
+    )
 
 
 def mean_by_rate(part: pd.DataFrame) -> pd.Series:
-    """Mean top-1 by rate, of the rates with as many scores as any other has: where a run failed is not the best."""
+    """Mean top-1 by rate, of the rates with as many scores as any other has: where a run failed is not the
+    best."""
     found = part.groupby("rate")["top1"].agg(["mean", "count"])
     return found.loc[found["count"] == found["count"].max(), "mean"]
 
@@ -70,11 +79,15 @@ def main() -> int:
         print(f"{name}, top-1 on videos set aside, by rate")
         print(part.pivot_table("top1", "variant", "rate").reindex(list(VARIANTS)).round(1).to_string())
         means = mean_by_rate(part)
-        print(f"mean: {means.round(1).to_dict()}; highest at {means.idxmax()}; profile {asked.profile} uses {used}\n")
+        print(
+            f"mean: {means.round(1).to_dict()}; highest at {means.idxmax()}; profile {asked.profile} uses {used}\n"
+        )
     if asked.record:
         text = found.to_csv(index=False, float_format="%.4f", lineterminator="\n")
         path = write_atomically(root() / "results" / "recorded" / asked.profile / "rates.csv", text)
-        write_atomically(path.with_suffix(".sha256"), f"{sha256(path)}  {path.name}\n")  # `verify` looks at it
+        write_atomically(
+            path.with_suffix(".sha256"), f"{sha256(path)}  {path.name}\n"
+        )  # `verify` looks at it
     return 0
 
 

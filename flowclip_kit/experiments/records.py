@@ -1,6 +1,7 @@
 """Run records, and the software that made them.
 
-A record is one JSON file under `runs/`, named by its run key; a run is finished when its record exists and is sound.
+A record is one JSON file under `runs/`, named by its run key; a run is finished when its record exists and is
+sound.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from flowclip_kit.paths import root
 def read_record(path: Path) -> dict | None:
     """The record at `path`, or None when it does not exist.
 
-    Raises InputError when it cannot be read, is another run's, is not what was written, or its scores are not those of
-    its predictions.
+    Raises InputError when it cannot be read, is another run's, is not what was written, or its scores are not
+    those of its predictions.
     """
     try:
         record = json.loads(path.read_text(), parse_constant=_no_number)
@@ -48,7 +49,9 @@ def write_record(path: Path, record: dict) -> Path:
 
     Raises NotFinite, and writes nothing, where a number of the record is not finite.
     """
-    return write_atomically(path, to_json(path, record | {"seal": _seal(record)}, indent=1, sort_keys=True) + "\n")
+    return write_atomically(
+        path, to_json(path, record | {"seal": _seal(record)}, indent=1, sort_keys=True) + "\n"
+    )
 
 
 def _seal(record: dict) -> str:
@@ -57,7 +60,8 @@ def _seal(record: dict) -> str:
 
 
 def _fault(record: object, key: str) -> str | None:
-    """What is wrong with a record, if anything. Those made before there were seals must be consistent in themselves."""
+    """What is wrong with a record, if anything. Those made before there were seals must be consistent in
+    themselves."""
     if not isinstance(record, dict):
         return "no JSON object"
     scores, predictions, seconds, software = map(record.get, ("scores", "predictions", "seconds", "software"))
@@ -75,7 +79,11 @@ def _fault(record: object, key: str) -> str | None:
         "halves": isinstance(halves, list) and _numbers(dict(enumerate(halves)), 100),
     }
     if wrong := [name for name, right in sound.items() if not right]:
-        return f"no {wrong[0]} in it" if wrong[0] not in record else f"its {wrong[0]} are not such as a run leaves"
+        return (
+            f"no {wrong[0]} in it"
+            if wrong[0] not in record
+            else f"its {wrong[0]} are not such as a run leaves"
+        )
     if record.get("key") != key:
         return f"it is of the run {record.get('key')}"
     if "seal" in record and record["seal"] != _seal(record):
@@ -96,7 +104,10 @@ def _fault(record: object, key: str) -> str | None:
 def _numbers(found: object, most: float = math.inf) -> bool:
     """Whether it is a dict of finite numbers from 0 to `most`."""
     return isinstance(found, dict) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= most
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and 0 <= value <= most
         for value in found.values()
     )
 
@@ -112,7 +123,8 @@ def _guess(found: object) -> bool:
 
 
 def software() -> dict[str, str]:
-    """Versions of what computes, the commit, the hash of the lock file, and whether the packages came from it."""
+    """Versions of what computes, the commit, the hash of the lock file, and whether the packages came from
+    it."""
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -127,7 +139,9 @@ def commit() -> str:
     """Short hash of the checkout, «+» when files differ from it, or «unknown» outside git."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=root(), capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")

@@ -1,4 +1,5 @@
-"""Tidy tables: one row per run and metric, scores in percent, and which test videos each run names right; as CSV."""
+"""Tidy tables: one row per run and metric, scores in percent, and which test videos each run names right; as
+CSV."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ VIDEOS = ["key", "n", "correct"]
 def tidy_rows(target: str, profile: str, cell: Cell, record: dict) -> list[dict]:
     """One row a metric of one run, with the columns of `TIDY`.
 
-    dataset: tested on; trained_on: the paper's name of what it was trained on, empty for frozen CLIP. T frames, H
-    prompt vectors, s step, L differences (0 without motion stream). k: training videos a class, 0 for all of them or
+    dataset: tested on; trained_on: the paper's name of what it was trained on, empty for frozen CLIP. T
+    frames, H prompt vectors, s step, L differences (0 without motion stream). k: training videos a class, 0
+    for all of them or
     none. split: the test's official number; 0 stands for training videos set aside.
     """
     config, model = cell.config, cell.config.model
@@ -77,11 +79,15 @@ def read_hits(path: Path) -> dict[str, np.ndarray]:
     Raises InputError when the file is absent or does not hold such rows.
     """
     found = {}
-    for line, (key, n, correct) in enumerate(read_csv(path, VIDEOS, "made by ./reproduce.sh").itertuples(False), 2):
+    for line, (key, n, correct) in enumerate(
+        read_csv(path, VIDEOS, "made by ./reproduce.sh").itertuples(False), 2
+    ):
         try:
             found[key] = unpack(int(n), correct)
         except ValueError:
-            raise InputError(f"{path}: line {line} does not hold {n} packed bits; {_again(path, key)}") from None
+            raise InputError(
+                f"{path}: line {line} does not hold {n} packed bits; {_again(path, key)}"
+            ) from None
     return found
 
 
@@ -118,7 +124,8 @@ def save_tidy(tidy: pd.DataFrame, path: Path) -> Path:
 
 
 def tidy_csv(tidy: pd.DataFrame) -> str:
-    """The text that `save_tidy` writes. Raises InputError as it does, and NotFinite for a value that is no number."""
+    """The text that `save_tidy` writes. Raises InputError as it does, and NotFinite for a value that is no
+    number."""
     missing = [name for name in TIDY if name not in tidy]
     if missing:
         raise InputError(f"results lack the columns {', '.join(missing)}; expected {','.join(TIDY)}")
@@ -165,7 +172,8 @@ def numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
 
 
 def _again(path: Path, key: str = "") -> str:
-    """What mends a table. key: of the run that a wrong line is of: from a wrong record it would be as wrong again."""
+    """What mends a table. key: of the run that a wrong line is of: from a wrong record it would be as wrong
+    again."""
     printed = paths.root() / "results"
     if {printed / "paper", printed / "recorded"} & {*path.absolute().parents}:
         return f"it is in git, which has it as it was: git checkout -- {path}"

@@ -67,7 +67,8 @@ Chosen = TypeVar("Chosen")
 
 @dataclass(frozen=True)
 class Options:
-    """How and where to run, apart from the profile. What changes a number among these is part of a run's key."""
+    """How and where to run, apart from the profile. What changes a number among these is part of a run's
+    key."""
 
     data_root: Path | None = None
     dataset: str | None = None  # only this data set, in the place of the profile's
@@ -98,7 +99,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """The finished runs of one target: their tidy table, the videos they name right, and what all rests on."""
+    """The finished runs of one target: their tidy table, the videos they name right, and what all rests
+    on."""
 
     tidy: pd.DataFrame
     hits: pd.DataFrame  # which test videos each run names right
@@ -107,21 +109,36 @@ class Result:
 
 
 def resolve(profile: str, target: str, options: Options) -> Profile:
-    """The profile with the user's changes applied and the target's data sets only. Raises InputError when unknown."""
+    """The profile with the user's changes applied and the target's data sets only. Raises InputError when
+    unknown."""
     found = with_backbone(profile, options)
     roles = {role: name for role, name in found.roles.items() if role in TARGETS[target].roles}
     if options.few_shot_lists and not TARGETS[target].few_shot:
-        raise InputError(f"--few-shot-list: {target} does not train on k videos a class; table4 and table5 do")
-    if options.dataset in PAPER_ROLES.values() and PROFILES[profile].backbone.name == TINY and not options.backbone:
-        raise InputError(f"--dataset {options.dataset} holds real videos; take it with --profile quick or paper")
+        raise InputError(
+            f"--few-shot-list: {target} does not train on k videos a class; table4 and table5 do"
+        )
+    if (
+        options.dataset in PAPER_ROLES.values()
+        and PROFILES[profile].backbone.name == TINY
+        and not options.backbone
+    ):
+        raise InputError(
+            f"--dataset {options.dataset} holds real videos; take it with --profile quick or paper"
+        )
     if options.dataset and TARGETS[target].transfers:
-        raise InputError(f"{target} trains on one data set and tests on another; leave --dataset {options.dataset} out")
+        raise InputError(
+            f"{target} trains on one data set and tests on another; leave --dataset {options.dataset} out"
+        )
     if options.dataset:
-        roles = {role: name for role, name in roles.items() if name == options.dataset} or {"": options.dataset}
+        roles = {role: name for role, name in roles.items() if name == options.dataset} or {
+            "": options.dataset
+        }
     for name in roles.values():
         need_data(name, options)
     if options.few_shot_lists and len(roles) > 1:
-        raise InputError(f"--few-shot-list: say whose videos it names with --dataset {' or '.join(roles.values())}")
+        raise InputError(
+            f"--few-shot-list: say whose videos it names with --dataset {' or '.join(roles.values())}"
+        )
     if options.seeds is not None and options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: at least 1 run is needed")
     seeds = {"seeds": options.seeds, "closed_seeds": options.seeds} if options.seeds else {}
@@ -139,12 +156,15 @@ def with_backbone(profile: str, options: Options) -> Profile:
         pretrained = options.pretrained or (None if name == TINY else "openai")
         backbone = BackboneConfig(name, None if pretrained == "none" else pretrained)
     if backbone.name == TINY and backbone.pretrained:
-        raise InputError(f"backbone tiny-clip brings its own weights; leave --pretrained {backbone.pretrained} out")
+        raise InputError(
+            f"backbone tiny-clip brings its own weights; leave --pretrained {backbone.pretrained} out"
+        )
     return replace(found, backbone=backbone)
 
 
 def need_data(name: str, options: Options) -> None:
-    """Raises InputError for a data set that is unknown, or neither drawn nor said to lie in a folder that is there."""
+    """Raises InputError for a data set that is unknown, or neither drawn nor said to lie in a folder that is
+    there."""
     if name not in formats.NAMES:
         raise InputError(f"data set {name!r}: expected one of {', '.join(formats.NAMES)}")
     if options.data_root is not None and not options.data_root.is_dir():
@@ -156,7 +176,9 @@ def need_data(name: str, options: Options) -> None:
 def open_dataset(name: str, options: Options, jobs: int) -> Dataset:
     """A demo world (drawn if need be) or a data set under --data-root."""
     missing = "skip" if name not in world.NAMES and options.skips(name) else "error"
-    return formats.load(name, data_folder(name, options, jobs), missing=missing, class_names=options.class_names)
+    return formats.load(
+        name, data_folder(name, options, jobs), missing=missing, class_names=options.class_names
+    )
 
 
 def data_folder(name: str, options: Options, jobs: int) -> Path:
@@ -174,19 +196,24 @@ def ensure(target: str, profile: str = "demo", options: Options | None = None) -
     return ensure_all([target], profile, options)[target]
 
 
-def ensure_all(targets: Sequence[str], profile: str = "demo", options: Options | None = None) -> dict[str, Result]:
+def ensure_all(
+    targets: Sequence[str], profile: str = "demo", options: Options | None = None
+) -> dict[str, Result]:
     """The finished runs of several targets; a run that they share is made once.
 
-    Raises InputError for an unknown target, data that are absent or unreadable, or weights that cannot be had. A kill
-    at any moment loses at most the runs in work; two calls at once share the work. Ranks of torchrun or srun do too,
-    and are together at each training of Kinetics-400's stage; the main one alone gets the results.
+    Raises InputError for an unknown target, data that are absent or unreadable, or weights that cannot be
+    had. A kill at any moment loses at most the runs in work; two calls at once share the work. Ranks of
+    torchrun or srun do too, and are together at each training of Kinetics-400's stage; the main one alone
+    gets the results.
     """
     options, started = options or Options(), time.monotonic()
     if unknown := [target for target in targets if target not in TARGETS]:
         raise InputError(f"target {unknown[0]!r} is unknown; ./reproduce.sh list shows all")
     chosen = {target: resolve(profile, target, options) for target in targets}
     with Workshop(next(iter(chosen.values())), options, rank(None, os.environ)) as workshop:
-        prompts = {cell.config.model.prompt for target, one in chosen.items() for cell in TARGETS[target].cells(one)}
+        prompts = {
+            cell.config.model.prompt for target, one in chosen.items() for cell in TARGETS[target].cells(one)
+        }
         workshop.open({name: role for one in chosen.values() for role, name in one.roles.items()}, prompts)
         chosen = {
             target: workshop.possible(one, TARGETS[target].then is not None, TARGETS[target].axis != "k")
@@ -234,7 +261,9 @@ class Workshop:
         need_engine(options.engine, options.ray_address)
         if rank.of > 1:
             if options.engine != "local":
-                raise InputError(f"--engine {options.engine}: ranks of torchrun or srun share the work by themselves")
+                raise InputError(
+                    f"--engine {options.engine}: ranks of torchrun or srun share the work by themselves"
+                )
             one_gpu(rank, os.environ)
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
@@ -289,7 +318,8 @@ class Workshop:
         return self.rank.number == 0
 
     def decide(self, choose: Callable[..., Chosen], *arguments: object) -> Chosen:
-        """What `choose` returns, asked by the main rank alone: all do the same, however late a file is seen."""
+        """What `choose` returns, asked by the main rank alone: all do the same, however late a file is
+        seen."""
         if self.rank.of == 1:
             return choose(*arguments)
         from flowclip_kit.distributed import ranks
@@ -322,16 +352,26 @@ class Workshop:
                 )  # fmt: skip
 
     def extract(self, name: str, rank: Rank) -> tuple[Plan, Filled, FeatureStore | None]:
-        """Encode one data set, or a rank's share of it; the store is None as long as other shares are missing."""
+        """Encode one data set, or a rank's share of it; the store is None as long as other shares are
+        missing."""
         dataset = open_dataset(name, self.options, self.jobs)
         check_prompts(self.profile.backbone, dataset, min(PROMPTS.values(), key=len))
         wanted, store = find(plan(dataset, self._store_config))
         filled, skips = Filled(), self.options.skips(name)
         if store is None:
-            with closing(Bar(f"encoding {name}", "videos")) as bar, self._towers(rank) as (towers, pool, decoders):
+            with (
+                closing(Bar(f"encoding {name}", "videos")) as bar,
+                self._towers(rank) as (towers, pool, decoders),
+            ):
                 share = rank.number, rank.of
                 filled = extract(
-                    wanted, towers, pool, share, decoders=decoders, allow_unreadable=skips, progress=bar.update
+                    wanted,
+                    towers,
+                    pool,
+                    share,
+                    decoders=decoders,
+                    allow_unreadable=skips,
+                    progress=bar.update,
                 )
             wanted, store = find(wanted)
         return wanted, filled, store
@@ -339,13 +379,17 @@ class Workshop:
     @property
     def _store_config(self) -> StoreConfig:
         profile, options = self.profile, self.options
-        return StoreConfig(self.weights, profile.frames_stored, profile.store_crops, options.decoder, self.precision)
+        return StoreConfig(
+            self.weights, profile.frames_stored, profile.store_crops, options.decoder, self.precision
+        )
 
     @contextmanager
     def _towers(self, rank: Rank) -> Iterator[tuple[list, Pool, int]]:
         """What loads each lane's image tower, the processes they run in, and how many decode for each."""
         jobs = self.options.jobs or rank.cores
-        found, decoders = lanes(self.profile.backbone, self.device, self.precision, jobs, self.options.decoders, rank)
+        found, decoders = lanes(
+            self.profile.backbone, self.device, self.precision, jobs, self.options.decoders, rank
+        )
         if len(found) <= self.jobs:
             yield found, self.pool, decoders
         else:  # training takes one GPU, encoding all of them
@@ -355,9 +399,13 @@ class Workshop:
     def possible(self, profile: Profile, held_out: bool = False, one_k: bool = False) -> Profile:
         """The profile with the k and splits that its data sets, or the published lists, can give.
 
-        held_out: with training videos set aside. one_k: of lists with several k the target can show one alone.
+        held_out: with training videos set aside. one_k: of lists with several k the target can show one
+        alone.
         """
-        sets = {role: self._held_out(name) if held_out else self.sets[name] for role, name in profile.roles.items()}
+        sets = {
+            role: self._held_out(name) if held_out else self.sets[name]
+            for role, name in profile.roles.items()
+        }
         shots, few, splits = profile.shots, profile.kinetics_shots, profile.splits
         for role, dataset in sets.items():
             has = self.stores[profile.roles[role]].has
@@ -371,7 +419,9 @@ class Workshop:
         many = Counter(k for _, k in listed)
         if len({*many.values()}) > 1 or one_k and len(many) > 1:
             said = ", ".join(f"{count} of k={k}" for k, count in sorted(many.items()))
-            raise InputError(f"--few-shot-list: {said}; expected {'one k' if one_k else 'as many lists of each k'}")
+            raise InputError(
+                f"--few-shot-list: {said}; expected {'one k' if one_k else 'as many lists of each k'}"
+            )
         shots = tuple(sorted({k for _, k in listed}))
         # Ten lists are ten runs; a single one is trained on with every seed.
         seeds = self.options.seeds or (profile.seeds if len(listed) == len(shots) else 1)
@@ -387,7 +437,8 @@ class Workshop:
         return self._set_aside[name]
 
     def key(self, config: RunConfig) -> str:
-        """The run's name: settings, the splits' lists, the bytes of their videos and their decoder, the weights."""
+        """The run's name: settings, the splits' lists, the bytes of their videos and their decoder, the
+        weights."""
         if config not in self._keys:
             data = self._part(config.dataset, config.split, config.held_out)
             if config.transfer:
@@ -402,7 +453,9 @@ class Workshop:
             shape += "" if store.precision == "float32" else f" {store.precision}"
             lists = dataset.splits[split]
             names = [video.name for video in (*lists.train, *lists.test) if store.has(video.name)]
-            self._parts[name, split, held_out] = f"{dataset.fingerprint(split)} {store.fingerprint(names)} {shape}"
+            self._parts[name, split, held_out] = (
+                f"{dataset.fingerprint(split)} {store.fingerprint(names)} {shape}"
+            )
         return self._parts[name, split, held_out]
 
     def make(self, cells: Sequence[Cell], about: str) -> int:
@@ -436,7 +489,9 @@ class Workshop:
 
     def _task(self, config: RunConfig, key: str, keep: bool, lanes: int) -> Task:
         if self.key(config) != key:
-            raise InputError(f"rank {self.rank.number} has other data or weights than the main one; all need the same")
+            raise InputError(
+                f"rank {self.rank.number} has other data or weights than the main one; all need the same"
+            )
         return Task(
             config, key, keep, self.folder, self.dataset(config),
             self.sets[config.transfer.dataset] if config.transfer else None,
@@ -462,7 +517,8 @@ class Workshop:
                 waiting.go_on(held[0][1], PATIENCE)
 
     def _missing(self, cells: Sequence[Cell]) -> tuple[list[list[tuple[RunConfig, str, bool]]], int]:
-        """The runs to make, in two rounds: settings, key, whether weights are kept. And how many there are in all."""
+        """The runs to make, in two rounds: settings, key, whether weights are kept. And how many there are in
+        all."""
         keep: dict[RunConfig, bool] = {}
         transfers = list(dict.fromkeys(cell.config for cell in cells if cell.config.transfer))
         for cell in cells:
@@ -499,7 +555,11 @@ class Workshop:
     def tidy(self, target: str, cells: Sequence[Cell]) -> pd.DataFrame:
         """The tidy table of finished cells."""
         return pd.DataFrame(
-            [row for cell in cells for row in tidy_rows(target, self.profile.name, cell, self.record(cell.config))]
+            [
+                row
+                for cell in cells
+                for row in tidy_rows(target, self.profile.name, cell, self.record(cell.config))
+            ]
         )
 
     def hits(self, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -527,7 +587,9 @@ class Workshop:
             for cell in cells if cell.keep and (cell.config.seed, cell.config.split) == (0, 1)
         }  # fmt: skip
 
-    def provenance(self, target: str, profile: Profile, cells: Sequence[Cell], made: int, started: float) -> dict:
+    def provenance(
+        self, target: str, profile: Profile, cells: Sequence[Cell], made: int, started: float
+    ) -> dict:
         """What a target's table rests on. made, started: of the whole call."""
         configs = list(dict.fromkeys(cell.config for cell in cells))
         records = [self.record(config) for config in configs]
@@ -567,17 +629,23 @@ class Workshop:
             "testing_seconds": round(sum(part["test"] for part in spent), 1),
             "peak_memory_gib": max(record["peak_memory_gib"] for record in records),
             **self._unusual(),
-            **{name: told for name, told in zip(("still", "ties"), _remarkable(records), strict=True) if told},
+            **{
+                name: told for name, told in zip(("still", "ties"), _remarkable(records), strict=True) if told
+            },
             "last_call": {"runs_made": made, "seconds": round(time.monotonic() - started, 1)},
         }
 
     def _unusual(self) -> dict:
         """What a call changed of how data are read, for its provenance; nothing where it is the usual way."""
-        lists = [{"file": found.file.name, "videos": digest, "k": found.k} for digest, found in self.lists.items()]
+        lists = [
+            {"file": found.file.name, "videos": digest, "k": found.k} for digest, found in self.lists.items()
+        ]
         lost = {name: len(store.failed) for name, store in self.stores.items() if store.failed}
         said = {"few_shot_lists": lists, "class_names": self.options.class_names, "unreadable": lost}
         said["precision"] = self.precision
-        said["untested_classes"] = {name: found for name, one in self.sets.items() if (found := one.untested(1))}
+        said["untested_classes"] = {
+            name: found for name, one in self.sets.items() if (found := one.untested(1))
+        }
         usual = {"untested_classes": {}} | {
             "few_shot_lists": [],
             "class_names": "words",
@@ -596,7 +664,9 @@ def possible_shots(
     """
     readable = Counter(video.label for video in dataset.splits[1].train if has(video.name))
     if not (rarest := min(readable[label] for label in range(len(dataset.classes)))):
-        raise InputError(f"{dataset.name}: no training video of a class can be read; see failed.csv of its features")
+        raise InputError(
+            f"{dataset.name}: no training video of a class can be read; see failed.csv of its features"
+        )
     return tuple(k for k in shots if k <= rarest) or (rarest,)
 
 
@@ -641,7 +711,8 @@ class Bar:
 
 
 def _finished(folder: Path, config: RunConfig, key: str, keep: bool) -> tuple[dict | None, str]:
-    """A run's record if it is finished, weights that are kept included; else None and what is damaged, if anything."""
+    """A run's record if it is finished, weights that are kept included; else None and what is damaged, if
+    anything."""
     path = folder / f"{key}.json"
     try:
         record = read_record(path)
@@ -730,7 +801,10 @@ def _named(task: Task) -> Iterator[None]:
     except NotFinite as error:
         if not (task.folder / f"{task.key}.json").exists():
             (task.folder / f"{task.key}.safetensors").unlink(missing_ok=True)
-        said = [f"{config.dataset} split {config.split}", "all videos" if config.k is None else f"k={config.k}"]
+        said = [
+            f"{config.dataset} split {config.split}",
+            "all videos" if config.k is None else f"k={config.k}",
+        ]
         said += [f"seed {config.seed}", f"T={config.model.frames}"]
         said += [f"{name} off" for name in ("mmb", "map", "mcb") if not getattr(config.model, name)]
         said += [f"learning rate {config.train.lr:g}"] if config.train else ["not trained"]
@@ -741,7 +815,8 @@ def _named(task: Task) -> Iterator[None]:
 def _run(task: Task) -> bool | str | Held:
     """Make one run in a worker process and write its record; `Held` when another call is at it.
 
-    A trial of a learning rate may diverge: what is said of it is returned, for it ends nothing but its own rate.
+    A trial of a learning rate may diverge: what is said of it is returned, for it ends nothing but its own
+    rate.
     """
     with _claimed(task) as ours:
         if isinstance(ours, Held):
@@ -822,7 +897,8 @@ def train_and_test(task: Task) -> dict:
 
 
 def transfer(task: Task) -> dict:
-    """The record of a zero-shot test: all classes of the other data set, and half of them drawn several times."""
+    """The record of a zero-shot test: all classes of the other data set, and half of them drawn several
+    times."""
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop, metrics
     from flowclip_kit.distributed import ranks
@@ -855,8 +931,8 @@ def transfer(task: Task) -> dict:
 def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: EvalConfig) -> dict:
     """What a record says of a split's test videos.
 
-    scores in percent; predictions {video: [label, predicted label, score of the true one]}; ties, how many videos a
-    tie decided, by metric; still, how many videos do not move, which have no motion to go by.
+    scores in percent; predictions {video: [label, predicted label, score of the true one]}; ties, how many
+    videos a tie decided, by metric; still, how many videos do not move, which have no motion to go by.
     """
     from flowclip_core.training import loop, metrics
     from flowclip_kit.distributed import ranks

@@ -1,7 +1,9 @@
-"""How fast this machine encodes, trains and tests: measured once, in about a minute, and kept in the cache folder.
+"""How fast this machine encodes, trains and tests: measured once, in about a minute, and kept in the cache
+folder.
 
-Nothing about the method's cost is assumed: small models of each kind run through the real training and the real test on
-random features, and what a video costs is fitted to their times and memory. Random weights do: they cost the same.
+Nothing about the method's cost is assumed: small models of each kind run through the real training and the
+real test on random features, and what a video costs is fitted to their times and memory. Random weights do:
+they cost the same.
 
 Letters: T frames, L differences, K classes, H prompt vectors, D shared width.
 """
@@ -55,16 +57,18 @@ PROBES = (
 
 
 def amounts(model: ModelConfig, classes: int, tokens: int, batch: float) -> np.ndarray:
-    """What one video asks for (6,): its share of a step, tokens of the two streams (T + L) and pairs of them (T² + L²),
-    class texts of the communication block (K), a prompt tree and the tokens in it.
+    """What one video asks for (6,): its share of a step, tokens of the two streams (T + L) and pairs of them
+    (T² + L²), class texts of the communication block (K), a prompt tree and the tokens in it.
 
-    tokens: `PromptTree.tokens_per_video`. Static texts cost a video nothing; prompts that no motion shifts are encoded
-    once a step.
+    tokens: `PromptTree.tokens_per_video`. Static texts cost a video nothing; prompts that no motion shifts
+    are encoded once a step.
     """
     steered = model.map and model.mmb and model.adapter_width > 0
     trees = 1.0 if steered else 1.0 / batch if model.map else 0.0
     streams = np.array([model.frames * model.spatial, model.differences * model.mmb])
-    return np.array([1 / batch, streams.sum(), (streams**2).sum(), classes * model.mcb, trees, trees * tokens])
+    return np.array(
+        [1 / batch, streams.sum(), (streams**2).sum(), classes * model.mcb, trees, trees * tokens]
+    )
 
 
 def held(asked: np.ndarray, videos: int, rows: float) -> np.ndarray:
@@ -112,9 +116,11 @@ def official() -> dict[str, Sequence[str]]:
 
 
 def speed(backbone: BackboneConfig) -> tuple[Speed, str]:
-    """This machine's speed with a backbone and the paper's class lists, and what was measured; once, then kept.
+    """This machine's speed with a backbone and the paper's class lists, and what was measured; once, then
+    kept.
 
-    Measured anew on another device, with another version of torch or of this kit's model, and where the file is broken.
+    Measured anew on another device, with another version of torch or of this kit's model, and where the file
+    is broken.
     """
     device = pick_device("auto")
     precision = pick_precision(None, device)
@@ -142,7 +148,9 @@ def _code() -> str:
     """Hash of what is measured, and how."""
     digest = hashlib.sha256(str(environment.versions(["torch"])).encode())
     files = [*(root() / "flowclip_core").glob("*/*.py"), *(root() / "flowclip_kit").glob("*/*.py")]
-    for file in sorted(file for file in files if file.parent.name in ("model", "training") or file.stem == "speed"):
+    for file in sorted(
+        file for file in files if file.parent.name in ("model", "training") or file.stem == "speed"
+    ):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -163,7 +171,8 @@ def measure(
     lists: Mapping[str, Sequence[str]],
     at_least: float = SECONDS,
 ) -> Speed:
-    """Time everything with all lanes at work at once; of many CPU cores as many as there is memory for, scaled up.
+    """Time everything with all lanes at work at once; of many CPU cores as many as there is memory for,
+    scaled up.
 
     lists: class names of the data sets whose trees are to be sized. at_least: seconds of a probe, about.
     """
@@ -214,11 +223,14 @@ def _tokens(load, lists: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Nodes of each class list's tree at H=5."""
     from flowclip_core.model.prompt_tree import PromptTree
 
-    return {name: PromptTree(load(), names, FULL.prompt_length).tokens_per_video for name, names in lists.items()}
+    return {
+        name: PromptTree(load(), names, FULL.prompt_length).tokens_per_video for name, names in lists.items()
+    }
 
 
 def probe(load, names: Mapping[str, Sequence[str]], at_least: float = SECONDS) -> dict[str, list[float]]:
-    """The prices of one process: `PROBES` through the real `loop.train` and `loop.score` on random features."""
+    """The prices of one process: `PROBES` through the real `loop.train` and `loop.score` on random
+    features."""
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.model.prompt_tree import PromptTree
     from flowclip_core.training import loop

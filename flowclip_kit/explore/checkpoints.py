@@ -1,9 +1,9 @@
 """Models for the explorers: trained parts that ship with the demo, or a checkpoint of one's own.
 
-Shipped are two runs of the demo's few-shot preset on figures-h (largest k, seed 0, split 1): the full model, which is
-Table 5's, and the same with prompts that are learnt but ignore motion. `python -m flowclip_kit.explore.checkpoints`
-makes them again. They are shipped since a fresh clone has no checkpoints, and training them first draws and encodes a
-data set.
+Shipped are two runs of the demo's few-shot preset on figures-h (largest k, seed 0, split 1): the full model,
+which is Table 5's, and the same with prompts that are learnt but ignore motion. `python -m
+flowclip_kit.explore.checkpoints` makes them again. They are shipped since a fresh clone has no checkpoints,
+and training them first draws and encodes a data set.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ SHIPPED = {name: world.WEIGHTS.parent / f"figures-h-{name}" for name in (FULL, S
 TRAINED_ON = "figures-h"
 
 
-def backbone(name: str = TINY, pretrained: str | None = None, checkpoint: str | Path | None = None) -> Backbone:
-    """The frozen model of that name, or the one that `checkpoint` was trained on, on a GPU where there is one."""
+def backbone(
+    name: str = TINY, pretrained: str | None = None, checkpoint: str | Path | None = None
+) -> Backbone:
+    """The frozen model of that name, or the one that `checkpoint` was trained on, on a GPU where there is
+    one."""
     from flowclip_kit.demo.backbone import load_backbone
     from flowclip_kit.experiments.devices import pick_device
 
@@ -41,8 +44,11 @@ def backbone(name: str = TINY, pretrained: str | None = None, checkpoint: str | 
     return load_backbone(name, pretrained, device=pick_device("auto"))
 
 
-def load(backbone: Backbone, labels: Sequence[str] | None = None, checkpoint: str | Path | None = None) -> FlowCLIP:
-    """The full model: of `checkpoint`, else the shipped one with the embedded backbone, else with untrained parts.
+def load(
+    backbone: Backbone, labels: Sequence[str] | None = None, checkpoint: str | Path | None = None
+) -> FlowCLIP:
+    """The full model: of `checkpoint`, else the shipped one with the embedded backbone, else with untrained
+    parts.
 
     labels: other class names to ask for than its own; untrained parts need some.
     Raises InputError as `FlowCLIP.load` does, and for labels that are too few, empty or doubled.
@@ -55,7 +61,9 @@ def load(backbone: Backbone, labels: Sequence[str] | None = None, checkpoint: st
     if checkpoint is not None:
         return FlowCLIP.load(hub.find(checkpoint), backbone, names)
     if names is None:
-        raise InputError(f"backbone {backbone.name} has no trained parts here: give class names, or a checkpoint")
+        raise InputError(
+            f"backbone {backbone.name} has no trained parts here: give class names, or a checkpoint"
+        )
     model = FlowCLIP(ModelConfig(), backbone, names).eval()
     model.untrained = True
     return model
@@ -67,10 +75,11 @@ def load_static(
     beside: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> FlowCLIP | None:
-    """A model whose prompts ignore motion, to compare with the full one: of `checkpoint`, else the shipped one.
+    """A model whose prompts ignore motion, to compare with the full one: of `checkpoint`, else the shipped
+    one.
 
-    beside: the full model's checkpoint. None where the shipped one does not belong beside it: it was trained as the
-    shipped full model was, with the embedded backbone.
+    beside: the full model's checkpoint. None where the shipped one does not belong beside it: it was trained
+    as the shipped full model was, with the embedded backbone.
     """
     from flowclip_core.model.flowclip import FlowCLIP
 
@@ -82,7 +91,8 @@ def load_static(
 
 
 def class_names(labels: Sequence[str] | str) -> list[str]:
-    """Class texts out of names in a list, or in a text as `predict --labels` takes it: see `labels.texts_of`."""
+    """Class texts out of names in a list, or in a text as `predict --labels` takes it: see
+    `labels.texts_of`."""
     names = split_names(labels, "class names") if isinstance(labels, str) else labels
     return texts_of(names, "class names")
 
@@ -115,7 +125,8 @@ def _untrained(model: FlowCLIP) -> bool:
 
 
 def train(results: Path | None = None) -> dict[str, Path]:
-    """Train both models as table5 does and write them into `SHIPPED`; runs that are there already are taken."""
+    """Train both models as table5 does and write them into `SHIPPED`; runs that are there already are
+    taken."""
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_kit.demo.backbone import load_backbone
     from flowclip_kit.experiments.catalogue import few_shot

@@ -1,4 +1,5 @@
-"""One video for the explorers: found or drawn, decoded upright, encoded once; later questions touch its features only.
+"""One video for the explorers: found or drawn, decoded upright, encoded once; later questions touch its
+features only.
 
 Letters: F stored frames, T chosen frames, D width.
 """
@@ -34,8 +35,10 @@ UPLOAD_BYTES = 200 * 2**20
 class Footage:
     """A clip as the model sees it.
 
-    title: what to call it. pictures: (F,S,S,3) uint8, the centre square of each stored frame, upright. features: (F,D)
-    float32. numbers: (F,) which frame of the video each is. count: frames in the video. own: no clip of a data set.
+    title: what to call it. pictures: (F,S,S,3) uint8, the centre square of each stored frame, upright.
+    features: (F,D)
+    float32. numbers: (F,) which frame of the video each is. count: frames in the video. own: no clip of a
+    data set.
     demo: drawn.
     """
 
@@ -54,7 +57,8 @@ def demo_classes(name: str = "figures-h") -> list[str]:
 
 
 def demo_clip(label: str, number: int = 0, name: str = "figures-h", root: Path | None = None) -> Path:
-    """Test video `number` (from 0) of a class in split 1, drawn if it is not there: a moment, not the whole set."""
+    """Test video `number` (from 0) of a class in split 1, drawn if it is not there: a moment, not the whole
+    set."""
     if name not in world.NAMES or label not in world.CLASSES[name]:
         raise InputError(f"{name} has no class {label!r}")
     tests = sorted(world.test_videos(name, label, 1, world.WHOLE))
@@ -85,7 +89,8 @@ def save_upload(name: str, content: bytes, folder: Path | None = None) -> Path:
 def read(
     path: str | Path, backbone: Backbone, stored: int = STORED, title: str | None = None, demo: bool = False
 ) -> Footage:
-    """Decode a video, upright, and encode the centre squares of `stored` frames. Raises VideoError (one line).
+    """Decode a video, upright, and encode the centre squares of `stored` frames. Raises VideoError (one
+    line).
 
     title: what to call a clip of a data set; a file of one's own goes by its name. demo: it is a drawn one.
     """
@@ -98,7 +103,9 @@ def read(
         return numbers
 
     def shrink(picture: np.ndarray) -> np.ndarray:
-        return crop(resize(picture[None], backbone.image_size), backbone.image_size, ("centre",))[0, 0].numpy()
+        return crop(resize(picture[None], backbone.image_size), backbone.image_size, ("centre",))[
+            0, 0
+        ].numpy()
 
     path = Path(str(path).strip()).expanduser()
     clip = read_frames(path, pick, shrink=shrink)
@@ -110,10 +117,14 @@ def read(
     return Footage(title or path.name, pictures, features, np.array(numbers), clip.count, title is None, demo)
 
 
-def choose(stored: int, frames: int, start: int = 0, end: int | None = None, order: str = "in order") -> np.ndarray:
-    """Which stored frames (T,) the model gets: the middles of T equal parts of [start, end), then put in `order`.
+def choose(
+    stored: int, frames: int, start: int = 0, end: int | None = None, order: str = "in order"
+) -> np.ndarray:
+    """Which stored frames (T,) the model gets: the middles of T equal parts of [start, end), then put in
+    `order`.
 
-    A range shorter than T repeats frames. Raises InputError for an empty range, fewer than two frames, another order.
+    A range shorter than T repeats frames. Raises InputError for an empty range, fewer than two frames,
+    another order.
     """
     end = stored if end is None else end
     if not 0 <= start < end <= stored:

@@ -25,9 +25,11 @@ NAMED = 10  # missing videos that are named
 
 
 def open_set(name: str, data_root: str | None = None) -> Dataset:
-    """A demo set, drawn if need be, or a data set below `data_root`; listed videos that are missing are left out.
+    """A demo set, drawn if need be, or a data set below `data_root`; listed videos that are missing are left
+    out.
 
-    Raises InputError for lists that nothing can be trained on, like those that name a video twice: see `overlap`.
+    Raises InputError for lists that nothing can be trained on, like those that name a video twice: see
+    `overlap`.
     """
     return open_dataset(name, _options(data_root), default_jobs())
 
@@ -64,8 +66,10 @@ def balance(dataset: Dataset, split: int = 1) -> pd.DataFrame:
 def overlap(found: Lists) -> pd.DataFrame:
     """By split (rows), what training and test share.
 
-    listed twice: names that a split holds more than once. in both: those of them in training and test. equal files in
-    both: test videos whose bytes a training video of another name has, too; videos that are not there count as none.
+    listed twice: names that a split holds more than once. in both: those of them in training and test. equal
+    files in
+    both: test videos whose bytes a training video of another name has, too; videos that are not there count
+    as none.
     recordings in both: groups of videos cut from one recording, which UCF-101 numbers in its names (`_g01_`).
     """
     folder, _, splits = found
@@ -124,7 +128,9 @@ def balance_picture(dataset: Dataset, split: int = 1) -> Figure:
         ax.bar(x - 0.2, table["training"], 0.38, color=drawings.BLUE, label="training")
         ax.bar(x + 0.2, table["test"], 0.38, color="white", ec=drawings.ORANGE, hatch="///", label="test")
         every = max(1, len(table) // 60)
-        ax.set_xticks(x[::every], table.index[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+        ax.set_xticks(
+            x[::every], table.index[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8
+        )
         ax.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
         ax.set_ylabel("videos")
         ax.set_xlabel("class")
@@ -139,8 +145,8 @@ def sample_sheet(
 ) -> Figure:
     """The first test video of some classes, a few frames each; a video that cannot be read is named instead.
 
-    chosen: which classes, as they read in prompts; else `classes` of them, evenly out of the list. Raises InputError
-    for another name.
+    chosen: which classes, as they read in prompts; else `classes` of them, evenly out of the list. Raises
+    InputError for another name.
     """
     first = {}
     for video in sorted(dataset.splits[split].test, key=lambda video: (video.label, video.name)):
@@ -155,7 +161,9 @@ def sample_sheet(
     rows = -(-len(shown) // 2)
 
     def draw(fig: Figure) -> None:
-        grid = fig.add_gridspec(rows, 2, left=0.01, right=0.99, top=0.96, bottom=0.01, hspace=0.4, wspace=0.04)
+        grid = fig.add_gridspec(
+            rows, 2, left=0.01, right=0.99, top=0.96, bottom=0.01, hspace=0.4, wspace=0.04
+        )
         for place, video in enumerate(shown):
             ax = fig.add_subplot(grid[place % rows, place // rows])
             ax.set_axis_off()

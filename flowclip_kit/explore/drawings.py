@@ -1,4 +1,5 @@
-"""Drawings of the explorers: tidy data and axes in, axes out. Marks differ by shape or line as well as by colour."""
+"""Drawings of the explorers: tidy data and axes in, axes out. Marks differ by shape or line as well as by
+colour."""
 
 from __future__ import annotations
 
@@ -24,7 +25,13 @@ from flowclip_kit.explore.prompts import Node
 
 # Okabe and Ito's colours; the shape or the line says the same once more.
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
-DISTANCE = ((BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", ":"), ("#CC79A7", "D", "-."), ("#56B4E9", "v", "-"))
+DISTANCE = (
+    (BLUE, "o", "-"),
+    (ORANGE, "s", "--"),
+    (GREEN, "^", ":"),
+    ("#CC79A7", "D", "-."),
+    ("#56B4E9", "v", "-"),
+)
 KINDS = (
     ("#000000", "o"),
     (BLUE, "s"),
@@ -54,7 +61,9 @@ WIDTH = 11.25  # inches of a board, the 1080 pixels that the explorers show at m
 LETTER = 0.062  # inches of a letter at 8 points, roughly; text that could be long is cut by it
 
 
-def figure(width: float, height: float, draw: Callable[[Figure], object], fig: Figure | None = None) -> Figure:
+def figure(
+    width: float, height: float, draw: Callable[[Figure], object], fig: Figure | None = None
+) -> Figure:
     """A figure that `draw` fills, without pyplot: nothing global changes.
 
     fig: one made here before, to be filled again: its axes stay, emptied, since making them is slow.
@@ -98,9 +107,12 @@ def some(words: Sequence[str], room: int) -> str:
 
 
 class _Renderer(RendererAgg):
-    """Draws text from pictures of it: most of it is the same at every redraw, and most of a drawing's time is text."""
+    """Draws text from pictures of it: most of it is the same at every redraw, and most of a drawing's time is
+    text."""
 
-    pictures: ClassVar[OrderedDict[tuple, tuple[np.ndarray, int, int]]] = OrderedDict()  # shared by all figures
+    pictures: ClassVar[OrderedDict[tuple, tuple[np.ndarray, int, int]]] = (
+        OrderedDict()
+    )  # shared by all figures
 
     def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None) -> None:
         if ismath or gc.get_clip_rectangle() is not None:  # a picture would keep the clip of one place
@@ -118,7 +130,9 @@ class _Renderer(RendererAgg):
 
     def _picture(self, gc, s, prop, angle, ismath, mtext) -> tuple[np.ndarray, int, int]:
         """The text as RGBA, and where its left lower corner lies from the point it is drawn at."""
-        room = int(sum(self.get_text_width_height_descent(s, prop, ismath))) + 4  # on all sides, for any angle
+        room = (
+            int(sum(self.get_text_width_height_descent(s, prop, ismath))) + 4
+        )  # on all sides, for any angle
         alone = RendererAgg(2 * room, 2 * room, self.dpi)
         alone.draw_text(gc, room, room, s, prop, angle, ismath, mtext)
         drawn = np.asarray(alone.buffer_rgba())
@@ -126,7 +140,11 @@ class _Renderer(RendererAgg):
         if not len(rows):
             return drawn[:0], 0, 0
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-        return drawn[top:bottom, left:right][::-1].copy(), left - room, room - bottom  # rows from below, as asked for
+        return (
+            drawn[top:bottom, left:right][::-1].copy(),
+            left - room,
+            room - bottom,
+        )  # rows from below, as asked for
 
 
 class _Canvas(FigureCanvasAgg):
@@ -155,7 +173,8 @@ def png(fig: Figure) -> bytes:
 
 
 class _Tile(FigureImage):
-    """A picture put on a figure pixel by pixel; matplotlib's own would look for a resampling that changes nothing."""
+    """A picture put on a figure pixel by pixel; matplotlib's own would look for a resampling that changes
+    nothing."""
 
     def make_image(self, renderer, magnification=1.0, unsampled=False):
         if magnification != 1 or renderer.dpi != self.figure.dpi:
@@ -177,7 +196,8 @@ class Tiles:
     def draw_on(
         self, fig: Figure, tiles: Mapping[str, tuple[Sequence[float], object, Callable[[Figure], object]]]
     ) -> None:
-        """Put tiles on a figure: name -> ((left, top, width, height) in inches, what it shows, how to draw it)."""
+        """Put tiles on a figure: name -> ((left, top, width, height) in inches, what it shows, how to draw
+        it)."""
         self.drawn = []
         for name, ((left, top, width, height), shows, draw) in tiles.items():
             key = width, height, shows
@@ -197,7 +217,11 @@ class Tiles:
 
 
 def strip(
-    ax: Axes, pictures: np.ndarray, labels: Sequence[str], marked: Sequence[int] = (), rows: str = "place\nframe"
+    ax: Axes,
+    pictures: np.ndarray,
+    labels: Sequence[str],
+    marked: Sequence[int] = (),
+    rows: str = "place\nframe",
 ) -> Axes:
     """Pictures (T,S,S,3) side by side, each over its label; the `marked` ones framed, i and j.
 
@@ -213,12 +237,24 @@ def strip(
     for name, number, (color, line) in zip("ij", marked, ((ORANGE, "-"), (BLUE, "--")), strict=False):
         left = number * (size + gap)
         ax.add_patch(Rectangle((left - 0.5, -0.5), size, size, fill=False, ec=color, lw=3, ls=line))
-        ax.annotate(name, (left, -0.5), (0, 4), textcoords="offset points", color=color, fontweight="bold", fontsize=10)
+        ax.annotate(
+            name,
+            (left, -0.5),
+            (0, 4),
+            textcoords="offset points",
+            color=color,
+            fontweight="bold",
+            fontsize=10,
+        )
     box = ax.get_position()
-    wide = min(box.width * ax.figure.get_figwidth() / count, box.height * ax.figure.get_figheight())  # inches of a one
+    wide = min(
+        box.width * ax.figure.get_figwidth() / count, box.height * ax.figure.get_figheight()
+    )  # inches of a one
     longest = max(len(line) for label in labels for line in label.split("\n"))
     shown = range(0, count, max(1, int(np.ceil((longest + 1) * LETTER / wide))))
-    ax.set_xticks([number * (size + gap) + size / 2 for number in shown], [labels[number] for number in shown])
+    ax.set_xticks(
+        [number * (size + gap) + size / 2 for number in shown], [labels[number] for number in shown]
+    )
     ax.set_yticks([])
     ax.tick_params(length=0, labelsize=SMALL)
     ax.annotate(rows, (0, 0), (-8, -3.5), "axes fraction", textcoords="offset points", ha="right", va="top",
@@ -231,8 +267,14 @@ def size_map(ax: Axes, sizes: np.ndarray, inside: np.ndarray, marked: tuple[int,
     """|I_j - I_i| as a map (T,T); a line around the pairs `inside` s, a cross on the chosen one."""
     _image(ax, sizes, cmap="cividis")
     padded = np.pad(inside, 1)
-    edges = [[(j - 0.5, i - 0.5), (j - 0.5, i + 0.5)] for i, j in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])]
-    edges += [[(j - 0.5, i - 0.5), (j + 0.5, i - 0.5)] for i, j in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])]
+    edges = [
+        [(j - 0.5, i - 0.5), (j - 0.5, i + 0.5)]
+        for i, j in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
+    ]
+    edges += [
+        [(j - 0.5, i - 0.5), (j + 0.5, i - 0.5)]
+        for i, j in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    ]
     for color, width in (("black", 3.4), ("white", 1.5)):  # one of them shows on any cell
         ax.add_collection(LineCollection(edges, colors=color, lw=width, capstyle="projecting", clip_on=False))
     if marked is not None:
@@ -243,7 +285,9 @@ def size_map(ax: Axes, sizes: np.ndarray, inside: np.ndarray, marked: tuple[int,
     ax.set_xlabel("place j")
     ax.set_ylabel("place i")
     ax.spines[:].set_visible(False)
-    ax.set_title(f"|I_j - I_i|: dark 0, bright {sizes.max():.3g}\noutlined: the pairs that s lets in", loc="left")
+    ax.set_title(
+        f"|I_j - I_i|: dark 0, bright {sizes.max():.3g}\noutlined: the pairs that s lets in", loc="left"
+    )
     return ax
 
 
@@ -433,7 +477,13 @@ def by_distance(ax: Axes, frames: int, step: int) -> Axes:
 
 
 def before_after(
-    ax: Axes, before: pd.Series, after: pd.Series, title: str, value: str, top: int = 10, true: str | None = None
+    ax: Axes,
+    before: pd.Series,
+    after: pd.Series,
+    title: str,
+    value: str,
+    top: int = 10,
+    true: str | None = None,
 ) -> Axes:
     """A value of a few classes (those that are highest after) before, hollow, and after, filled."""
     chosen = _highest(after, top, true)
@@ -510,7 +560,9 @@ def tree(ax: Axes, nodes: Sequence[Node], title: str = "") -> Axes:
         if node.text != "[EOS]":
             box = {"boxstyle": "square,pad=0.25" if node.shared else "round,pad=0.2", "fc": "white", "lw": 1.1,
                    "ec": BLUE if node.shared else "0.4"}  # fmt: skip
-            ax.text(x[depth], node.y, cut(node.text, most), ha="center", va="center", fontsize=SMALL, bbox=box)
+            ax.text(
+                x[depth], node.y, cut(node.text, most), ha="center", va="center", fontsize=SMALL, bbox=box
+            )
         if node.leaf:
             dots.append((x[depth], node.y))
             ax.text(x[depth] + 0.9, node.y, cut(node.leaf, 24), va="center", fontsize=SMALL)
@@ -526,7 +578,9 @@ def tree(ax: Axes, nodes: Sequence[Node], title: str = "") -> Axes:
 Words = Sequence[Sequence[tuple[str, float]]]
 
 
-def nearest(ax: Axes, before: Words, after: Words, whose: str = "this video", note: str = "", most: int = 8) -> Axes:
+def nearest(
+    ax: Axes, before: Words, after: Words, whose: str = "this video", note: str = "", most: int = 8
+) -> Axes:
     """The nearest words of each prompt vector, learnt and after the shift by the motion of `whose` video, as a table.
 
     note: what to make of it, below. Of many vectors the first `most` are shown.
@@ -551,20 +605,29 @@ def nearest(ax: Axes, before: Words, after: Words, whose: str = "this video", no
 
 
 def heat(
-    ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], of: int, marks: Mapping[int, str]
+    ax: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    of: int,
+    marks: Mapping[int, str],
 ) -> Axes:
     """How far each video (row) moves each class text (column).
 
     of: how many classes there are, where only some are shown. marks: signs before the names of some rows.
     """
     _image(ax, values, cmap="cividis", aspect="auto", vmin=0, vmax=max(values.max(), 1e-6))
-    ax.set_yticks(range(len(rows)), [f"{marks.get(i, '')} {cut(name, 20)}".strip() for i, name in enumerate(rows)])
+    ax.set_yticks(
+        range(len(rows)), [f"{marks.get(i, '')} {cut(name, 20)}".strip() for i, name in enumerate(rows)]
+    )
     ax.set_xticks(range(len(columns)), [cut(name, 18) for name in columns], rotation=45, ha="right",
                   rotation_mode="anchor")  # fmt: skip
     ax.tick_params(length=0, labelsize=SMALL)
     ax.spines[:].set_visible(False)
     ax.set_ylabel("video")
-    ax.set_xlabel("class text" + (f" (the {len(columns)} of {of} that move most)" if len(columns) < of else ""))
+    ax.set_xlabel(
+        "class text" + (f" (the {len(columns)} of {of} that move most)" if len(columns) < of else "")
+    )
     key = "".join(f"; {sign} {meaning}" for sign, meaning in MARKS.items() if sign in marks.values())
     scale = f"dark 0, bright {values.max():.3g}" if values.max() > 1e-5 else "none: these prompts ignore it"
     ax.set_title(f"how far motion moves each text: 1 - cosine\n{scale}{key}", loc="left", x=-0.4)

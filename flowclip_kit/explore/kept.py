@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 
 class Answers:
-    """The latest answers about one model, by what was asked; the oldest go. They are shared: nobody writes into them.
+    """The latest answers about one model, by what was asked; the oldest go. They are shared: nobody writes
+    into them.
 
     What is asked is compared by value, arrays by their bytes, so that no clip is taken for another.
     """
@@ -35,7 +36,8 @@ class Answers:
         return self._state != self._versions()
 
     def ask(self, what: str, *given: object, make: Callable[[], T]) -> T:
-        """The answer to `what` about `given`: arrays, strings, numbers, tuples of them; made where it is not known."""
+        """The answer to `what` about `given`: arrays, strings, numbers, tuples of them; made where it is not
+        known."""
         key = _key(what, given)
         if key not in self.known:
             self.known[key] = make()

@@ -25,7 +25,8 @@ def sizes(features: np.ndarray) -> np.ndarray:
 
 
 def inside(frames: int, step: int) -> np.ndarray:
-    """(T,T) bool: True at (i, j) for the pairs of Eq. 4, 0 < j-i <= s; nothing else reaches the motion stream."""
+    """(T,T) bool: True at (i, j) for the pairs of Eq. 4, 0 < j-i <= s; nothing else reaches the motion
+    stream."""
     marked = np.zeros((frames, frames), bool)
     marked[tuple(np.array(motion.pairs(frames, step)).T)] = True
     return marked
@@ -39,7 +40,8 @@ def differences(features: np.ndarray, step: int) -> np.ndarray:
 
 
 def over_time(features: np.ndarray, step: int) -> pd.DataFrame:
-    """Columns distance, time, size: each difference at the middle of its two places, its size per frame of distance."""
+    """Columns distance, time, size: each difference at the middle of its two places, its size per frame of
+    distance."""
     found = [
         (j - i, (i + j) / 2, float(np.linalg.norm(features[j] - features[i])) / (j - i))
         for i, j in motion.pairs(len(features), step)
@@ -50,10 +52,13 @@ def over_time(features: np.ndarray, step: int) -> pd.DataFrame:
 def plane(features: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
     """The two directions (D,2) that differences vary along most, and their shares (2,) of all squared size.
 
-    About zero, not about the mean: the mean difference is what the motion stream is after, and a clip run backwards
-    keeps its plane. The sign is fixed by the largest entry, so that the same clip gives the same picture.
+    About zero, not about the mean: the mean difference is what the motion stream is after, and a clip run
+    backwards keeps its plane. The sign is fixed by the largest entry, so that the same clip gives the same
+    picture.
     """
-    span, _ = np.linalg.qr(features.T)  # (D,T): all differences lie in it, and a matrix L x T is soon decomposed
+    span, _ = np.linalg.qr(
+        features.T
+    )  # (D,T): all differences lie in it, and a matrix L x T is soon decomposed
     _, strength, axes = np.linalg.svd(differences(features, step) @ span, full_matrices=False)
     axes = axes @ span.T
     if len(axes) < 2:  # T = 2 has one difference
@@ -63,7 +68,8 @@ def plane(features: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def arrows(features: np.ndarray, step: int, directions: np.ndarray) -> pd.DataFrame:
-    """Columns i, j, distance, x, y: each difference as an arrow from the origin in the plane of `directions`."""
+    """Columns i, j, distance, x, y: each difference as an arrow from the origin in the plane of
+    `directions`."""
     found = motion.pairs(len(features), step)
     xy = differences(features, step) @ directions
     return pd.DataFrame({"i": [i for i, _ in found], "j": [j for _, j in found],
@@ -90,7 +96,8 @@ def _outcomes(model: FlowCLIP, features: np.ndarray, step: int) -> dict[str, np.
 
 
 def shapes(model: FlowCLIP) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every intermediate that a model with these parts has for one video, in the order of Figure 1.
+    """Name and shape of every intermediate that a model with these parts has for one video, in the order of
+    Figure 1.
 
     Told by its settings, not by a pass: what `outcome` gives is held against it.
     """
@@ -131,7 +138,9 @@ def streams(
     return found
 
 
-def by_order(model: FlowCLIP, footage: clips.Footage, frames: int, step: int, start: int = 0, end: int | None = None):
+def by_order(
+    model: FlowCLIP, footage: clips.Footage, frames: int, step: int, start: int = 0, end: int | None = None
+):
     """(scores, moved): tables by order of the frames (rows) of the class scores, and of how far V moves.
 
     scores: columns are class names. moved: columns `distance` |V - V in order| and `cosine` between the two.
@@ -149,15 +158,19 @@ def by_order(model: FlowCLIP, footage: clips.Footage, frames: int, step: int, st
 def move(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """How far a vector moved: its distance, and the cosine between the two."""
     norms = float(np.linalg.norm(before) * np.linalg.norm(after))
-    return {"distance": float(np.linalg.norm(after - before)), "cosine": float(before @ after) / max(norms, 1e-12)}
+    return {
+        "distance": float(np.linalg.norm(after - before)),
+        "cosine": float(before @ after) / max(norms, 1e-12),
+    }
 
 
 def steps(model: FlowCLIP, features: np.ndarray) -> pd.DataFrame:
     """Class scores read out before and after each part: columns stage, label, score; each stage adds up to 1.
 
-    The first stage is CLIP at its own temperature, as everywhere; all others compare V and texts by Eq. 3. One model,
-    trained whole: a stage says what its parts have added so far, not what a model without the later ones would have
-    learnt. A linear head reads V alone, so it has no stages before it.
+    The first stage is CLIP at its own temperature, as everywhere; all others compare V and texts by Eq. 3.
+    One model,
+    trained whole: a stage says what its parts have added so far, not what a model without the later ones
+    would have learnt. A linear head reads V alone, so it has no stages before it.
     """
     import torch
     import torch.nn.functional as F
@@ -189,6 +202,8 @@ def steps(model: FlowCLIP, features: np.ndarray) -> pd.DataFrame:
         else:
             scores["linear head"] = out["logits"].softmax(-1)[0].cpu().numpy()
     rows = [
-        (stage, name, float(one)) for stage, found in scores.items() for name, one in zip(names, found, strict=True)
+        (stage, name, float(one))
+        for stage, found in scores.items()
+        for name, one in zip(names, found, strict=True)
     ]
     return pd.DataFrame(rows, columns=["stage", "label", "score"])

@@ -26,7 +26,8 @@ MOST_COLUMNS, MOST_ROWS, MOST_LEAVES = 20, 18, 16  # of the heat map and the tre
 
 @dataclass(frozen=True)
 class View:
-    """What the motion explorer is set to. start, end: of the stored frames. pair: places i and j of the chosen pair."""
+    """What the motion explorer is set to. start, end: of the stored frames. pair: places i and j of the
+    chosen pair."""
 
     frames: int = 8
     step: int = 4
@@ -60,7 +61,11 @@ def motion_board(model: FlowCLIP, footage: Footage, view: View, fig: Figure | No
         drawings.distance_key(time, view.step, 0.55)
         drawings.arrows(flow, flat, shares, reach, view.pair)
         drawings.bars(
-            bars, scores.loc[view.order], before, f"class scores, {view.order}", true=own_class(model, footage)
+            bars,
+            scores.loc[view.order],
+            before,
+            f"class scores, {view.order}",
+            true=own_class(model, footage),
         )
         drawings.moves(moves, moved)
         _head(fig, said_of(model, footage))
@@ -103,9 +108,11 @@ def prompt_board(
     shown: str | None = None,
     tiles: drawings.Tiles | None = None,
 ) -> Figure:
-    """Tokens, tree, nearest words, scores by kind of prompt, and where the videos `seen` so far move the texts.
+    """Tokens, tree, nearest words, scores by kind of prompt, and where the videos `seen` so far move the
+    texts.
 
-    shown: the class whose tokens are drawn, by default the first. other: the video whose motion the prompts follow.
+    shown: the class whose tokens are drawn, by default the first. other: the video whose motion the prompts
+    follow.
     tiles: of an earlier board, so that only what has changed is drawn.
     """
     if model.prompts is None:
@@ -116,7 +123,9 @@ def prompt_board(
     table = prompts.tokens(backbone, filled[names.index(shown)])
     features, steering = middle_frames(model, footage), footage if other is None else other
     steer = middle_frames(model, steering)
-    nodes = prompts.tree(backbone, names[:MOST_LEAVES], [f"P_{h + 1}" for h in range(len(model.prompts.vectors))])
+    nodes = prompts.tree(
+        backbone, names[:MOST_LEAVES], [f"P_{h + 1}" for h in range(len(model.prompts.vectors))]
+    )
     scores = prompts.side_by_side(model, static, features, template, None if other is None else steer)
     unseen = [word if word.isalnum() else f"«{word}»" for word in prompts.unseen(backbone, [*names, *filled])]
     words = shift_words(model, steer) + (steering.title,)
@@ -181,7 +190,8 @@ def _first(shown: int, count: int) -> str:
 
 
 def shift_words(model: FlowCLIP, features: np.ndarray) -> tuple[drawings.Words, drawings.Words, str]:
-    """The nearest words of the prompt vectors as learnt, and after the shift by a video (T,D); what to make of them."""
+    """The nearest words of the prompt vectors as learnt, and after the shift by a video (T,D); what to make
+    of them."""
     vectors = model.prompts.vectors.detach().cpu().numpy()
     moved = vectors + prompts.shift(model, prompts.motions(model, features[None]))
     found = [prompts.nearest(model.backbone, one) for one in (vectors, moved)]
@@ -193,7 +203,8 @@ def middle_frames(model: FlowCLIP, footage: Footage) -> np.ndarray:
     return footage.features[clips.choose(len(footage.features), model.config.frames)]
 
 
-# --- one clip, step by step -----------------------------------------------------------------------------------
+# --- one clip, step by step
+# -----------------------------------------------------------------------------------
 
 
 def frames_and_differences(model: FlowCLIP, footage: Footage) -> Figure:
@@ -241,9 +252,12 @@ def token_maps(model: FlowCLIP, out: Mapping[str, np.ndarray]) -> Figure:
 
 
 def prompt_shift(model: FlowCLIP, out: Mapping[str, np.ndarray]) -> Figure | Markdown:
-    """The learnt prompt vectors, the shift that motion adds to each, and what words lie nearest before and after."""
+    """The learnt prompt vectors, the shift that motion adds to each, and what words lie nearest before and
+    after."""
     if model.prompts is None:
-        return _absent("these parts have no learnt prompts (map=False); the hand-crafted one is used as it is")
+        return _absent(
+            "these parts have no learnt prompts (map=False); the hand-crafted one is used as it is"
+        )
     vectors = model.prompts.vectors.detach().cpu().numpy()
     before, after = (prompts.nearest(model.backbone, one) for one in (vectors, out["prompts"]))
     names = [f"P_{h + 1}" for h in range(len(vectors))]
@@ -273,14 +287,17 @@ def tree_picture(model: FlowCLIP, most: int = 24) -> Figure:
 
 
 def communication(model: FlowCLIP, footage: Footage, out: Mapping[str, np.ndarray]) -> Figure | Markdown:
-    """What the communication block adds to the texts and to V, and the cosines of V and the texts before and after."""
+    """What the communication block adds to the texts and to V, and the cosines of V and the texts before and
+    after."""
     if model.communication is None:
         return _absent("these parts have no communication block (mcb=False); V meets the texts as they are")
     added = out["texts_out"] - out["texts"]
     one = np.abs(added - added.mean(0)).max() < 1e-3 * max(np.abs(added).max(), 1e-9)
     title = "added to the texts" + (": one vector for all" if one else "")
     seen = np.stack([out["video"], out["video_out"] - out["video"], out["video_out"]])
-    cosines = [pd.Series(_cosines(out[f"texts{end}"], out[f"video{end}"]), model.class_texts) for end in ("", "_out")]
+    cosines = [
+        pd.Series(_cosines(out[f"texts{end}"], out[f"video{end}"]), model.class_texts) for end in ("", "_out")
+    ]
 
     def draw(fig: Figure) -> None:
         for left, values, title_ in ((0.65, out["texts"], "texts T"), (4.3, added, title)):
@@ -298,8 +315,11 @@ def _cosines(texts: np.ndarray, video: np.ndarray) -> np.ndarray:
 
 
 def scores_step_by_step(model: FlowCLIP, footage: Footage) -> Figure:
-    """Class scores before and after each part, and beside them the same clip with its frames in other orders."""
-    stages = motion.steps(model, middle_frames(model, footage)).pivot_table("score", "stage", "label", sort=False)
+    """Class scores before and after each part, and beside them the same clip with its frames in other
+    orders."""
+    stages = motion.steps(model, middle_frames(model, footage)).pivot_table(
+        "score", "stage", "label", sort=False
+    )
     orders, _ = motion.by_order(model, footage, model.config.frames, model.config.step)
     true = own_class(model, footage)
 
@@ -319,7 +339,8 @@ def _absent(why: str) -> Markdown:
 
 
 def reference_clips(backbone: Backbone) -> dict[str, Footage]:
-    """A demo clip of every class, read: what the heat map compares with. Only the embedded model reads them so fast."""
+    """A demo clip of every class, read: what the heat map compares with. Only the embedded model reads them
+    so fast."""
     if backbone.name != checkpoints.TINY:
         return {}
     found = {}

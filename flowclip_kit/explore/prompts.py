@@ -27,8 +27,13 @@ HAND_CRAFTED = {letter: words for letter, words in zip("ABC", PROMPTS.values(), 
 
 
 def fill(template: str, names: Sequence[str]) -> list[str]:
-    """The texts of a template such as «a common human action of {}.». Raises InputError unless it has {} once."""
-    if template.count("{}") != 1 or template.replace("{}", "").count("{") or template.replace("{}", "").count("}"):
+    """The texts of a template such as «a common human action of {}.». Raises InputError unless it has {}
+    once."""
+    if (
+        template.count("{}") != 1
+        or template.replace("{}", "").count("{")
+        or template.replace("{}", "").count("}")
+    ):
         raise InputError(f"template «{template}»: write {{}} once, where the class name belongs")
     return [template.replace("{}", name) for name in names]
 
@@ -36,12 +41,15 @@ def fill(template: str, names: Sequence[str]) -> list[str]:
 def tokens(backbone: Backbone, text: str) -> pd.DataFrame:
     """The tokens of a text as the text tower gets them, with both borders: columns token, id, known.
 
-    known: whether the embedded model met it in training; True for all tokens of another model, which knows them all.
+    known: whether the embedded model met it in training; True for all tokens of another model, which knows
+    them all.
     """
     known, (start, end) = known_tokens(backbone), backbone.borders
     ids = backbone.tokenize(text)
     rows = [(piece_of(backbone, i), i, known is None or i in known) for i in ids]
-    table = pd.DataFrame([("[SOS]", start, True), *rows, ("[EOS]", end, True)], columns=["token", "id", "known"])
+    table = pd.DataFrame(
+        [("[SOS]", start, True), *rows, ("[EOS]", end, True)], columns=["token", "id", "known"]
+    )
     if len(table) > backbone.context:
         raise InputError(f"«{text[:40]}...»: {len(table)} tokens, the text tower takes {backbone.context}")
     return table
@@ -60,7 +68,8 @@ def known_tokens(backbone: Backbone) -> frozenset[int] | None:
 
 
 def unseen(backbone: Backbone, texts: Sequence[str]) -> list[str]:
-    """Words of the texts, as the tokenizer parts them, that the embedded model never met; none for another model."""
+    """Words of the texts, as the tokenizer parts them, that the embedded model never met; none for another
+    model."""
     known = known_tokens(backbone)
     if known is None:
         return []
@@ -82,7 +91,8 @@ def _unseen(backbone: Backbone, texts: Sequence[str], known: frozenset[int]) -> 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the drawn tree. parent: its number, -1 at the root. x: depth, y: place. leaf: class name or empty."""
+    """A node of the drawn tree. parent: its number, -1 at the root. x: depth, y: place. leaf: class name or
+    empty."""
 
     text: str
     parent: int
@@ -93,7 +103,8 @@ class Node:
 
 
 def tree(backbone: Backbone, names: Sequence[str], vectors: Sequence[str]) -> list[Node]:
-    """The prompt tree to draw: [SOS] and the prompt vectors that all classes share, then the class tokens, merged.
+    """The prompt tree to draw: [SOS] and the prompt vectors that all classes share, then the class tokens,
+    merged.
 
     vectors: what to call P_1..P_H. A parent stands before its children, at the mean of their places.
     """
@@ -115,7 +126,9 @@ def tree(backbone: Backbone, names: Sequence[str], vectors: Sequence[str]) -> li
 
     middle, before = place(-1), len(prefix)
     nodes = [Node(text, number - 1, number, middle, True) for number, text in enumerate(prefix)]
-    for node, (token, parent) in enumerate(zip(ids, parents, strict=True)):  # behind the prefix, in the same order
+    for node, (token, parent) in enumerate(
+        zip(ids, parents, strict=True)
+    ):  # behind the prefix, in the same order
         text = "[EOS]" if token == end else piece_of(backbone, token)
         above = before + parent
         nodes.append(Node(text, above, nodes[above].x + 1, y[node], False, leaf_of.get(node, "")))
@@ -123,7 +136,8 @@ def tree(backbone: Backbone, names: Sequence[str], vectors: Sequence[str]) -> li
 
 
 def vocabulary(backbone: Backbone) -> dict[str, int]:
-    """Whole words with a token of their own: those the embedded model met, or all plain words of another model."""
+    """Whole words with a token of their own: those the embedded model met, or all plain words of another
+    model."""
     if backbone.name == TINY:
         import json
 
@@ -132,12 +146,17 @@ def vocabulary(backbone: Backbone) -> dict[str, int]:
         words = json.loads(WEIGHTS.with_name("tiny_clip.log.json").read_text())["words"]
         found = {word: backbone.tokenize(word) for word in words if word.isalpha()}
         return {word: ids[0] for word, ids in found.items() if len(ids) == 1}
-    whole = {piece.removesuffix("</w>"): i for piece, i in backbone.tokenizer.encoder.items() if piece.endswith("</w>")}
+    whole = {
+        piece.removesuffix("</w>"): i
+        for piece, i in backbone.tokenizer.encoder.items()
+        if piece.endswith("</w>")
+    }
     return {word: i for word, i in whole.items() if word.isascii() and word.isalpha()}
 
 
 def nearest(backbone: Backbone, vectors: np.ndarray, words: int = 3) -> list[list[tuple[str, float]]]:
-    """The words whose token embeddings are nearest to each vector (H,W), with their cosines, nearest first."""
+    """The words whose token embeddings are nearest to each vector (H,W), with their cosines, nearest
+    first."""
     names, table = kept.answers(backbone).ask("vocabulary", make=lambda: _vocabulary_table(backbone))
     cosines = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) @ table.T
     return [[(names[i], float(row[i])) for i in (-row).argsort(kind="stable")[:words]] for row in cosines]
@@ -148,24 +167,30 @@ def _vocabulary_table(backbone: Backbone) -> tuple[list[str], np.ndarray]:
 
     known = vocabulary(backbone)
     with torch.inference_mode():
-        table = backbone.embed_tokens(torch.tensor(list(known.values()), device=backbone.device)).cpu().numpy()
+        table = (
+            backbone.embed_tokens(torch.tensor(list(known.values()), device=backbone.device)).cpu().numpy()
+        )
     return list(known), table / np.linalg.norm(table, axis=1, keepdims=True)
 
 
 def motions(model: FlowCLIP, features: np.ndarray) -> np.ndarray:
-    """The motion of each video: (N,T,D) features -> (N,D), mean of its motion tokens; zeros without a motion stream."""
+    """The motion of each video: (N,T,D) features -> (N,D), mean of its motion tokens; zeros without a motion
+    stream."""
     import torch
 
     def watch() -> np.ndarray:
         with torch.inference_mode():
-            out = model.encode_video(torch.from_numpy(np.ascontiguousarray(features)).to(model.backbone.device))
+            out = model.encode_video(
+                torch.from_numpy(np.ascontiguousarray(features)).to(model.backbone.device)
+            )
         return out["motion"].cpu().numpy() if "motion" in out else np.zeros_like(features[:, 0])
 
     return kept.answers(model).ask("motions", features, make=watch)
 
 
 def shift(model: FlowCLIP, motions: np.ndarray) -> np.ndarray:
-    """What the motion adapter adds to every prompt vector: (N,D) -> (N,W); zeros where prompts ignore motion."""
+    """What the motion adapter adds to every prompt vector: (N,D) -> (N,W); zeros where prompts ignore
+    motion."""
     import torch
 
     if model.prompts is None or model.prompts.adapter is None:
@@ -175,7 +200,8 @@ def shift(model: FlowCLIP, motions: np.ndarray) -> np.ndarray:
 
 
 def about_shift(vectors: np.ndarray, moved: np.ndarray) -> str:
-    """How the shift of the prompt vectors (H,W) compares with them, and what that means for the words beside them."""
+    """How the shift of the prompt vectors (H,W) compares with them, and what that means for the words beside
+    them."""
     lengths, shifts = np.linalg.norm(vectors, axis=1), np.linalg.norm(moved - vectors, axis=1)
     ratios = shifts / np.maximum(lengths, 1e-12)
     if ratios.max() < 1e-4:
@@ -186,11 +212,14 @@ def about_shift(vectors: np.ndarray, moved: np.ndarray) -> str:
         return f"{said}: each keeps a part of its own direction"
     ways = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
     least = np.floor(1000 * (ways @ ways.T).min()) / 1000
-    return f"{said}: all now point nearly one way (cosines {least:.3f} and more), so words near them say little"
+    return (
+        f"{said}: all now point nearly one way (cosines {least:.3f} and more), so words near them say little"
+    )
 
 
 def moved_texts(model: FlowCLIP, motions: np.ndarray) -> np.ndarray:
-    """How far the motion of each video moves each class text: 1 - cosine before and after the shift, (N,D) -> (N,K).
+    """How far the motion of each video moves each class text: 1 - cosine before and after the shift, (N,D) ->
+    (N,K).
 
     Each row is kept: the usual question is about one new video among many.
     """
@@ -207,7 +236,9 @@ def moved_texts(model: FlowCLIP, motions: np.ndarray) -> np.ndarray:
 
     new = [number for number, one in enumerate(added) if not known.has("moved texts", one)]
     found = dict(zip(new, rows(added[new]) if new else [], strict=True))
-    return np.stack([known.ask("moved texts", one, make=partial(found.get, i)) for i, one in enumerate(added)])
+    return np.stack(
+        [known.ask("moved texts", one, make=partial(found.get, i)) for i, one in enumerate(added)]
+    )
 
 
 def most_moved(values: np.ndarray, most: int) -> np.ndarray:
@@ -216,7 +247,8 @@ def most_moved(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def hand_crafted(backbone: Backbone, features: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """Scores (K,) of frozen CLIP for whole texts: the mean of the frames (T,D) beside each, at its own temperature."""
+    """Scores (K,) of frozen CLIP for whole texts: the mean of the frames (T,D) beside each, at its own
+    temperature."""
     import torch
     import torch.nn.functional as F
 
@@ -246,7 +278,9 @@ def swapped(model: FlowCLIP, features: np.ndarray, other: np.ndarray | None) -> 
     import torch
 
     def score() -> np.ndarray:
-        steer = None if other is None else torch.from_numpy(motions(model, other[None])).to(model.backbone.device)
+        steer = (
+            None if other is None else torch.from_numpy(motions(model, other[None])).to(model.backbone.device)
+        )
         with torch.inference_mode():
             frames = torch.from_numpy(np.ascontiguousarray(features))[None].to(model.backbone.device)
             return model(frames, prompt_motion=steer)["logits"].softmax(-1)[0].cpu().numpy()
@@ -255,13 +289,17 @@ def swapped(model: FlowCLIP, features: np.ndarray, other: np.ndarray | None) -> 
 
 
 def side_by_side(
-    model: FlowCLIP, static: FlowCLIP | None, features: np.ndarray, template: str, other: np.ndarray | None = None
+    model: FlowCLIP,
+    static: FlowCLIP | None,
+    features: np.ndarray,
+    template: str,
+    other: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Scores of one video by kind of prompt: rows kinds, columns class names; each row adds up to 1.
 
-    Hand-crafted A, B, C and the template meet frozen CLIP, as in Table 1; learnt (where `static` is there) and
-    motion-aware ones meet the model that was trained with them. other: features (T,D) of a video whose motion the
-    prompts are to follow instead, as one more row.
+    Hand-crafted A, B, C and the template meet frozen CLIP, as in Table 1; learnt (where `static` is there)
+    and motion-aware ones meet the model that was trained with them. other: features (T,D) of a video whose
+    motion the prompts are to follow instead, as one more row.
     """
     names, backbone = list(model.class_texts), model.backbone
     rows = {

@@ -1,7 +1,7 @@
 """Controls wired to the panels: what is computed and drawn lies elsewhere and is tested without them.
 
-A control moves, the figure is drawn again from features that were encoded once. Whatever goes wrong on the way is one
-line above the figure, which then stays as it was.
+A control moves, the figure is drawn again from features that were encoded once. Whatever goes wrong on the
+way is one line above the figure, which then stays as it was.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, in one line; the kind of error where it says nothing of use to a reader by itself."""
+    """What an error says, in one line; the kind of error where it says nothing of use to a reader by
+    itself."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {said}"
 
@@ -63,7 +64,9 @@ class Live:
             act()
         except Exception as error:  # a callback's error would vanish into the log
             self.errors[what] = one_line(error)
-        self._tell(f'<div role="alert"><b>Not shown:</b> {html.escape(self.error)}</div>' if self.errors else "")
+        self._tell(
+            f'<div role="alert"><b>Not shown:</b> {html.escape(self.error)}</div>' if self.errors else ""
+        )
         return what not in self.errors
 
     @property
@@ -89,7 +92,8 @@ class Live:
 
 
 class Source:
-    """Which clip: a class and a number, or a file by path or upload. `footage` is the last one that could be read.
+    """Which clip: a class and a number, or a file by path or upload. `footage` is the last one that could be
+    read.
 
     chosen: called with each footage that a control brought, before it is drawn.
     """
@@ -116,7 +120,9 @@ class Source:
             continuous_update=False,
         )
         self.upload = ipw.FileUpload(
-            accept="video/*,.avi,.mkv,.mov,.mp4,.webm", description="upload a video", layout=ipw.Layout(width="200px")
+            accept="video/*,.avi,.mkv,.mov,.mp4,.webm",
+            description="upload a video",
+            layout=ipw.Layout(width="200px"),
         )
         self.footage: Footage | None = None
         self._kept: dict[tuple[Path, int], Footage] = {}  # newest last
@@ -138,7 +144,8 @@ class Source:
         return self._read(clips.demo_clip(label, number), f"{name}, clip {number}", demo=True)
 
     def load(self) -> bool:
-        """Read what the controls say, and draw; where that fails the line says so, and all else stays as it was."""
+        """Read what the controls say, and draw; where that fails the line says so, and all else stays as it
+        was."""
         return self._show(self._asked)
 
     def _show(self, find: Callable[[], Footage]) -> bool:
@@ -197,7 +204,8 @@ class Source:
 
 
 class Explorer:
-    """What both explorers have: a source of clips, a picture with its line, and controls that draw it again."""
+    """What both explorers have: a source of clips, a picture with its line, and controls that draw it
+    again."""
 
     def __init__(self, backbone: Backbone, dataset: Dataset | None) -> None:
         self.live = Live(self._draw)
@@ -237,12 +245,24 @@ class MotionExplorer(Explorer):
         super().__init__(model.backbone, dataset)
         self.model = model
         most = clips.STORED if model.config.positions == "none" else model.config.frames
-        self.frames = ipw.IntSlider(model.config.frames, 2, most, description="T, frames", style=STYLE, layout=WIDE)
+        self.frames = ipw.IntSlider(
+            model.config.frames, 2, most, description="T, frames", style=STYLE, layout=WIDE
+        )
         self.step = ipw.IntSlider(
-            model.config.step, 1, model.config.frames - 1, description="s, largest step", style=STYLE, layout=WIDE
+            model.config.step,
+            1,
+            model.config.frames - 1,
+            description="s, largest step",
+            style=STYLE,
+            layout=WIDE,
         )
         self.range = ipw.IntRangeSlider(
-            value=(0, clips.STORED), min=0, max=clips.STORED, description="start and end", style=STYLE, layout=WIDE
+            value=(0, clips.STORED),
+            min=0,
+            max=clips.STORED,
+            description="start and end",
+            style=STYLE,
+            layout=WIDE,
         )
         self.order = ipw.ToggleButtons(
             options=list(clips.ORDERS), description="frames are", style={"button_width": "155px"}
@@ -308,7 +328,9 @@ class PromptExplorer(Explorer):
         self.names = ipw.Text(
             names or own, description="class names", style=STYLE, layout=wide, continuous_update=False
         )
-        self.template = ipw.Text(template, description="template", style=STYLE, layout=WIDE, continuous_update=False)
+        self.template = ipw.Text(
+            template, description="template", style=STYLE, layout=WIDE, continuous_update=False
+        )
         self.shown = ipw.Dropdown(description="tokens of", style=STYLE, layout=WIDE)
         self.other = ipw.Dropdown(
             options=[ITSELF, *self.source.labels], description="motion of", style=STYLE, layout=WIDE
@@ -353,7 +375,14 @@ class PromptExplorer(Explorer):
         if name != ITSELF:
             other = self.own[name] if name in self.own else self.source.clip(name)
         return panels.prompt_board(
-            self.model, self.static, self.footage, self.template.value, self.seen, other, self.shown.value, self.tiles
+            self.model,
+            self.static,
+            self.footage,
+            self.template.value,
+            self.seen,
+            other,
+            self.shown.value,
+            self.tiles,
         )
 
     def _renamed(self, _: dict) -> None:

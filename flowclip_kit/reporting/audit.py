@@ -1,6 +1,7 @@
 """What the paper prints, digit by digit, and whether its arithmetic agrees with itself.
 
-A check takes the printed numbers p, and mostly a data set, and returns whether they agree, with the sum in words. It
+A check takes the printed numbers p, and mostly a data set, and returns whether they agree, with the sum in
+words. It
 holds no verdict: another printed digit may turn it.
 """
 
@@ -36,7 +37,8 @@ TRAIN_VIDEOS = {HMDB: 3570, UCF: 9537, KINETICS: 230_000}
 class Printed:
     """The printed numbers, exact.
 
-    numbers: (table, method, data set, k, metric) -> number; rivals: table -> the methods that are not the paper's own.
+    numbers: (table, method, data set, k, metric) -> number; rivals: table -> the methods that are not the
+    paper's own.
     """
 
     numbers: dict[tuple[str, str, str, int, str], Decimal]
@@ -74,7 +76,9 @@ def as_printed(paper: pd.DataFrame) -> Printed:
         try:
             numbers[key] = Decimal(row.value)
         except InvalidOperation:
-            raise InputError(f"{what} is «{row.value}», expected a number; restore the file from git") from None
+            raise InputError(
+                f"{what} is «{row.value}», expected a number; restore the file from git"
+            ) from None
     others = paper[paper["source"] == "printed competitor"]
     rivals = {table: tuple(dict.fromkeys(others.loc[others["table"] == table, "method"])) for table in FILES}
     return Printed(numbers, rivals)
@@ -94,7 +98,9 @@ def _gaps_of_table1(p, role):
     for variant, reference in PROMPTS:
         for metric in ("top1", "top5"):
             one, other = (p("table1", name, role, metric) for name in (variant, reference))
-            agrees, said = _agree(one - other, p("table1", variant, role, f"{metric}_gain"), f"{one} - {other}")
+            agrees, said = _agree(
+                one - other, p("table1", variant, role, f"{metric}_gain"), f"{one} - {other}"
+            )
             gaps += 1
             wrong += [] if agrees else [said]
     return not wrong, "; ".join(wrong) or f"all {gaps} gaps add up"
@@ -109,7 +115,10 @@ def _gain_of_mcb(p, role):
 def _longer_prompts(p, role):
     short, long = (p("table1", f"mmb+map H={h}", role) for h in (3, 5))
     stated = p("figure3c", "H=5", role, "top1_gain")
-    return long > short, f"{long - short:+} from H=3 ({short}) to H=5 ({long}) without MCB, {stated:+} stated with it"
+    return (
+        long > short,
+        f"{long - short:+} from H=3 ({short}) to H=5 ({long}) without MCB, {stated:+} stated with it",
+    )
 
 
 def _full_at_h3(p, role):
@@ -122,7 +131,10 @@ def _baseline_closed_set(p, role):
     few = p("table5", "baseline", role, k=16)
     gains = [p("figure3a", name, role, "top1_gain") for name in ("mmb+map H=3", "mmb")]
     found = p("table1", "mmb+map H=3", role) - sum(gains)
-    return found >= few, f"{found} from Table 1 less {gains[0]} and {gains[1]}, {few} with 16 videos a class in Table 5"
+    return (
+        found >= few,
+        f"{found} from Table 1 less {gains[0]} and {gains[1]}, {few} with 16 videos a class in Table 5",
+    )
 
 
 def _best_prior(p, role):
@@ -131,7 +143,9 @@ def _best_prior(p, role):
 
 
 def _best_model(p, role):
-    pairs = [(p("table2", BEST, role, metric), p("table8", "full", role, metric)) for metric in ("top1", "top5")]
+    pairs = [
+        (p("table2", BEST, role, metric), p("table8", "full", role, metric)) for metric in ("top1", "top5")
+    ]
     said = ", ".join(f"{name} {a} and {b}" for name, (a, b) in zip(("top-1", "top-5"), pairs, strict=True))
     return all(a == b for a, b in pairs), f"{said} in Tables 2 and 8"
 
@@ -153,8 +167,13 @@ def _initial_words(p, role):
 
 def _full_is_best(table, shots, p, role):
     rows = [*LESSER, *p.rivals[table]]
-    above = [(name, k) for k in shots for name in rows if p(table, name, role, k=k) >= p(table, "full", role, k=k)]
-    return not above, f"above it: {', '.join(f'{name} at k={k}' for name, k in above) or 'none'} of {len(rows)} rows"
+    above = [
+        (name, k) for k in shots for name in rows if p(table, name, role, k=k) >= p(table, "full", role, k=k)
+    ]
+    return (
+        not above,
+        f"above it: {', '.join(f'{name} at k={k}' for name, k in above) or 'none'} of {len(rows)} rows",
+    )
 
 
 def _share(k, low, high, p, role):
@@ -174,12 +193,15 @@ def gain_of_table3(p, role, metric):
 
 def _rounded_gain(p):
     gains = [p("table3", "full", role, "gflops_gain") for role in (HMDB, UCF, KINETICS)]
-    return {round(gain, 2) for gain in gains} == {Decimal("0.03")}, f"printed gains {', '.join(map(str, gains))}"
+    return {round(gain, 2) for gain in gains} == {
+        Decimal("0.03")
+    }, f"printed gains {', '.join(map(str, gains))}"
 
 
 def _cost_of_stream(p):
     costs = {
-        role: p("table3", "baseline", role, "gflops") - p("table3", "clip", role, "gflops") for role in TRAIN_VIDEOS
+        role: p("table3", "baseline", role, "gflops") - p("table3", "clip", role, "gflops")
+        for role in TRAIN_VIDEOS
     }
     said = ", ".join(f"{cost} ({role})" for role, cost in costs.items())
     # Each cost is the difference of two figures rounded to .001, so two of them may be .002 apart.
@@ -221,9 +243,19 @@ def _motion_pairs(p):
 # Name, place, what should hold, check; once for each of the two smaller data sets.
 AUDITS_OF_BOTH = (
     ("table1.gaps", "Table 1", "the gap rows are differences of the rows above", _gaps_of_table1),
-    ("mcb-gain", "section 4.2; Tables 1, 2", "MCB gains at H=5 (Table 2 less 1) what is stated at H=3", _gain_of_mcb),
+    (
+        "mcb-gain",
+        "section 4.2; Tables 1, 2",
+        "MCB gains at H=5 (Table 2 less 1) what is stated at H=3",
+        _gain_of_mcb,
+    ),
     ("longer-prompts", "section 4.2; Table 1", "more prompt vectors help also without MCB", _longer_prompts),
-    ("full-at-h3", "section 4.2; Tables 1, 2", "Figures 3a and 3c give the same full model at H=3", _full_at_h3),
+    (
+        "full-at-h3",
+        "section 4.2; Tables 1, 2",
+        "Figures 3a and 3c give the same full model at H=3",
+        _full_at_h3,
+    ),
     (
         "baseline-closed-set",
         "section 4.2; Tables 1, 5",
@@ -231,21 +263,36 @@ AUDITS_OF_BOTH = (
         _baseline_closed_set,
     ),
     ("best-prior-zero-shot", "section 4.4; Table 6", "X-CLIP is the best earlier method", _best_prior),
-    ("best-model", "Tables 2, 8", "the chosen settings score the same in both closed-set tables", _best_model),
+    (
+        "best-model",
+        "Tables 2, 8",
+        "the chosen settings score the same in both closed-set tables",
+        _best_model,
+    ),
     (
         "gains-more-with-fewer",
         "section 4.3; Table 5",
         "the lead over X-CLIP shrinks with every larger k",
         _lead_shrinks,
     ),
-    ("initial-words", "section 4.2; Table 2", "three initial prompts differ by less than a point", _initial_words),
+    (
+        "initial-words",
+        "section 4.2; Table 2",
+        "three initial prompts differ by less than a point",
+        _initial_words,
+    ),
     (
         "table5.full-is-best",
         "section 4.3; Table 5",
         "the full model is the best row",
         partial(_full_is_best, "table5", SHOTS),
     ),
-    ("share-of-videos", "sections 4.1, 4.3", "2 videos a class are less than 2 % of all", partial(_share, 2, 0, 2)),
+    (
+        "share-of-videos",
+        "sections 4.1, 4.3",
+        "2 videos a class are less than 2 % of all",
+        partial(_share, 2, 0, 2),
+    ),
 )
 
 # Name, place, what should hold, check, what it is about.
@@ -272,9 +319,31 @@ AUDITS = (
         KINETICS,
     ),
     ("over-twenty-points", "section 4.2; Table 1", "every top-1 gap is over 20 points", _over_twenty),
-    ("table3.params", "Table 3", "the additional parameters are full less clip", gain_of_table3, "", "params"),
-    ("table3.rounded-gain", "section 4.2; Table 3", "the three additional costs round to 0.03", _rounded_gain),
+    (
+        "table3.params",
+        "Table 3",
+        "the additional parameters are full less clip",
+        gain_of_table3,
+        "",
+        "params",
+    ),
+    (
+        "table3.rounded-gain",
+        "section 4.2; Table 3",
+        "the three additional costs round to 0.03",
+        _rounded_gain,
+    ),
     ("table3.stream", "Table 3", "the spatial stream costs the same for each data set", _cost_of_stream),
-    ("trainable", "sections 3.2, 4.2; Table 3", "the modules described hold 4.2 million parameters", _trainable),
-    ("motion-pairs", "section 4.2; Table 3", "the additional cost pays for the differences of s=4", _motion_pairs),
+    (
+        "trainable",
+        "sections 3.2, 4.2; Table 3",
+        "the modules described hold 4.2 million parameters",
+        _trainable,
+    ),
+    (
+        "motion-pairs",
+        "section 4.2; Table 3",
+        "the additional cost pays for the differences of s=4",
+        _motion_pairs,
+    ),
 )

@@ -1,7 +1,7 @@
 """The verdicts: what the runs say of every claim of `reporting.register`.
 
-`verdict` is the one place where a verdict is decided; nothing in results/claims.csv but the claims themselves is typed
-by hand.
+`verdict` is the one place where a verdict is decided; nothing in results/claims.csv but the claims themselves
+is typed by hand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,17 @@ from flowclip_kit.reporting import stats
 from flowclip_kit.reporting.register import KINDS, Claim, Part, register, untrained
 from flowclip_kit.reporting.tables import DEMO_NOTE, WIDTH, text_table
 
-__all__ = ["Claim", "Measured", "Part", "counts_by_verdict", "csv_text", "lines", "listing", "load", "measure"]
+__all__ = [
+    "Claim",
+    "Measured",
+    "Part",
+    "counts_by_verdict",
+    "csv_text",
+    "lines",
+    "listing",
+    "load",
+    "measure",
+]
 __all__ += ["register", "verdict"]
 
 REPRODUCED, DIFFERENT, UNDECIDED, FEW, NOT_RUN, INCONSISTENT = VERDICTS = [
@@ -76,12 +86,12 @@ def verdict(
 ) -> tuple[str, str]:
     """(verdict, reason) of one claim from what was measured of its parts, None where a part has no run.
 
-    A part that asks for a gain holds when its intervals, over seeds and over test videos, lie above zero. Any other
-    holds when they lie within the tolerance of the printed number (of zero for trends and assumptions); values and
-    differences are judged by the interval over seeds alone, since the paper's test videos are the same. One part that
-    is wholly outside makes the claim different; all must hold for reproduced; anything else is undecided. A count has
-    no interval. An audit concerns print alone. beside_print: the parts are compared with printed numbers, which the
-    demo cannot be.
+    A part that asks for a gain holds when its intervals, over seeds and over test videos, lie above zero. Any
+    other holds when they lie within the tolerance of the printed number (of zero for trends and assumptions);
+    values and differences are judged by the interval over seeds alone, since the paper's test videos are the
+    same. One part that is wholly outside makes the claim different; all must hold for reproduced; anything
+    else is undecided. A count has no interval. An audit concerns print alone. beside_print: the parts are
+    compared with printed numbers, which the demo cannot be.
     """
     if kind == "audit":
         agrees, said = audit
@@ -120,7 +130,8 @@ def _part_verdict(part: Measured, kind: str, asks: str, centre: float, tolerance
 
 
 def _side(low: float, high: float, asks: str, centre: float, tolerance: float) -> int:
-    """1 where the interval is wholly where the claim wants it, -1 where it is wholly elsewhere, 0 across a bound."""
+    """1 where the interval is wholly where the claim wants it, -1 where it is wholly elsewhere, 0 across a
+    bound."""
     if asks == "gain":
         return int(low > 0) - int(high < 0)
     floor = -math.inf if asks == "no more" else centre - tolerance - ROUNDING
@@ -132,7 +143,9 @@ def _weakest(measured: Sequence[Measured], judged: Sequence[str], kind: str, ask
     """Which part stands in the way of the claim most."""
 
     def standing(number: int) -> tuple[int, float]:
-        bounds = np.array([*_intervals(measured[number], kind), (measured[number].mean,) * 2])  # one seed: mean alone
+        bounds = np.array(
+            [*_intervals(measured[number], kind), (measured[number].mean,) * 2]
+        )  # one seed: mean alone
         low, high = np.nanmin(bounds), np.nanmax(bounds)
         room = {"gain": low, "no more": -high}.get(asks, -max(high - centre, centre - low))
         return [DIFFERENT, UNDECIDED, REPRODUCED].index(judged[number]), room
@@ -143,7 +156,11 @@ def _weakest(measured: Sequence[Measured], judged: Sequence[str], kind: str, ask
 def _reason(measured, judged, kind: str, asks: str, centre: float, tolerance: float) -> str:
     number = _weakest(measured, judged, kind, asks, centre)
     part, sign = measured[number], "" if kind == "value" else "+"
-    over = f"{part.low:{sign}.2f} to {part.high:{sign}.2f} over {part.n} seeds" if part.trained else "nothing trained"
+    over = (
+        f"{part.low:{sign}.2f} to {part.high:{sign}.2f} over {part.n} seeds"
+        if part.trained
+        else "nothing trained"
+    )
     if len(_intervals(part, kind)) == 1 and kind not in OF_PRINT and part.trained:
         over += ", no interval over test videos for this metric"
     if len(_intervals(part, kind)) > 1:
@@ -170,9 +187,10 @@ def measure(
 ) -> pd.DataFrame:
     """The claims with what was measured and their verdicts: one row a claim, columns `CLAIMS`, all text.
 
-    tables: target -> tidy table; hits: run key -> (N,) bool, top-1 right or wrong; counts: `experiments.costs.counts`.
-    Where a claim has several parts, mean to video_high are those of the part that stands in its way most. In the demo
-    nothing is measured for values, differences and comparisons with printed scores.
+    tables: target -> tidy table; hits: run key -> (N,) bool, top-1 right or wrong; counts:
+    `experiments.costs.counts`. Where a claim has several parts, mean to video_high are those of the part that
+    stands in its way most. In the demo nothing is measured for values, differences and comparisons with
+    printed scores.
     """
     profiles = sorted({name for tidy in tables.values() for name in tidy["profile"]})
     profile = " ".join(profiles) or ("demo" if demo else "paper")
@@ -191,7 +209,9 @@ def measure(
         else:
             measured = [_measured(part, tables, hits, paired) for part in claim.parts]
         audit = claim.check() if claim.check else None
-        said, why = verdict(claim.kind, measured, printed, claim.tolerance, claim.asks, demo, beside_print, audit)
+        said, why = verdict(
+            claim.kind, measured, printed, claim.tolerance, claim.asks, demo, beside_print, audit
+        )
         if said != NOT_RUN and claim.parts and claim.parts[0].target in tables:
             if against_print:
                 why += _other_views(tables[claim.parts[0].target])
@@ -218,7 +238,9 @@ def _other_views(tidy: pd.DataFrame) -> str:
     return f"; {views} views where the paper has 4x3" if views else ""
 
 
-def _measured(part: Part, tables: dict[str, pd.DataFrame], hits: dict[str, np.ndarray], paired) -> Measured | None:
+def _measured(
+    part: Part, tables: dict[str, pd.DataFrame], hits: dict[str, np.ndarray], paired
+) -> Measured | None:
     if part.target not in tables:
         return None
     if untrained(part.variant) and part.reference and not untrained(part.reference):
@@ -255,7 +277,10 @@ def _sum(part: Part, rows: pd.DataFrame, hits: dict[str, np.ndarray]) -> list | 
     spread = part.metric == "split_sd"
     names = [(part.variant, 1), *([(part.reference, -1)] if part.reference else [])]
     ks = [(part.k, 1), *([(part.less_k, -1)] if part.less_k else [])]
-    metrics = [("top1" if spread else part.metric, 1), *([(part.less_metric, -1)] if part.less_metric else [])]
+    metrics = [
+        ("top1" if spread else part.metric, 1),
+        *([(part.less_metric, -1)] if part.less_metric else []),
+    ]
     rows = rows[(rows["role"] == part.role) & (rows["trained_on"] == part.trained_on)]
     terms = []
     for (variant, sign), (k, of_k), (metric, of_metric) in itertools.product(names, ks, metrics):
@@ -274,13 +299,16 @@ def _sum(part: Part, rows: pd.DataFrame, hits: dict[str, np.ndarray]) -> list | 
         # Per split: the signed sum of hits, averaged over seeds, one number a test video.
         scored = {split: [] for split in sorted(set(values.index.get_level_values("split")))}
         for run in values.index:
-            scored[run[1]].append(100 * sum(sign * hits[runs["key"][run]].astype(float) for sign, runs in terms))
+            scored[run[1]].append(
+                100 * sum(sign * hits[runs["key"][run]].astype(float) for sign, runs in terms)
+            )
         videos = stats.bootstrap_interval([np.mean(one, axis=0) for one in scored.values()])[1:]
     return [by_seed.ngroups, mean, low, high, *videos]
 
 
 def _counted(part: Part, counts: pd.DataFrame | None) -> Measured | None:
-    """A count by the paper's rule; of the full model with L=7 differences, the number that its Table 3 fits."""
+    """A count by the paper's rule; of the full model with L=7 differences, the number that its Table 3
+    fits."""
     if counts is None:
         return None
     rows = counts[(counts["counting"] == "paper's rule") & (counts["metric"] == part.metric)]
@@ -316,9 +344,9 @@ def _plain(number: float) -> str:
 def load(profile: str = "demo", source: str = "recorded") -> pd.DataFrame:
     """The verdicts as text, columns `CLAIMS`.
 
-    source: "recorded" (for the demo results/claims.csv, in git), "run" (those of this checkout's own runs), or a folder
-    of results (see `experiments.results_folder`). Raises InputError when there is none, or when it holds an unknown
-    kind or verdict.
+    source: "recorded" (for the demo results/claims.csv, in git), "run" (those of this checkout's own runs),
+    or a folder of results (see `experiments.results_folder`). Raises InputError when there is none, or when
+    it holds an unknown kind or verdict.
     """
     results = paths.root() / "results"
     if source == "recorded" and profile == "demo":
@@ -350,7 +378,9 @@ def _note(frame: pd.DataFrame) -> str:
 
 def counts_by_verdict(frame: pd.DataFrame) -> str:
     """How many claims of each kind came to each verdict, as a fixed-width table."""
-    counted = pd.crosstab(frame["kind"], frame["verdict"]).reindex(index=KINDS, columns=VERDICTS, fill_value=0)
+    counted = pd.crosstab(frame["kind"], frame["verdict"]).reindex(
+        index=KINDS, columns=VERDICTS, fill_value=0
+    )
     counted.loc["all"] = counted.sum()
     counted["all"] = counted.sum(axis=1)
     shown = counted.astype(str).replace("0", ".")
@@ -370,11 +400,14 @@ def listing(frame: pd.DataFrame) -> str:
 
 
 def lines(frame: pd.DataFrame) -> str:
-    """One line a claim: its verdict, what was measured, the intervals over seeds and over test videos, and its id."""
+    """One line a claim: its verdict, what was measured, the intervals over seeds and over test videos, and
+    its id."""
     rows = [("verdict", "mean", "over seeds", "over videos", "claim")]
     for row in frame.itertuples():
         mean = f"{float(row.mean):+.1f}" if row.mean else ""
-        rows.append((row.verdict, mean, _range(row.low, row.high), _range(row.video_low, row.video_high), row.id))
+        rows.append(
+            (row.verdict, mean, _range(row.low, row.high), _range(row.video_low, row.video_high), row.id)
+        )
     widths = [max(len(cells[i]) for cells in rows) for i in range(4)]
     said = ["  ".join([*map(str.ljust, cells, widths), cells[4]]) for cells in rows]
     return _note(frame) + "\n".join([said[0], "-" * max(map(len, said)), *said[1:]]) + "\n"

@@ -25,11 +25,12 @@ CLOSE = 0.003  # three units of the last printed digit
 
 
 def table(counts: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
-    """Table 3 as text cells for `tables.text_table`: a block of parameters, then one of multiply-adds a data set.
+    """Table 3 as text cells for `tables.text_table`: a block of parameters, then one of multiply-adds a data
+    set.
 
-    counts: `experiments.costs.counts()`; paper: `tables.load_paper("table3")`. Columns: printed; the paper's rule, its
-    difference to print, whether it rounds to the print; exact; trainable or per video. Raises InputError where a count
-    is missing.
+    counts: `experiments.costs.counts()`; paper: `tables.load_paper("table3")`. Columns: printed; the paper's
+    rule, its difference to print, whether it rounds to the print; exact; trainable or per video. Raises
+    InputError where a count is missing.
     """
     rows: dict[tuple[str, str], dict[str, str]] = {}
     block = "parameters, millions"
@@ -41,16 +42,18 @@ def table(counts: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     for reading in READINGS:
         rows[block, reading] = _cells(counts, paper, reading, "params", "", 0, printed_as="full")
     for dataset, classes in _datasets(counts).items():
-        block = f"{dataset}, {classes} texts: multiply-adds of one video of 8 frames, thousand millions (GMAC)"
+        block = (
+            f"{dataset}, {classes} texts: multiply-adds of one video of 8 frames, thousand millions (GMAC)"
+        )
         for variant, length in MODELS:
             label = f"{variant}, L={length}" if length else variant
             rows[block, label] = _cells(counts, paper, variant, "gflops", dataset, length)
         for length in (FITTED, DESCRIBED):
             label = f"full, L={length} - clip"
             rows[block, label] = _cells(counts, paper, "full", "gflops_gain", dataset, length)
-    frame = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["block", "model"])).fillna(
-        ""
-    )
+    frame = pd.DataFrame(
+        list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["block", "model"])
+    ).fillna("")
     frame.attrs["caption"] = "\n".join(
         [
             "paper's rule: as thop 0.1.1 counts, with the image tower under two names; L: frame differences",
@@ -79,8 +82,8 @@ def conclusions(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
 def figure(counts: pd.DataFrame, paper: pd.DataFrame | None = None) -> Figure:
     """Multiply-adds of one video on a log axis, a column of axes per data set.
 
-    Above: each model in every counting and, with `paper`, as printed (hollow). Below: the parts of the full model
-    (L = 22), its texts plainly and through the prompt tree.
+    Above: each model in every counting and, with `paper`, as printed (hollow). Below: the parts of the full
+    model (L = 22), its texts plainly and through the prompt tree.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -99,7 +102,10 @@ def figure(counts: pd.DataFrame, paper: pd.DataFrame | None = None) -> Figure:
         for (upper, lower), (dataset, classes) in zip(axes.T, datasets.items(), strict=True):
             for place, (how, (color, marker)) in enumerate(styles.items()):
                 shift = 0.24 * (place - 1)
-                x = [_value(counts, name, how, "gmac", dataset, DESCRIBED * (name == "full")) for name in variants]
+                x = [
+                    _value(counts, name, how, "gmac", dataset, DESCRIBED * (name == "full"))
+                    for name in variants
+                ]
                 y = [row + shift for row in range(len(variants))]
                 upper.plot(x, y, color=color, marker=marker, ls="", ms=6)
                 if how != RULE:
@@ -136,7 +142,9 @@ def figure(counts: pd.DataFrame, paper: pd.DataFrame | None = None) -> Figure:
             for how, (color, marker) in styles.items()
         ]
         if paper is not None:
-            handles.insert(0, Line2D([], [], color="0.2", marker="s", ms=11, mfc="none", ls="", label="printed"))
+            handles.insert(
+                0, Line2D([], [], color="0.2", marker="s", ms=11, mfc="none", ls="", label="printed")
+            )
         fig.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         title = "Multiply-adds of one video (GMAC, log axis): models above, parts of the full model below"
         fig.suptitle(title, fontsize=10, x=0.01, ha="left", color="0.25")
@@ -145,7 +153,9 @@ def figure(counts: pd.DataFrame, paper: pd.DataFrame | None = None) -> Figure:
     return fig
 
 
-def _value(counts: pd.DataFrame, variant: str, how: str, metric: str, dataset: str = "", differences: int = 0) -> float:
+def _value(
+    counts: pd.DataFrame, variant: str, how: str, metric: str, dataset: str = "", differences: int = 0
+) -> float:
     said = {"variant": variant, "counting": how, "dataset": dataset, "L": differences, "metric": metric}
     found = counts.loc[(counts[list(said)] == pd.Series(said)).all(axis=1), "value"]
     if len(found) != 1:
@@ -237,7 +247,9 @@ def _decoded(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
 
 def _fitting(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
     """Data sets on which the rule meets at least one printed value."""
-    return [name for name in _datasets(counts) if min(map(abs, _misses(counts, paper, name).values())) < CLOSE]
+    return [
+        name for name in _datasets(counts) if min(map(abs, _misses(counts, paper, name).values())) < CLOSE
+    ]
 
 
 def _misprints(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
@@ -260,9 +272,14 @@ def _misprints(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
             printed = _print(paper, name, "gflops", dataset)
             rule = printed + misses[name]
             line = f"{dataset}, {name}: printed {printed:.3f}, the rule gives {rule:.3f}"
-            full, gain = _print(paper, "full", "gflops", dataset), _print(paper, "full", "gflops_gain", dataset)
+            full, gain = (
+                _print(paper, "full", "gflops", dataset),
+                _print(paper, "full", "gflops_gain", dataset),
+            )
             if name == "clip" and _same(full - gain, rule, 3):
-                line += f", and so does the table itself: {full:.3f} - {gain:.3f} = {full - gain:.3f}. A misprint"
+                line += (
+                    f", and so does the table itself: {full:.3f} - {gain:.3f} = {full - gain:.3f}. A misprint"
+                )
             said.append(line + ".")
     return said
 

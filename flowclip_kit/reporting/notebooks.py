@@ -82,7 +82,8 @@ def execute(notebook: Path, parameters: dict[str, Any], html: Path, cwd: Path, t
 def typed(notebook: Path, given: dict[str, str], folder: Path) -> dict[str, Any]:
     """Parameters from a command line, each of the type of its default; paths that exist are of `folder`.
 
-    A default of None takes a list, a tuple or a dict as Python writes it, None, and any other text as it stands.
+    A default of None takes a list, a tuple or a dict as Python writes it, None, and any other text as it
+    stands.
     Raises InputError for one that the notebook lacks or that is of another type.
     """
     with _quiet():
@@ -118,7 +119,13 @@ def _as(name: str, text: str, default: Any) -> Any:
     else:
         right = whole or isinstance(default, float) and isinstance(value, float)
     if not right:
-        kinds = {bool: "True or False", int: "a whole number", float: "a number", list: "a list", tuple: "a tuple"}
+        kinds = {
+            bool: "True or False",
+            int: "a whole number",
+            float: "a number",
+            list: "a list",
+            tuple: "a tuple",
+        }
         raise InputError(f"-p {name}={text}: expected {kinds.get(type(default), 'a dict')}, like {default!r}")
     return type(default)(value)
 
@@ -165,7 +172,8 @@ def _refuse_unfinished(done: Any) -> None:
 
 
 def _apart(folder: Path, run: Callable[[], Any]) -> Any:
-    """What `run` returns, called in a thread: nbclient takes a main thread's signals to itself, and loses them.
+    """What `run` returns, called in a thread: nbclient takes a main thread's signals to itself, and loses
+    them.
 
     folder: its kernel's files; by these the kernel is known and killed when this thread is stopped meanwhile.
     """
@@ -211,7 +219,8 @@ def _one_line(error: Exception, notebook: Path, executed: Path, where: str) -> E
 
 
 def _failed_line(error: Exception) -> str:
-    """The source line that raised a cell's error: the last at which IPython's traceback points; empty without one."""
+    """The source line that raised a cell's error: the last at which IPython's traceback points; empty without
+    one."""
     lines = getattr(error, "traceback", None)
     text = "\n".join(lines) if isinstance(lines, (list, tuple)) else str(lines or "")
     pointed = re.findall(r"^-+> *\d+ +(.*)$", re.sub(r"\x1b\[[0-9;]*m", "", text), re.MULTILINE)
@@ -241,7 +250,9 @@ def _html(done: Any, title: str) -> str:
     )
     exporter = HTMLExporter(raw_template="{% extends 'index.html.j2' %}" + blank, embed_images=True)
     for output in [output for cell in done.cells for output in cell.get("outputs", [])]:
-        if "image/png" in output.get("data", {}):  # a widget's picture stays; the widget needs a kernel and a network
+        if "image/png" in output.get(
+            "data", {}
+        ):  # a widget's picture stays; the widget needs a kernel and a network
             output["data"].pop("application/vnd.jupyter.widget-view+json", None)
     body, _ = exporter.from_notebook_node(done, resources={"metadata": {"name": title}})
     return body
@@ -251,8 +262,9 @@ def _html(done: Any, title: str) -> str:
 def _own_kernel(folder: Path) -> Iterator[None]:
     """Make «python3» this interpreter, and keep everything Jupyter and IPython write inside `folder`.
 
-    JUPYTER_PATH is searched before a user's own kernels; IPYTHONDIR, JUPYTER_CONFIG_DIR and what `surroundings` cleans
-    keep a user's start-up files, modules and settings out of the result. Restores the environment.
+    JUPYTER_PATH is searched before a user's own kernels; IPYTHONDIR, JUPYTER_CONFIG_DIR and what
+    `surroundings` cleans keep a user's start-up files, modules and settings out of the result. Restores the
+    environment.
     """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpecManager

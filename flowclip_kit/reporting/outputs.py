@@ -1,4 +1,5 @@
-"""The files of a target: tidy CSV, summary, figures, executed notebook; their recorded copies, and their check."""
+"""The files of a target: tidy CSV, summary, figures, executed notebook; their recorded copies, and their
+check."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ CLAIMS = Path("results") / "claims.csv"
 
 
 def write(target: str, profile: str, result: Result, results: Path) -> list[Path]:
-    """Write results/<profile>/<target>.{csv,summary.csv,videos.csv,provenance.json,html}, figures/ and checkpoints/.
+    """Write results/<profile>/<target>.{csv,summary.csv,videos.csv,provenance.json,html}, figures/ and
+    checkpoints/.
 
     When nothing has changed since the last call the notebook and the figures are left as they are.
     """
@@ -68,7 +70,9 @@ def write_costs(profile: str, results: Path) -> list[Path]:
     """Table 3, which is counted and not trained: results/<profile>/table3.{csv,html} and figures/table3.*."""
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "table3.csv", folder / "table3.html"
-    parts = sorted((root() / "flowclip_core" / "model").glob("*.py")) + [root() / "flowclip_kit/experiments/costs.py"]
+    parts = sorted((root() / "flowclip_core" / "model").glob("*.py")) + [
+        root() / "flowclip_kit/experiments/costs.py"
+    ]
     made = partial(_fingerprint, "table3", *parts)
     with _Seal(folder / ".table3.made", made, csv, html, figures="table3.*") as stale:
         if stale:
@@ -79,12 +83,15 @@ def write_costs(profile: str, results: Path) -> list[Path]:
 
 
 def write_verdicts(profile: str, results: Path) -> list[Path]:
-    """results/<profile>/claims.csv from all tables that are there, and the notebook that sorts the verdicts."""
+    """results/<profile>/claims.csv from all tables that are there, and the notebook that sorts the
+    verdicts."""
     from flowclip_kit.reporting import claims
 
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "claims.csv", folder / "verdicts.html"
-    with _Seal(folder / ".verdicts.made", lambda: _fingerprint("verdicts", *_tables(folder)), csv, html) as stale:
+    with _Seal(
+        folder / ".verdicts.made", lambda: _fingerprint("verdicts", *_tables(folder)), csv, html
+    ) as stale:
         if stale:
             write_atomically(csv, claims.csv_text(judged(profile, str(results))))
             _execute(profile, results, html)
@@ -99,8 +106,8 @@ def _tables(folder: Path) -> list[Path]:
 def judged(profile: str, source: str) -> pd.DataFrame:
     """Every claim of the register with its verdict, from all tables of a source that are there.
 
-    Runs of another backbone than the profile's, or of a changed protocol, judge nothing: their claims stay «not run»,
-    with that reason.
+    Runs of another backbone than the profile's, or of a changed protocol, judge nothing: their claims stay
+    «not run», with that reason.
     """
     from flowclip_kit.experiments import costs
     from flowclip_kit.reporting import claims
@@ -113,13 +120,20 @@ def judged(profile: str, source: str) -> pd.DataFrame:
             name, weights = about["backbone"]["name"], about["backbone"]["pretrained"]
             if changed := [what for key, what in PROTOCOL.items() if key in about]:
                 other[target] = f"the runs changed the protocol: {', '.join(changed)}"
-            elif (name, weights is None) == (own.name, own.pretrained is None):  # a file may hold the same weights
+            elif (name, weights is None) == (
+                own.name,
+                own.pretrained is None,
+            ):  # a file may hold the same weights
                 found[target], hits = tidy, hits | more
             else:
-                other[target] = f"the runs are of {name} with weights {weights or 'drawn at random'}, not of {own.name}"
+                other[target] = (
+                    f"the runs are of {name} with weights {weights or 'drawn at random'}, not of {own.name}"
+                )
     counts = costs.read_counts(folder / "table3.csv") if (folder / "table3.csv").exists() else None
     register = claims.register()
-    frame = claims.measure(register, found, hits, counts, demo=PROFILES[profile].roles == PROFILES["demo"].roles)
+    frame = claims.measure(
+        register, found, hits, counts, demo=PROFILES[profile].roles == PROFILES["demo"].roles
+    )
     for claim in register:
         if why := [other[part.target] for part in claim.parts if part.target in other]:
             frame.loc[frame["id"] == claim.id, "reason"] = why[0]
@@ -150,20 +164,24 @@ def verdict_counts(profile: str, results: Path) -> str:
 
 
 def as_text(target: str, result: Result | None, folder: Path) -> str:
-    """The table for a terminal, measured beside printed. result: None for table3, whose counts lie in `folder`."""
+    """The table for a terminal, measured beside printed. result: None for table3, whose counts lie in
+    `folder`."""
     if result is not None:
         return _view(target, result).table()
     from flowclip_kit.experiments import costs
     from flowclip_kit.reporting import costs as shown
 
-    return tables.text_table(shown.table(costs.read_counts(folder / "table3.csv"), tables.load_paper("table3")))
+    return tables.text_table(
+        shown.table(costs.read_counts(folder / "table3.csv"), tables.load_paper("table3"))
+    )
 
 
 def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
-    """Copy the results into results/recorded/<profile>, which is in git; renew the verdicts and the README's parts.
+    """Copy the results into results/recorded/<profile>, which is in git; renew the verdicts and the README's
+    parts.
 
-    results: by target, None for table3. Raises InputError before anything is written when the README lacks the marks of
-    a part.
+    results: by target, None for table3. Raises InputError before anything is written when the README lacks
+    the marks of a part.
     """
     from flowclip_kit.reporting import claims
 
@@ -177,10 +195,14 @@ def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
             written.append(write_atomically(folder / "table3.csv", _counted()))
             written += _write_figures(_cost_figures(written[-1]), folder)
         else:
-            about = {name: value for name, value in result.provenance.items() if name != "last_call"}  # differs always
+            about = {
+                name: value for name, value in result.provenance.items() if name != "last_call"
+            }  # differs always
             written += _write_data(target, result, about, folder)
             shown = target_results.load(target, profile)  # as `verify` will find it
-            written.append(write_atomically(written[-3].with_suffix(".summary.csv"), _summary_csv(shown.summary)))
+            written.append(
+                write_atomically(written[-3].with_suffix(".summary.csv"), _summary_csv(shown.summary))
+            )
             written += _write_figures(shown.figures(), folder)
     if profile == "demo":
         written.append(write_atomically(root() / CLAIMS, claims.csv_text(judged("demo", "recorded"))))
@@ -192,8 +214,8 @@ def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
 def verify() -> tuple[list[str], list[str]]:
     """Rebuild every recorded summary, figure, count, verdict and README part: (files checked, differences).
 
-    Figures are compared byte by byte only where the software of the lock file is installed, since other versions draw
-    otherwise; elsewhere they only must be there.
+    Figures are compared byte by byte only where the software of the lock file is installed, since other
+    versions draw otherwise; elsewhere they only must be there.
     """
     checked: list[str] = []
     wrong: list[str] = []
@@ -213,14 +235,24 @@ def verify() -> tuple[list[str], list[str]]:
         except InputError as error:  # a file without which the others cannot be checked; the message names it
             checked.append(path.relative_to(root()).as_posix())
             wrong.append(str(error).replace(f"{root()}{os.sep}", ""))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # altered in ways nobody foresaw
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # altered in ways nobody foresaw
             checked.append(path.relative_to(root()).as_posix())
-            wrong.append(f"{checked[-1]}: cannot be checked ({type(error).__name__}: {' '.join(str(error).split())})")
+            wrong.append(
+                f"{checked[-1]}: cannot be checked ({type(error).__name__}: {' '.join(str(error).split())})"
+            )
 
     for csv in sorted({path.with_suffix(".csv") for path in (root() / RECORDED).glob("*/rates.*")}):
         attempt(csv, lambda csv=csv: _verify_rates(csv, compare))
     for csv in _recorded_tables():
-        attempt(csv, lambda csv=csv: (_verify_counts if csv.stem == "table3" else _verify_table)(csv, compare))
+        attempt(
+            csv, lambda csv=csv: (_verify_counts if csv.stem == "table3" else _verify_table)(csv, compare)
+        )
     attempt(root() / "results" / "paper" / "SHA256SUMS", lambda: _verify_printed(compare))
     attempt(root() / CLAIMS, lambda: _verify_claims(compare))
     return checked, wrong
@@ -229,7 +261,12 @@ def verify() -> tuple[list[str], list[str]]:
 def _recorded_tables() -> list[Path]:
     """The tables of which any file is recorded, or which the README shows."""
     folders = [folder for folder in (root() / RECORDED).glob("*") if folder.is_dir()]
-    found = {folder / f"{name}.csv" for folder in folders for name in ALL_TARGETS if [*folder.rglob(f"{name}[._]*")]}
+    found = {
+        folder / f"{name}.csv"
+        for folder in folders
+        for name in ALL_TARGETS
+        if [*folder.rglob(f"{name}[._]*")]
+    }
     return sorted(found | {root() / RECORDED / "demo" / "table5.csv"})
 
 
@@ -257,7 +294,9 @@ def _verify_rates(csv: Path, compare: Callable[[Path, bytes | str | None, str], 
         same = csv.with_suffix(".sha256").read_text().split()[0] == sha256(csv)
     except (OSError, IndexError) as error:
         raise InputError(f"{csv.with_suffix('.sha256')}: no hash of {csv.name} in it ({error})") from error
-    compare(csv, None if same else b"", f"the sweep: its hash is not the one in {csv.with_suffix('.sha256').name}")
+    compare(
+        csv, None if same else b"", f"the sweep: its hash is not the one in {csv.with_suffix('.sha256').name}"
+    )
 
 
 def _verify_counts(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
@@ -268,7 +307,8 @@ def _verify_counts(csv: Path, compare: Callable[[Path, bytes | str | None, str],
 def _verify_figures(
     drawn: dict[str, Figure], csv: Path, compare: Callable[[Path, bytes | str | None, str], None]
 ) -> None:
-    """The SVG are drawn again; of the PNG, whose bytes depend on more libraries, it is asked that they are there."""
+    """The SVG are drawn again; of the PNG, whose bytes depend on more libraries, it is asked that they are
+    there."""
     from flowclip_kit.reporting import plots
 
     same_software = environment.source() == "requirements.lock"
@@ -304,7 +344,8 @@ def _verify_claims(compare: Callable[[Path, bytes | str | None, str], None]) -> 
 
 
 def overview(profile: str) -> str:
-    """What can be run under a profile and what it costs: as recorded; with real data, as predicted for this machine."""
+    """What can be run under a profile and what it costs: as recorded; with real data, as predicted for this
+    machine."""
     from flowclip_kit.reporting import costs
 
     if profile not in PROFILES:
@@ -317,8 +358,12 @@ def overview(profile: str) -> str:
             lines += [f"{name}  {costs.TITLE}", "  counted from the modules, nothing is trained"]
             continue
         target = TARGETS[name]
-        own = replace(chosen, roles={role: data for role, data in chosen.roles.items() if role in target.roles})
-        trained = len({replace(cell.config, transfer=None) for cell in target.cells(own) if cell.config.train})
+        own = replace(
+            chosen, roles={role: data for role, data in chosen.roles.items() if role in target.roles}
+        )
+        trained = len(
+            {replace(cell.config, transfer=None) for cell in target.cells(own) if cell.config.train}
+        )
         if target.then:
             trained = f"{trained} trainings to choose learning rates, then more"
         recorded = root() / RECORDED / profile / f"{name}.provenance.json"
@@ -340,10 +385,12 @@ def overview(profile: str) -> str:
 
 
 class _Seal:
-    """Says whether files are older than what they are made from, or not as they were made: `with _Seal(...) as stale`.
+    """Says whether files are older than what they are made from, or not as they were made: `with _Seal(...)
+    as stale`.
 
-    Written at the end: what they were made from, then the hash of each. figures: pattern of those that belong to it.
-    One call at a time makes them. made: fingerprint of what they are made from; no seal where it changes meanwhile.
+    Written at the end: what they were made from, then the hash of each. figures: pattern of those that belong
+    to it. One call at a time makes them. made: fingerprint of what they are made from; no seal where it
+    changes meanwhile.
     """
 
     def __init__(self, path: Path, made: Callable[[], str], *files: Path, figures: str | None = None) -> None:
@@ -472,5 +519,7 @@ def _around(part: str) -> tuple[str, str]:
     before, found, rest = (readme.read_text() if readme.exists() else "").partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise InputError(f"{readme}: lacks the lines {begin} and {end}, in this order; put them where the part goes")
+        raise InputError(
+            f"{readme}: lacks the lines {begin} and {end}, in this order; put them where the part goes"
+        )
     return before + begin, end + after

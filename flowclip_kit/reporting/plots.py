@@ -1,8 +1,9 @@
 """Figures from summary tables: marks differ by shape as well as colour, printed values are hollow.
 
-In all of them a thick pale bar is the 95 % Student t interval over runs and a thin one the 95 % bootstrap interval
-over test videos; in the demo world printed values have axes of their own, since they concern other data. Figures are
-made without pyplot, so nothing global changes; the SVG of the same summary has the same bytes.
+In all of them a thick pale bar is the 95 % Student t interval over runs and a thin one the 95 % bootstrap
+interval over test videos; in the demo world printed values have axes of their own, since they concern other
+data. Figures are made without pyplot, so nothing global changes; the SVG of the same summary has the same
+bytes.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ CONTROL_STYLE = {
 GREY = "0.55"
 AXES = {"T": "T, frames of a video", "H": "H, prompt vectors", "s": "s, largest step between frames"}
 LABEL = 28  # characters of a pair's label on the y axis that fit into one line
-# matplotlib's own, in the place of whatever a user's matplotlibrc says; the rest is of windows, which we open none.
+# matplotlib's own, in the place of whatever a user's matplotlibrc says; the rest is of windows, which we open
+# none.
 WINDOWS = ("backend", "interactive", "toolbar", "webagg", "tk.", "figure.raise_window", "savefig.directory")
 SETTINGS = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith(WINDOWS)} | {
     "font.size": 10,
@@ -68,7 +70,9 @@ def accuracy_over_k(summary: pd.DataFrame, paper: pd.DataFrame, caption: str = "
     with mpl.rc_context(SETTINGS):
         fig, axes = _over_k(shown, styles, "top-1 accuracy, %")
         for (block, _, printed), row_axes in zip(shown, axes, strict=True):
-            for mean in block.rows.loc[(block.rows["variant"] == "clip") & (block.rows["metric"] == "top1"), "mean"]:
+            for mean in block.rows.loc[
+                (block.rows["variant"] == "clip") & (block.rows["metric"] == "top1"), "mean"
+            ]:
                 row_axes[0].axhline(mean, color=STYLE["clip"][0], ls="--", lw=1.2, zorder=0)
             _competitors_over_k(row_axes[-1], printed[printed["source"] == tables.COMPETITOR])
         handles = [_mark(*style, name, line="-") for name, style in styles.items()]
@@ -94,7 +98,9 @@ def accuracy_over_axis(summary: pd.DataFrame, paper: pd.DataFrame, axis: str, ca
             ax, last = axes[0, column], axes[-1, column]
             _intervals(ax.vlines, rows["x"], rows, color)
             ax.plot(rows["x"], rows["mean"], color=color, marker=marker, ms=7, lw=1.4)
-            x = theirs["method"].map(_place).to_numpy(float) * (1 if apart else 1.03)  # else one mark covers the other
+            x = theirs["method"].map(_place).to_numpy(float) * (
+                1 if apart else 1.03
+            )  # else one mark covers the other
             last.plot(x, theirs["value"], color=color, marker=marker, ls="", ms=8, mfc="white", mew=1.3)
             _titles(ax, last if apart else None, block, tables.origin(paper))
         for ax in axes.flat:
@@ -107,7 +113,11 @@ def accuracy_over_axis(summary: pd.DataFrame, paper: pd.DataFrame, axis: str, ca
             _at_least(ax, 6)
         for ax in axes[:, 0]:
             ax.set_ylabel("top-1 accuracy, %")
-        handles = [_mark(color, marker, "full, mean over runs", line="-"), *_bars(summary), *_hollow(paper, blocks)]
+        handles = [
+            _mark(color, marker, "full, mean over runs", line="-"),
+            *_bars(summary),
+            *_hollow(paper, blocks),
+        ]
         _finish(fig, handles, _notes(summary, caption))
     return fig
 
@@ -115,8 +125,8 @@ def accuracy_over_axis(summary: pd.DataFrame, paper: pd.DataFrame, axis: str, ca
 def accuracy_by_variant(summary: pd.DataFrame, paper: pd.DataFrame, caption: str = "") -> Figure:
     """Top-1 accuracy, one line per variant in the table's order, one column of axes per block of the table.
 
-    Printed values are hollow, with their printed ± as a bar, competitors grey; in the demo they stand in a row of
-    axes of their own.
+    Printed values are hollow, with their printed ± as a bar, competitors grey; in the demo they stand in a
+    row of axes of their own.
     """
     blocks, ours = tables.blocks(summary), tables.variants(summary)
     printed = [_printed_of(paper, block).rename(columns={"method": "label"}) for block in blocks]
@@ -132,16 +142,19 @@ def accuracy_by_variant(summary: pd.DataFrame, paper: pd.DataFrame, caption: str
     return fig
 
 
-def differences(paired: pd.DataFrame, paper: pd.DataFrame, axis: str | None = None, caption: str = "") -> Figure:
+def differences(
+    paired: pd.DataFrame, paper: pd.DataFrame, axis: str | None = None, caption: str = ""
+) -> Figure:
     """What a variant gains over another in points of top-1, with a line at 0.
 
-    paired: rows of `stats.paired_difference`, metric top1. Hollow: the difference that the paper states, or else that
-    of its printed values. axis "k": lines over k, one row of axes per data set; otherwise one line per pair, one
-    column of axes per block, the printed ones in the demo in a row of axes of their own.
+    paired: rows of `stats.paired_difference`, metric top1. Hollow: the difference that the paper states, or
+    else that of its printed values. axis "k": lines over k, one row of axes per data set; otherwise one line
+    per pair, one column of axes per block, the printed ones in the demo in a row of axes of their own.
     """
     blocks = tables.blocks(paired)
     shown = [
-        (block, block.rows.assign(label=_labels(block.rows)), _printed_differences(paper, block)) for block in blocks
+        (block, block.rows.assign(label=_labels(block.rows)), _printed_differences(paper, block))
+        for block in blocks
     ]
     labels = list(dict.fromkeys(_labels(paired)))
     theirs = [label for label in labels if any((printed["label"] == label).any() for _, _, printed in shown)]
@@ -163,8 +176,8 @@ def differences(paired: pd.DataFrame, paper: pd.DataFrame, axis: str | None = No
 def controls(summary: pd.DataFrame, caption: str = "") -> Figure:
     """What each variant keeps when the frames of test videos are shuffled, reversed, or one is repeated.
 
-    One column of axes per block: top-1 accuracy above and, where there are time-reversed pairs, their order below
-    (chance 50). Largest k, CLIP untrained. Raises InputError without controls.
+    One column of axes per block: top-1 accuracy above and, where there are time-reversed pairs, their order
+    below (chance 50). Largest k, CLIP untrained. Raises InputError without controls.
     """
     metrics = [name for name in ("top1", "order") if (summary["metric"] == name + "_shuffled").any()]
     if not metrics:
@@ -175,7 +188,9 @@ def controls(summary: pd.DataFrame, caption: str = "") -> Figure:
         fig, axes = _grid([2.9] * len(metrics), len(blocks), sharey="row")
         for column, block in enumerate(blocks):
             at = block.trained["k"].max()
-            shown = tables.Block(block.dataset, block.role, block.trained_on, block.rows[block.rows["k"].isin([0, at])])
+            shown = tables.Block(
+                block.dataset, block.role, block.trained_on, block.rows[block.rows["k"].isin([0, at])]
+            )
             for ax, metric in zip(axes[:, column], metrics, strict=True):
                 _by_control(ax, shown.rows, metric, names)
             _titles(axes[0, column], None, shown, "")
@@ -191,11 +206,12 @@ def controls(summary: pd.DataFrame, caption: str = "") -> Figure:
 def figures(
     target: str, summary: pd.DataFrame, paired: pd.DataFrame | None = None, axis: str | None = None
 ) -> dict[str, Figure]:
-    """The figures of a target by file name: <target>, <target>_controls where there are controls, <target>_differences.
+    """The figures of a target by file name: <target>, <target>_controls where there are controls,
+    <target>_differences.
 
-    paired: rows of `stats.paired_difference` for the pairs the target compares, or None. axis: what the target varies
-    ("k", "T", "H", "s"), or None where its variants have no natural scale. Raises InputError where the printed values
-    are absent or a variant is unknown.
+    paired: rows of `stats.paired_difference` for the pairs the target compares, or None. axis: what the
+    target varies ("k", "T", "H", "s"), or None where its variants have no natural scale. Raises InputError
+    where the printed values are absent or a variant is unknown.
     """
     paper = tables.load_paper(target)
     if axis == "k":
@@ -211,10 +227,15 @@ def figures(
     return drawn
 
 
-def files(drawn: dict[str, Figure], folder: Path, kinds: tuple[str, ...] = ("svg", "png")) -> dict[Path, bytes]:
-    """The files of figures by path, folder/figures/<name>.<kind>, and what is to be in them: see `encoded`."""
+def files(
+    drawn: dict[str, Figure], folder: Path, kinds: tuple[str, ...] = ("svg", "png")
+) -> dict[Path, bytes]:
+    """The files of figures by path, folder/figures/<name>.<kind>, and what is to be in them: see
+    `encoded`."""
     where = Path(folder) / "figures"
-    return {where / f"{name}.{kind}": encoded(figure, kind) for name, figure in drawn.items() for kind in kinds}
+    return {
+        where / f"{name}.{kind}": encoded(figure, kind) for name, figure in drawn.items() for kind in kinds
+    }
 
 
 def encoded(figure: Figure, kind: str) -> bytes:
@@ -228,11 +249,14 @@ def encoded(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-Shown = list[tuple[tables.Block, pd.DataFrame, pd.DataFrame]]  # block, measured and printed rows, both with a label
+Shown = list[
+    tuple[tables.Block, pd.DataFrame, pd.DataFrame]
+]  # block, measured and printed rows, both with a label
 
 
 def _over_k(shown: Shown, styles: dict[str, tuple[str, str]], what: str) -> tuple[Figure, np.ndarray]:
-    """One row of axes per block, lines over k; in the demo printed values in axes of their own, on the right."""
+    """One row of axes per block, lines over k; in the demo printed values in axes of their own, on the
+    right."""
     demo = any(tables.is_demo(block.rows) for block, _, _ in shown)
     apart = demo and any(len(printed) for _, _, printed in shown)
     fig, axes = _grid([3.4 if demo else 4.2] * len(shown), 2 if apart else 1, sharey="row")
@@ -252,8 +276,11 @@ def _over_k(shown: Shown, styles: dict[str, tuple[str, str]], what: str) -> tupl
     return fig, axes
 
 
-def _by_line(shown: Shown, ours: list[str], theirs: list[str], origin: str, what: str) -> tuple[Figure, np.ndarray]:
-    """One column of axes per block, one line per label; in the demo printed values in axes of their own, below."""
+def _by_line(
+    shown: Shown, ours: list[str], theirs: list[str], origin: str, what: str
+) -> tuple[Figure, np.ndarray]:
+    """One column of axes per block, one line per label; in the demo printed values in axes of their own,
+    below."""
     apart = any(tables.is_demo(block.rows) for block, _, _ in shown) and bool(theirs)
     alone = [name for name in theirs if name not in ours]
     lines = [ours, theirs] if apart else [alone + ours]
@@ -295,9 +322,15 @@ def _grid(heights: list[float], columns: int, **shared: str) -> tuple[Figure, np
 
 
 def _titles(
-    ax: Axes, apart: Axes | None, block: tables.Block, origin: str, with_k: bool = True, competitors: bool = False
+    ax: Axes,
+    apart: Axes | None,
+    block: tables.Block,
+    origin: str,
+    with_k: bool = True,
+    competitors: bool = False,
 ) -> None:
-    """Data set and n above what is measured; the paper's data set above printed values that have their own axes.
+    """Data set and n above what is measured; the paper's data set above printed values that have their own
+    axes.
 
     competitors: some of these stand there, which were not all trained on the same.
     """
@@ -309,7 +342,8 @@ def _titles(
 
 
 def _style(variant: str) -> tuple[str, str]:
-    """Colour and shape of a variant's family: «clip A» as clip, «baseline, post-norm» as baseline, «T=8» as full."""
+    """Colour and shape of a variant's family: «clip A» as clip, «baseline, post-norm» as baseline, «T=8» as
+    full."""
     return STYLE.get(variant) or STYLE.get(variant.replace(",", " ").split()[0], STYLE["full"])
 
 
@@ -407,7 +441,8 @@ def _log_axis(ax: Axes, ticks: Iterable[int], name: str) -> None:
 
 
 def _at_least(ax: Axes, points: float) -> None:
-    """A y axis that spans a few points at least, so that a tenth of a point does not look like a difference."""
+    """A y axis that spans a few points at least, so that a tenth of a point does not look like a
+    difference."""
     low, high = ax.get_ylim()
     if high - low < points:
         ax.set_ylim((low + high - points) / 2, (low + high + points) / 2)
@@ -419,7 +454,8 @@ def _mark(color: str, marker: str, label: str, hollow: bool = False, line: str =
 
 
 def _bars(rows: pd.DataFrame, marks: bool = False) -> list[Line2D]:
-    """Legend of the intervals that are there; marks: also of the means, where the y axis names their variants."""
+    """Legend of the intervals that are there; marks: also of the means, where the y axis names their
+    variants."""
     handles = [_mark("0.2", "o", "mean over runs")] * marks
     if rows["low"].notna().any():
         handles.append(Line2D([], [], color="0.2", lw=4.5, alpha=0.35, label="95 % over runs"))

@@ -1,7 +1,7 @@
 """The claims register: what the paper prints, states or leaves open, and what would confirm or refute it.
 
-Claims come from results/paper and from the sentences of the abstract and of sections 3.2 to 4.5; `reporting.claims`
-measures them.
+Claims come from results/paper and from the sentences of the abstract and of sections 3.2 to 4.5;
+`reporting.claims` measures them.
 """
 
 from __future__ import annotations
@@ -44,15 +44,30 @@ SAME_VALUE = (
 )
 ABOVE_ZERO = "no tolerance: the intervals over seeds and over test videos must lie on one side of zero"
 EQUAL = "1 point, as for values: less would not change the verdict on one"
-SPREAD = "half of the printed spread, the standard error of a standard deviation of three splits, and half a digit"
+SPREAD = (
+    "half of the printed spread, the standard error of a standard deviation of three splits, and half a digit"
+)
 DIGIT = "half of the last printed digit: a count has no spread"
 PRINT_ONLY = "exact on the printed digits; nothing is measured"
 
 # Rows of Tables 4 and 5 that section 4.3 compares.
-STEPS = (("mcb", "baseline"), ("mmb", "baseline"), ("mmb+map", "mmb"), ("full", "mmb+map"), ("full", "baseline"))
+STEPS = (
+    ("mcb", "baseline"),
+    ("mmb", "baseline"),
+    ("mmb+map", "mmb"),
+    ("full", "mmb+map"),
+    ("full", "baseline"),
+)
 
 # Section of the paper that speaks of a target.
-SECTION = {"readings": "3.3", "table4": "4.3", "table5": "4.3", "table6": "4.4", "table7": "4.4", "table8": "4.5"}
+SECTION = {
+    "readings": "3.3",
+    "table4": "4.3",
+    "table5": "4.3",
+    "table6": "4.4",
+    "table7": "4.4",
+    "table8": "4.5",
+}
 
 # Differences that the text gives in numbers: target, data set, k, variant, over what, points.
 STATED = (
@@ -74,7 +89,8 @@ STATED = (
     ("table8", KINETICS, 0, "full", "Ju et al.", "0.8"),
 )
 
-# Figure 3 prints no value; the text gives these differences, whose amounts stand in results/paper/figure3.csv.
+# Figure 3 prints no value; the text gives these differences, whose amounts stand in
+# results/paper/figure3.csv.
 STATED_OF_FIGURE3 = (
     ("figure3a", "mmb", "baseline"),
     ("figure3a", "mmb+map H=3", "mmb"),
@@ -95,17 +111,63 @@ ORDERS = (
 
 # Open readings of both models: name, place, what, printed, taken (and other), the variant that differs.
 READINGS = (
-    ("norm-order", "section 3.2", "norms of the two streams", "standard architecture", "pre; other: post", "post-norm"),
-    ("positions", "section 3.2", "positional code of the streams", "", "none; other: learned", "learned positions"),
-    ("residual", "Eq. 6", "mean frame feature added to the video vector", "", "off; other: on", "outer residual"),
-    ("tau", "section 4.1", "fixed temperature in training and test", "0.07", "0.07; other: CLIP's 0.01", "tau .01"),
+    (
+        "norm-order",
+        "section 3.2",
+        "norms of the two streams",
+        "standard architecture",
+        "pre; other: post",
+        "post-norm",
+    ),
+    (
+        "positions",
+        "section 3.2",
+        "positional code of the streams",
+        "",
+        "none; other: learned",
+        "learned positions",
+    ),
+    (
+        "residual",
+        "Eq. 6",
+        "mean frame feature added to the video vector",
+        "",
+        "off; other: on",
+        "outer residual",
+    ),
+    (
+        "tau",
+        "section 4.1",
+        "fixed temperature in training and test",
+        "0.07",
+        "0.07; other: CLIP's 0.01",
+        "tau .01",
+    ),
 )
 
 # Open settings that no run compares: name, place, what, printed, taken.
 NOT_COMPARED = (
-    ("epochs", "sections 4.2, 4.3", "length of training on HMDB-51 and UCF-101", "10 on Kinetics-400", "50 epochs"),
-    ("settings-of-figure3", "section 4.2", "settings of panels b, c, d", "", "H=5, all parts, T=8, s=4 (3 at T=4)"),
-    ("fusion-of-views", "section 4.1", "how 12 views become one score", "average of all views", "mean softmax score"),
+    (
+        "epochs",
+        "sections 4.2, 4.3",
+        "length of training on HMDB-51 and UCF-101",
+        "10 on Kinetics-400",
+        "50 epochs",
+    ),
+    (
+        "settings-of-figure3",
+        "section 4.2",
+        "settings of panels b, c, d",
+        "",
+        "H=5, all parts, T=8, s=4 (3 at T=4)",
+    ),
+    (
+        "fusion-of-views",
+        "section 4.1",
+        "how 12 views become one score",
+        "average of all views",
+        "mean softmax score",
+    ),
     ("momentum-and-decay", "section 4.2", "momentum and weight decay", "standard SGD", "0.9 and 0"),
 )
 
@@ -114,10 +176,11 @@ _COUNTED = {"params": "params", "gflops": "gmac"}
 
 @dataclass(frozen=True)
 class Part:
-    """One quantity to measure, in percent or points: the score of `variant`, or what it gains over `reference`.
+    """One quantity to measure, in percent or points: the score of `variant`, or what it gains over
+    `reference`.
 
-    trained_on: of the trained one of the two. less_k, less_metric: from it the same quantity at another k, or another
-    metric of the same runs, is subtracted. less: so is a printed number, which less_name names.
+    trained_on: of the trained one of the two. less_k, less_metric: from it the same quantity at another k, or
+    another metric of the same runs, is subtracted. less: so is a printed number, which less_name names.
     """
 
     target: str
@@ -154,9 +217,9 @@ class Part:
 class Claim:
     """One number or sentence of the paper, and what would confirm or refute it.
 
-    asks, of each part: "gain" (above zero), "same" (within the tolerance of the printed number, or of zero), "no more"
-    (not above the tolerance). printed and protocol are the paper's. check, of an audit: whether the print agrees with
-    itself, and the arithmetic in words.
+    asks, of each part: "gain" (above zero), "same" (within the tolerance of the printed number, or of zero),
+    "no more" (not above the tolerance). printed and protocol are the paper's. check, of an audit: whether the
+    print agrees with itself, and the arithmetic in words.
     """
 
     id: str
@@ -179,8 +242,8 @@ class Claim:
 def register(paper: pd.DataFrame | None = None) -> list[Claim]:
     """Every claim, in the order value, difference, order, trend, count, assumption, audit.
 
-    paper: columns `audit.PRINT` as text, by default results/paper. Raises InputError when a number is missing, stands
-    twice or is none.
+    paper: columns `audit.PRINT` as text, by default results/paper. Raises InputError when a number is
+    missing, stands twice or is none.
     """
     paper = audit.read_paper() if paper is None else paper
     printed = audit.as_printed(paper)
@@ -206,12 +269,18 @@ def _values(paper: pd.DataFrame) -> list[Claim]:
         name = _id(row.table, "value", row.method, row.dataset, k, row.metric)
         who, where = _called(row.table, row.method), _where(row.dataset, k)
         said = f"{who} reaches {row.value} % {_spoken(row.metric)} on {where}"
-        part, tolerance = Part(row.table, row.dataset, row.method, "", k, row.metric), POINT + _half_digit(row.value)
+        part, tolerance = (
+            Part(row.table, row.dataset, row.method, "", k, row.metric),
+            POINT + _half_digit(row.value),
+        )
         claims.append(Claim(name, place, "value", said, row.value, protocol, (part,), tolerance, SAME_VALUE))
         if row.spread:
             name = _id(row.table, "spread", row.method, row.dataset, k)
             said = f"the sd of {row.method} over the three splits of {row.dataset} is {row.spread}"
-            part, tolerance = replace(part, metric="split_sd"), float(row.spread) / 2 + _half_digit(row.spread)
+            part, tolerance = (
+                replace(part, metric="split_sd"),
+                float(row.spread) / 2 + _half_digit(row.spread),
+            )
             claims.append(Claim(name, place, "value", said, row.spread, protocol, (part,), tolerance, SPREAD))
     return claims
 
@@ -228,7 +297,10 @@ def _differences(printed: Printed) -> list[Claim]:
             gap = printed(target, variant, role, "top1_gain")
             found.append((target, role, 0, variant, reference, str(gap), "top1"))
     claims = []
-    for target, role, k, variant, reference, gap, metric in [*found, *((*stated, "top1") for stated in STATED)]:
+    for target, role, k, variant, reference, gap, metric in [
+        *found,
+        *((*stated, "top1") for stated in STATED),
+    ]:
         part = Part(target, role, variant, reference, k, metric)
         if reference in printed.rivals.get(target, ()):
             part = _over_rival(printed, target, role, variant, reference, k)
@@ -289,11 +361,25 @@ def _trends(printed: Printed) -> list[Claim]:
         add("full-is-best", "all three parts together are best at every k", best, role)
         rivals = [over("table5", role, "full", printed.best_rival("table5", role, k)[1], k) for k in SHOTS]
         said = "the full model is above the best competitor"
-        add("new-state-of-the-art", f"{said} at every k", rivals, role, place="abstract; section 4.3 on Table 5")
+        add(
+            "new-state-of-the-art",
+            f"{said} at every k",
+            rivals,
+            role,
+            place="abstract; section 4.3 on Table 5",
+        )
         rivals = [over("table6", role, "full", printed.best_rival("table6", role)[1])]
         add("new-state-of-the-art", said, rivals, role, place="abstract; section 4.4 on Table 6")
         theirs = printed("table5", "X-CLIP", role, k=2) - printed("table5", "X-CLIP", role, k=16)
-        lead = Part("table5", role, "full", k=2, less_k=16, less=float(theirs), less_name="the same of X-CLIP, printed")
+        lead = Part(
+            "table5",
+            role,
+            "full",
+            k=2,
+            less_k=16,
+            less=float(theirs),
+            less_name="the same of X-CLIP, printed",
+        )
         add("lead-over-x-clip-falls", "the lead over X-CLIP is larger at k=2 than at k=16", [lead], role)
         lead = Part("table5", role, "full", "baseline", 2, less_k=16)
         said = "the lead over Baseline is larger at k=2 than at k=16"
@@ -307,7 +393,13 @@ def _trends(printed: Printed) -> list[Claim]:
         add("longer-prompts-help", "each further prompt vector gains", longer, role)
         steps = [Part("figure3d", role, f"s={s}", "s=1") for s in (2, 3, 4, 5)]
         add("long-steps-help", "every s above 1 is better than s=1", steps, role)
-        add("no-gain-beyond-four", "s=5 hardly gains over s=4", [Part("figure3d", role, "s=5", "s=4")], role, "no more")
+        add(
+            "no-gain-beyond-four",
+            "s=5 hardly gains over s=4",
+            [Part("figure3d", role, "s=5", "s=4")],
+            role,
+            "no more",
+        )
         for metric in ("top1", "top5"):
             words = [Part("table2", role, other, BEST, metric=metric) for other in INITIALISATIONS[1:]]
             said = f"three initial prompts give the same {_spoken(metric)}"
@@ -320,7 +412,9 @@ def _trends(printed: Printed) -> list[Claim]:
 
 
 def _over_rival(printed: Printed, table: str, role: str, variant: str, rival: str, k: int = 0) -> Part:
-    return Part(table, role, variant, k=k, less=float(printed(table, rival, role, k=k)), less_name=f"{rival}, printed")
+    return Part(
+        table, role, variant, k=k, less=float(printed(table, rival, role, k=k)), less_name=f"{rival}, printed"
+    )
 
 
 def _counts(paper: pd.DataFrame) -> list[Claim]:
@@ -333,9 +427,23 @@ def _counts(paper: pd.DataFrame) -> list[Claim]:
         where = f" on {row.dataset}" if row.dataset else ""
         said = f"{row.method} {'adds' if gain else 'takes'} {row.value} {what}{' to clip' if gain else ''}{where}"
         name = _id("table3", "count", row.method, row.dataset, 0, row.metric)
-        place = f"Table 3, row {row.method}" + (" (gain)" if gain else "") + (f", {row.dataset}" if row.dataset else "")
+        place = (
+            f"Table 3, row {row.method}"
+            + (" (gain)" if gain else "")
+            + (f", {row.dataset}" if row.dataset else "")
+        )
         claims.append(
-            Claim(name, place, "count", said, row.value, PROTOCOL["table3"], (part,), _half_digit(row.value), DIGIT)
+            Claim(
+                name,
+                place,
+                "count",
+                said,
+                row.value,
+                PROTOCOL["table3"],
+                (part,),
+                _half_digit(row.value),
+                DIGIT,
+            )
         )
     return claims
 
@@ -347,7 +455,9 @@ def _assumptions() -> list[Claim]:
     def add(name, place, said, printed, taken, parts=()):
         limit = (POINT, EQUAL) if parts else (math.nan, "no runs compare it")
         about = (PROTOCOL[parts[0].target] if parts else "as taken", tuple(parts), *limit)
-        claims.append(Claim(f"assumption.{name}", place, "assumption", f"{said}; taken: {taken}", printed, *about))
+        claims.append(
+            Claim(f"assumption.{name}", place, "assumption", f"{said}; taken: {taken}", printed, *about)
+        )
 
     def compared(variant, reference="default"):
         return [Part("readings", role, variant, reference, 16) for role in BOTH]
@@ -356,7 +466,10 @@ def _assumptions() -> list[Claim]:
         add(name, place, said, printed, taken, compared(variant))
         about = (f"{said}, in Baseline", printed, taken, compared(f"baseline, {variant}", "baseline"))
         add(f"{name}.baseline", place, *about)
-    said, taken = "what the texts attend to in the communication block", "the pooled vector; other: the sequence [S; M]"
+    said, taken = (
+        "what the texts attend to in the communication block",
+        "the pooled vector; other: the sequence [S; M]",
+    )
     add("video-tokens", "section 3.4", said, "V as key and value", taken, compared("sequence tokens"))
     said = "differences in the trained model: the text has L=22, the printed cost L=7"
     add("motion-pairs", "section 4.2, Table 3", said, "s=4", "s=4, L=22; other: s=1, L=7", compared("s=1"))
@@ -377,12 +490,26 @@ def _audits(p: Printed) -> list[Claim]:
 
     def add(name, place, said, check, *about, printed=""):
         args = ("print only", (), math.nan, PRINT_ONLY)
-        claims.append(Claim(f"audit.{name}", place, "audit", said, printed, *args, check=partial(check, p, *about)))
+        claims.append(
+            Claim(f"audit.{name}", place, "audit", said, printed, *args, check=partial(check, p, *about))
+        )
 
     for target, role, k, variant, reference, gap in STATED:
         said = f"the gain of {variant} over {reference} on {_where(role, k)} follows from the table"
         name = _id(target, "gap", f"{variant}-over-{reference}", role, k)
-        add(name, _place(target), said, audit.stated_gap, target, role, k, variant, reference, gap, printed=gap)
+        add(
+            name,
+            _place(target),
+            said,
+            audit.stated_gap,
+            target,
+            role,
+            k,
+            variant,
+            reference,
+            gap,
+            printed=gap,
+        )
     for name, place, said, check in audit.AUDITS_OF_BOTH:
         for role in BOTH:
             add(f"{name}.{_short(role)}", place, f"{said}, {role}", check, role)

@@ -16,8 +16,8 @@ from flowclip_kit.experiments.catalogue import ALL_TARGETS, TARGETS
 from flowclip_kit.reporting import claims, costs, plots, tables, target_results
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
-h1, h2 { line-height: 1.2 } h2 { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color:
+#1a1a1a } h1, h2 { line-height: 1.2 } h2 { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1rem }
 pre { font-size: 12.5px; line-height: 1.35; overflow-x: auto; background: #f7f7f5; padding: .8rem }
 img { max-width: 100%; height: auto } nav a { margin-right: 1rem } .note { color: #555 }
 table { border-collapse: collapse; font-size: 14px } td, th { text-align: left; vertical-align: top }
@@ -40,8 +40,12 @@ def html(profile: str, source: str, verdicts: pd.DataFrame) -> str:
     parts = [
         f"<h1>flowclip: profile {profile}</h1>",
         f"<p>{markup.escape(PROFILES[profile].about)}.</p>",
-        f"<p class=note>{markup.escape(tables.DEMO_NOTE[:1].upper() + tables.DEMO_NOTE[1:])}.</p>" if demo else "",
-        "<nav>" + "".join(f'<a href="#{name}">{name}</a>' for name in (*there, "verdicts", "cost")) + "</nav>",
+        f"<p class=note>{markup.escape(tables.DEMO_NOTE[:1].upper() + tables.DEMO_NOTE[1:])}.</p>"
+        if demo
+        else "",
+        "<nav>"
+        + "".join(f'<a href="#{name}">{name}</a>' for name in (*there, "verdicts", "cost"))
+        + "</nav>",
         "<h2>Verdicts at a glance</h2>",
         _pre(claims.counts_by_verdict(verdicts)),
     ]
@@ -49,7 +53,9 @@ def html(profile: str, source: str, verdicts: pd.DataFrame) -> str:
         if name in shown:
             one = shown[name]
             parts.append(f'<h2 id="{name}">{markup.escape(TARGETS[name].title)}</h2>')
-            parts.append(f"<p>{markup.escape(TARGETS[name].about[:1].upper() + TARGETS[name].about[1:])}.</p>")
+            parts.append(
+                f"<p>{markup.escape(TARGETS[name].about[:1].upper() + TARGETS[name].about[1:])}.</p>"
+            )
             parts.append(_pre(one.table()))
             parts += [_image(figure, figure_name) for figure_name, figure in one.figures().items()]
             if one.paired is not None:
@@ -61,7 +67,9 @@ def html(profile: str, source: str, verdicts: pd.DataFrame) -> str:
             parts.append(_pre(tables.text_table(costs.table(found, paper))))
             parts.append(_image(costs.figure(found, paper), name))
             parts.append(
-                "<ul>" + "".join(f"<li>{markup.escape(s)}</li>" for s in costs.conclusions(found, paper)) + "</ul>"
+                "<ul>"
+                + "".join(f"<li>{markup.escape(s)}</li>" for s in costs.conclusions(found, paper))
+                + "</ul>"
             )
     parts += ['<h2 id="verdicts">Every claim</h2>', _claims(verdicts)]
     parts += ['<h2 id="cost">What it cost</h2>', _pre(_cost(shown))]
@@ -101,7 +109,9 @@ def _rows(rows: pd.DataFrame) -> str:
         cells = [row.place, row.statement, row.printed, row.verdict, row.reason]
         marks = ["", "", "", f' class="{row.verdict.split()[0]}"', ""]
         lines.append(
-            "<tr>" + "".join(f"<td{m}>{markup.escape(c)}" for c, m in zip(cells, marks, strict=True)) + "</tr>"
+            "<tr>"
+            + "".join(f"<td{m}>{markup.escape(c)}" for c, m in zip(cells, marks, strict=True))
+            + "</tr>"
         )
     return f"<table>{''.join(lines)}</table>"
 

@@ -1,8 +1,9 @@
 """Numbers with their uncertainty: Student t intervals over seeds, bootstrap intervals over test videos.
 
-The two answer different questions and are never pooled: would another draw of training videos and weights change
-the number, and would other test videos. A tidy table has one row per run and metric (columns in
-`experiments.results_table.TIDY`), values in percent; hits are a run's key -> top-1 right or wrong, bool (videos,).
+The two answer different questions and are never pooled: would another draw of training videos and weights
+change the number, and would other test videos. A tidy table has one row per run and metric (columns in
+`experiments.results_table.TIDY`), values in percent; hits are a run's key -> top-1 right or wrong, bool
+(videos,).
 """
 
 from __future__ import annotations
@@ -44,20 +45,24 @@ def bootstrap_interval(
 ) -> tuple[float, float, float]:
     """Mean and bootstrap interval (mean, low, high) over test videos, in the units given.
 
-    values: one number a video (N,), a score or a paired difference averaged over seeds; or a list of such arrays,
-    one a split, each resampled by itself: then of the mean of the splits' means. Splits count as separate videos;
-    where their lists overlap the interval is too narrow. One video has no interval (nan, nan); values that are all
-    equal show no spread to resample and give one of zero width, which is not certainty.
+    values: one number a video (N,), a score or a paired difference averaged over seeds; or a list of such
+    arrays, one a split, each resampled by itself: then of the mean of the splits' means. Splits count as
+    separate videos; where their lists overlap the interval is too narrow. One video has no interval (nan,
+    nan); values that are all equal show no spread to resample and give one of zero width, which is not
+    certainty.
 
-    Quantiles of the resampled means, at levels widened for N as t widens them and shifted half as far as BCa's
-    acceleration (Efron 1987, bias correction and acceleration from the skewness of the values) would shift them.
-    From 100 to 4,000 videos, hit rates of 5 to 95 % and differences that are mostly zero it covers 93-97 %; of one
-    run's hits, all 0 or 1, up to 98 %. At 100 videos the plain percentile, without a shift, covers 92 % where few
-    videos hit, the basic and normal ones 88 %, BCa and the studentised 90 % where few videos differ and 98 % where
+    Quantiles of the resampled means, at levels widened for N as t widens them and shifted half as far as
+    BCa's acceleration (Efron 1987, bias correction and acceleration from the skewness of the values) would
+    shift them. From 100 to 4,000 videos, hit rates of 5 to 95 % and differences that are mostly zero it
+    covers 93-97 %; of one run's hits, all 0 or 1, up to 98 %. At 100 videos the plain percentile, without a
+    shift, covers 92 % where few videos hit, the basic and normal ones 88 %, BCa and the studentised 90 %
+    where few videos differ and 98 % where
     few hit: the skewness of a handful of videos is itself noise.
     Raises ValueError for no value or one that is not finite.
     """
-    splits = [np.asarray(x, dtype=float) for x in ([values] if len(values) and np.ndim(values[0]) == 0 else values)]
+    splits = [
+        np.asarray(x, dtype=float) for x in ([values] if len(values) and np.ndim(values[0]) == 0 else values)
+    ]
     if not splits or not all(x.size and np.isfinite(x).all() for x in splits):
         raise ValueError(f"an interval needs finite values of at least one video a split, got {values!r}")
     mean = float(np.mean([x.mean() for x in splits]))
@@ -80,11 +85,11 @@ def bootstrap_interval(
 def summarise(tidy: pd.DataFrame, paper: pd.DataFrame, hits: Hits | None = None) -> pd.DataFrame:
     """One row per (target, profile, dataset, role, trained_on, variant, k, metric), columns `SUMMARY`.
 
-    A seed's value is its mean over splits. n counts seeds; mean, sd and the 95 % Student t interval low..high are
-    over them (nan for one seed). split_sd: mean over seeds of the sd over splits (nan for one split).
+    A seed's value is its mean over splits. n counts seeds; mean, sd and the 95 % Student t interval low..high
+    are over them (nan for one seed). split_sd: mean over seeds of the sd over splits (nan for one split).
     video_low, video_high: 95 % bootstrap interval over test videos of top1 averaged over seeds; nan for other
-    metrics and without hits. paper: the printed value of the same target, role, trained_on, variant, k and metric,
-    or the one derived from print; else nan.
+    metrics and without hits. paper: the printed value of the same target, role, trained_on, variant, k and
+    metric, or the one derived from print; else nan.
     Raises InputError when a run appears twice, a seed lacks a split that another has, or hits do not fit.
     """
     tidy = tidy.assign(value=tidy["value"].round(4))  # as stored: a table is the same before and after saving
@@ -97,11 +102,21 @@ def summarise(tidy: pd.DataFrame, paper: pd.DataFrame, hits: Hits | None = None)
     rows = []
     for cell, values in seeds.groupby(CELL, sort=False, dropna=False):
         mean, low, high = t_interval(values["mean"])
-        row = [len(values), values["size"].iloc[0], mean, values["mean"].std(), low, high, values["std"].mean()]
+        row = [
+            len(values),
+            values["size"].iloc[0],
+            mean,
+            values["mean"].std(),
+            low,
+            high,
+            values["std"].mean(),
+        ]
         rows.append([*cell, *row, *videos.get(cell, (math.nan, math.nan))])
     summary = pd.DataFrame(rows, columns=SUMMARY[:-1])
     printed = paper[paper["source"] != "printed competitor"]
-    printed = printed.rename(columns={"table": "target", "dataset": "role", "method": "variant", "value": "paper"})
+    printed = printed.rename(
+        columns={"table": "target", "dataset": "role", "method": "variant", "value": "paper"}
+    )
     keys = [name for name in CELL if name not in ("profile", "dataset")]
     return summary.merge(printed[[*keys, "paper"]], on=keys, how="left", validate="many_to_one")[SUMMARY]
 
@@ -111,12 +126,13 @@ def paired_difference(
 ) -> pd.DataFrame:
     """What `variant` gains over `reference` in percentage points, one row per (dataset, role, trained_on, k).
 
-    Runs that share a seed share the draw of training videos, so the difference is free of the draw's spread; each
-    seed's is averaged over splits. A reference without training (trained_on empty) has no draw: its one run a
-    split is compared with every seed, k and training set of the variant. Otherwise both are trained on the same.
+    Runs that share a seed share the draw of training videos, so the difference is free of the draw's spread;
+    each seed's is averaged over splits. A reference without training (trained_on empty) has no draw: its one
+    run a split is compared with every seed, k and training set of the variant. Otherwise both are trained on
+    the same.
     Columns: `GROUP`, then variant, reference, metric, n (seeds), mean, low, high (95 % Student t), video_low,
-    video_high (95 % bootstrap over test videos of the difference averaged over seeds; top1 with hits, else nan),
-    wins (seeds with a positive difference).
+    video_high (95 % bootstrap over test videos of the difference averaged over seeds; top1 with hits, else
+    nan), wins (seeds with a positive difference).
     Raises InputError when nothing pairs, a run appears twice, a seed lacks a split, or hits do not fit.
     """
     scores = tidy[tidy["metric"] == metric]
@@ -149,26 +165,32 @@ def paired_difference(
 
 
 def _resampled_means(x: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Means (draws,) of resamples of x. Videos of one value are drawn together, so hits cost 2 counts, not N."""
+    """Means (draws,) of resamples of x. Videos of one value are drawn together, so hits cost 2 counts, not
+    N."""
     levels, counts = np.unique(x, return_counts=True)
     return rng.multinomial(x.size, counts / x.size, size=draws) @ levels / x.size
 
 
 def _video_interval(per_run: list[np.ndarray], split: pd.Series) -> tuple[float, float]:
-    """Bootstrap interval in percent of per-video values (videos,) of runs: averaged over the runs of a split."""
+    """Bootstrap interval in percent of per-video values (videos,) of runs: averaged over the runs of a
+    split."""
     splits = []
     for number in sorted(set(split)):
         of_split = [values for values, at in zip(per_run, split, strict=True) if at == number]
         if len({len(values) for values in of_split}) > 1:
             lengths = ", ".join(str(len(values)) for values in of_split)
-            raise InputError(f"runs of split {number} answer {lengths} test videos; expected the same list, test again")
+            raise InputError(
+                f"runs of split {number} answer {lengths} test videos; expected the same list, test again"
+            )
         splits.append(100 * np.mean(of_split, axis=0))
     return bootstrap_interval(splits)[1:]
 
 
 def _hits_of(hits: Hits, key: str) -> np.ndarray:
     if key not in hits:
-        raise InputError(f"no per-video hits of run {key}, though its scores are there; make both files again")
+        raise InputError(
+            f"no per-video hits of run {key}, though its scores are there; make both files again"
+        )
     return np.asarray(hits[key], dtype=float)
 
 

@@ -61,7 +61,8 @@ class Block:
 
     @property
     def trained(self) -> pd.DataFrame:
-        """The top-1 rows whose n counts runs; CLIP without training has one run. All rows where there is no other."""
+        """The top-1 rows whose n counts runs; CLIP without training has one run. All rows where there is no
+        other."""
         rows = self.rows[self.rows["metric"] == "top1"]
         trained = rows[~rows["variant"].str.startswith("clip")]
         return trained if len(trained) else rows
@@ -90,7 +91,9 @@ def blocks(rows: pd.DataFrame) -> list[Block]:
     """
     sets = rows[["dataset", "role"]].drop_duplicates().itertuples(index=False)
     found = []
-    for dataset, role in sorted(sets, key=lambda one: (ROLES.index(one[1]) if one[1] in ROLES else 9, one[0])):
+    for dataset, role in sorted(
+        sets, key=lambda one: (ROLES.index(one[1]) if one[1] in ROLES else 9, one[0])
+    ):
         own = rows[rows["dataset"] == dataset]
         for source in sorted(set(own["trained_on"]) - {""}) or [""]:
             found.append(Block(dataset, role, source, own[own["trained_on"].isin(["", source])]))
@@ -98,10 +101,11 @@ def blocks(rows: pd.DataFrame) -> list[Block]:
 
 
 def load_paper(target: str) -> pd.DataFrame:
-    """The printed numbers of a table or panel, columns `PAPER`: method is a variant's name or a printed competitor.
+    """The printed numbers of a table or panel, columns `PAPER`: method is a variant's name or a printed
+    competitor.
 
-    k: whole number; value and spread: as printed (spread nan where none is); the other columns are text. The panels
-    of Figure 3 share figure3.csv. «readings» are not in the paper: no rows.
+    k: whole number; value and spread: as printed (spread nan where none is); the other columns are text. The
+    panels of Figure 3 share figure3.csv. «readings» are not in the paper: no rows.
     Raises InputError when the file is absent, broken, or holds nothing of this table.
     """
     if target == "readings":
@@ -133,12 +137,15 @@ def is_demo(rows: pd.DataFrame) -> bool:
 
 
 def variants(summary: pd.DataFrame) -> list[str]:
-    """The variants of a target's summary, top to bottom. Raises InputError on a name the target does not have."""
+    """The variants of a target's summary, top to bottom. Raises InputError on a name the target does not
+    have."""
     target, present = summary["target"].iloc[0], set(summary["variant"])
     known = VARIANTS.get(target, ())
     if unknown := sorted(present - set(known)):
         expected = ", ".join(known) or "none"
-        raise InputError(f"unknown variant {', '.join(unknown)} in the results of {target}; expected {expected}")
+        raise InputError(
+            f"unknown variant {', '.join(unknown)} in the results of {target}; expected {expected}"
+        )
     return [name for name in known if name in present]
 
 
@@ -150,7 +157,9 @@ def order_blind_cap(pair_classes: int, classes: int) -> float:
     return 100 * (1 - pair_classes / classes / 2)
 
 
-def caption(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = "") -> str:
+def caption(
+    summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = ""
+) -> str:
     """What must be read with the numbers: data, what helps the method by construction, what each ± means.
 
     pair_share: data set -> (classes in time-reversed pairs, all classes); needed for the demo world, where
@@ -173,16 +182,22 @@ def caption(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None
                 f"  a model blind to order but otherwise perfect reaches {cap:.1f} %",
             ]
     runs = " and ".join(dict.fromkeys(_range("n", block.trained["n"]) for block in found))
-    lines.append(f"measured: mean over runs ({runs}) ± half the 95 % Student t interval over them (none for one)")
+    lines.append(
+        f"measured: mean over runs ({runs}) ± half the 95 % Student t interval over them (none for one)"
+    )
     if summary["variant"].str.startswith("clip").any():
         lines.append("  clip: CLIP as it is; nothing is trained, so there is no spread over runs")
     if summary["video_low"].notna().any():
-        lines.append(f"{VIDEOS}: ± half the 95 % bootstrap interval of top-1 over the videos that all runs share;")
+        lines.append(
+            f"{VIDEOS}: ± half the 95 % bootstrap interval of top-1 over the videos that all runs share;"
+        )
         lines.append("  another spread than that over runs, so it stands apart")
     else:
         lines.append("  all runs share one set of test videos, whose own spread is not in it")
     if summary["splits"].max() > 1 and summary["video_low"].notna().any():
-        lines.append("  the splits' test lists share videos, here taken as separate: this interval is too narrow")
+        lines.append(
+            "  the splits' test lists share videos, here taken as separate: this interval is too narrow"
+        )
     if summary["splits"].max() > 1:
         lines.append("splits: runs are averaged over the splits first; sd between the splits of a run")
     if "top1_half" in metrics:
@@ -196,12 +211,15 @@ def caption(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None
 def measured(
     target: str, summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = ""
 ) -> pd.DataFrame:
-    """A target for display: rows (block, variant), cells text such as «62.5 ± 2.1», caption in attrs["caption"].
+    """A target for display: rows (block, variant), cells text such as «62.5 ± 2.1», caption in
+    attrs["caption"].
 
-    A block is one data set, for zero-shot one pair of them; its name gives n. Groups of columns, as far as there is
-    something in them: measured, the half width of top-1's interval over test videos, printed or derived with its
-    spread, parts of the demo's top-1, sd between splits, the protocol with half of the classes. In the demo printed
-    columns are marked as other data. `table5` has columns by k instead. Arguments as for `caption`.
+    A block is one data set, for zero-shot one pair of them; its name gives n. Groups of columns, as far as
+    there is
+    something in them: measured, the half width of top-1's interval over test videos, printed or derived with
+    its spread, parts of the demo's top-1, sd between splits, the protocol with half of the classes. In the
+    demo printed columns are marked as other data. `table5` has columns by k instead. Arguments as for
+    `caption`.
     """
     if target == "table5":
         return table5(summary, pair_share, note)
@@ -230,8 +248,11 @@ def measured(
     return _joined(frames, said)
 
 
-def table5(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = "") -> pd.DataFrame:
-    """Table 5 for display: rows (data set, variant); columns top-1 by k, its spread over test videos, printed, parts.
+def table5(
+    summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = ""
+) -> pd.DataFrame:
+    """Table 5 for display: rows (data set, variant); columns top-1 by k, its spread over test videos,
+    printed, parts.
 
     Cells are text such as «62.5 ± 2.1»; the data set's label names n; attrs["caption"] holds `caption(...)`.
     The row «clip» is untrained, under k=0. In the demo the printed columns are marked as other data.
@@ -247,7 +268,9 @@ def table5(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None 
             ours = rows[rows["variant"] == variant]
             at = 0 if variant == "clip" else largest
             line = {("measured top-1", f"k={k}"): _cell(ours, "top1", k) for k in ks}
-            line |= {(f"{VIDEOS}, top-1 ±", f"k={k}"): _half(ours[ours["k"] == k], "top1", "video_") for k in ks}
+            line |= {
+                (f"{VIDEOS}, top-1 ±", f"k={k}"): _half(ours[ours["k"] == k], "top1", "video_") for k in ks
+            }
             line |= {(printed_name, f"k={k}"): _number(ours[ours["k"] == k], "top1", "paper") for k in ks}
             group = f"measured, k={largest}" + (" (clip: k=0)" if 0 in ks else "")
             line |= {(group, name): _cell(ours, metric, at) for metric, name in PARTS.items()}
@@ -259,7 +282,8 @@ def table5(summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None 
 def controls(summary: pd.DataFrame) -> pd.DataFrame:
     """Controls for display: what is left when test frames are shuffled, reversed, or one is repeated.
 
-    Rows (block, variant); columns the four orders of frames; cells «top-1 | order» at the largest k (CLIP: k=0).
+    Rows (block, variant); columns the four orders of frames; cells «top-1 | order» at the largest k (CLIP:
+    k=0).
     """
     frames = {}
     for block in blocks(summary):
@@ -283,16 +307,22 @@ def controls(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(paired: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences for display: rows (data set, difference), a column for each k where there are several.
+    """Paired differences for display: rows (data set, difference), a column for each k where there are
+    several.
 
-    Cells such as «+13.5 ± 2.0 (videos ± 4.1), 3/3»: points, half the interval over runs, half the one over test
-    videos, runs with a gain / runs. paired: rows of `stats.paired_difference`, of several differences if wished.
+    Cells such as «+13.5 ± 2.0 (videos ± 4.1), 3/3»: points, half the interval over runs, half the one over
+    test videos, runs with a gain / runs. paired: rows of `stats.paired_difference`, of several differences if
+    wished.
     """
     lines = {}
     for block in blocks(paired):
         name = (f"{block.source}, tested on " if block.source else "") + block.dataset
         for row in block.rows.itertuples():
-            metric = "" if row.metric == "top1" else f", {SCORES.get(row.metric, PARTS.get(row.metric, row.metric))}"
+            metric = (
+                ""
+                if row.metric == "top1"
+                else f", {SCORES.get(row.metric, PARTS.get(row.metric, row.metric))}"
+            )
             label = (name, f"{row.variant} - {row.reference}{metric}")
             lines.setdefault(label, {})[f"k={row.k}" if row.k else "points"] = difference_text(row)
     index = pd.MultiIndex.from_tuples(lines, names=["data set", "difference"])
@@ -314,9 +344,9 @@ def difference_text(row) -> str:
 def text_table(frame: pd.DataFrame) -> str:
     """A frame of text cells as fixed-width text: caption, then one block of rows per first index level.
 
-    A group of columns (first column level, or each column where there is one level) that would make lines wrap in a
-    notebook goes below the others. Unlike a DataFrame's own repr this does not change with the pandas version, so a
-    notebook's output can be checked.
+    A group of columns (first column level, or each column where there is one level) that would make lines
+    wrap in a notebook goes below the others. Unlike a DataFrame's own repr this does not change with the
+    pandas version, so a notebook's output can be checked.
     """
     parts = [frame.attrs["caption"]] if frame.attrs.get("caption") else []
     if frame.index.nlevels == 1:
@@ -339,7 +369,9 @@ def _row(rows: pd.DataFrame, metric: str) -> pd.Series | None:
     found = rows[rows["metric"] == metric]
     if len(found) > 1:
         first = found.iloc[0]
-        raise ValueError(f"{len(found)} rows of {metric} for {first['variant']} on {first['dataset']}; expected one k")
+        raise ValueError(
+            f"{len(found)} rows of {metric} for {first['variant']} on {first['dataset']}; expected one k"
+        )
     return None if found.empty else found.iloc[0]
 
 

@@ -1,4 +1,5 @@
-"""What a notebook, a terminal and `verify` show of one target: its runs, summary, differences, figures and verdicts."""
+"""What a notebook, a terminal and `verify` show of one target: its runs, summary, differences, figures and
+verdicts."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ class View:
     def table(self) -> str:
         """Measured beside printed, as text."""
         note = experiments.model_note(self.about)
-        return tables.text_table(tables.measured(self.target, self.summary, experiments.pair_share(self.about), note))
+        return tables.text_table(
+            tables.measured(self.target, self.summary, experiments.pair_share(self.about), note)
+        )
 
     def differences(self) -> str:
         """The paired differences as text."""
@@ -65,13 +68,17 @@ class View:
         return tables.text_table(tables.controls(self.summary))
 
     def verdicts(self, judged: pd.DataFrame | None = None) -> str:
-        """What became of the paper's statements about this target, as text: what it judges, and how many wait.
+        """What became of the paper's statements about this target, as text: what it judges, and how many
+        wait.
 
-        judged: the verdicts of the whole register, where they are at hand (`outputs.judged`); else they are made here.
+        judged: the verdicts of the whole register, where they are at hand (`outputs.judged`); else they are
+        made here.
         """
         own = [c for c in claims.register() if c.parts and {part.target for part in c.parts} == {self.target}]
         if judged is None:
-            found = claims.measure(own, {self.target: self.runs}, self.hits, None, tables.is_demo(self.summary))
+            found = claims.measure(
+                own, {self.target: self.runs}, self.hits, None, tables.is_demo(self.summary)
+            )
         else:
             found = judged[judged["id"].isin([c.id for c in own])]
         waiting = found["verdict"] == "not run"
@@ -90,7 +97,7 @@ class View:
 def load(target: str, profile: str = "demo", source: str = "recorded") -> View:
     """The view of a target's runs.
 
-    source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a folder that
-    holds <profile>/<target>.csv. Raises InputError when there is none.
+    source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a
+    folder that holds <profile>/<target>.csv. Raises InputError when there is none.
     """
     return View(target, *experiments.load(target, profile, source))

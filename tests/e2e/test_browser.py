@@ -1,4 +1,5 @@
-"""The notebooks in a real JupyterLab: `./reproduce.sh test --browser` moves every control, and the figure must follow.
+"""The notebooks in a real JupyterLab: `./reproduce.sh test --browser` moves every control, and the figure
+must follow.
 
 Prints the reaction time of each control, median and worst: from the key press to the new picture in the page.
 """
@@ -45,7 +46,9 @@ def chromium(request):
         pytest.skip("no browser: install chromium, or name one with CHROMIUM")
     api = pytest.importorskip("playwright.sync_api", reason="no browser: ./reproduce.sh extra browser")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM") or found[0], args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM") or found[0], args=FLAGS
+        )
         yield browser
         browser.close()
 
@@ -62,7 +65,9 @@ class Lab:
 
     def __init__(self, scratch: Path) -> None:
         for name in ("notebooks", "flowclip_core", "flowclip_kit"):
-            shutil.copytree(root() / name, scratch / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
+            shutil.copytree(
+                root() / name, scratch / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*")
+            )
         for name in ("reproduce.sh", "environment.yml", "pyproject.toml", "requirements.lock"):
             shutil.copy(root() / name, scratch / name)
         (scratch / "results").symlink_to(root() / "results")
@@ -157,7 +162,10 @@ def reaction(page, act) -> float:
     began = time.perf_counter()
     act()
     page.wait_for_function(
-        "before => document.querySelector('.widget-image').src !== before", arg=before, polling=10, timeout=20_000
+        "before => document.querySelector('.widget-image').src !== before",
+        arg=before,
+        polling=10,
+        timeout=20_000,
     )
     return 1000 * (time.perf_counter() - began)
 
@@ -230,7 +238,9 @@ def test_every_control_of_the_motion_explorer(chromium, lab, screenshots, capsys
         picture(page, screenshots / f"explore_motion-{order.replace(' ', '_')}.png")
     menu = labelled(page, "clip of", "select")
     for label in ("get up", "wave"):
-        times.setdefault("clip of", []).append(reaction(page, lambda one=label: menu.select_option(label=one)))
+        times.setdefault("clip of", []).append(
+            reaction(page, lambda one=label: menu.select_option(label=one))
+        )
         settled(page)
     press("clip number", labelled(page, "clip number", ".noUi-handle"), "ArrowRight", 2)
     own_file(page, lab, times, screenshots / "explore_motion-own.png")
@@ -289,7 +299,9 @@ def own_file(page, lab: Lab, times: dict, file: Path) -> None:
     assert "broken.mp4" in line.inner_text() and "Traceback" not in line.inner_text()
     # More than tornado takes by default; and one that can be read, which ends the complaint.
     upload(page, "broken upload.mp4", own.read_bytes()[:900] + bytes(11 << 20))
-    page.wait_for_function("() => document.querySelector('[role=alert]')?.innerText.includes('broken upload.mp4')")
+    page.wait_for_function(
+        "() => document.querySelector('[role=alert]')?.innerText.includes('broken upload.mp4')"
+    )
     upload(page, "up.avi", world.encode(world.render("figures-u", "Archery", 1)))
     page.wait_for_function("() => document.querySelectorAll('[role=alert]').length === 0", timeout=20_000)
     settled(page)

@@ -1,4 +1,5 @@
-"""`extract` as a user has it: killed at random moments, by two ranks of torchrun, in shares; always the same bytes."""
+"""`extract` as a user has it: killed at random moments, by two ranks of torchrun, in shares; always the same
+bytes."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def command(data: Path, *more: str) -> tuple[str, ...]:
 def stored(cache: Path) -> dict[str, bytes]:
     (folder,) = [path.parent for path in (cache / "features").glob("*/about.json")]
     assert not list((cache / "features").glob("*.shards/*.safetensors"))
-    assert {path.name for path in folder.iterdir()} - {"looked.json"} == set(FILES)  # which is of this machine
+    assert {path.name for path in folder.iterdir()} - {"looked.json"} == set(
+        FILES
+    )  # which is of this machine
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
@@ -46,7 +49,10 @@ def whole(data, tmp_path_factory) -> dict[str, bytes]:
     """What one call stores."""
     folder = tmp_path_factory.mktemp("whole")
     call = Call(command(data), folder, folder / "cache").end()
-    assert f"folder: {VIDEOS} videos\n" in call.out and f"encoded now   {VIDEOS} videos, 10,240 pictures" in call.out
+    assert (
+        f"folder: {VIDEOS} videos\n" in call.out
+        and f"encoded now   {VIDEOS} videos, 10,240 pictures" in call.out
+    )
     assert "unreadable    1 videos are left out" in call.out and "wave/101.avi" in call.out
     failed = pd.read_csv(next((folder / "cache/features").glob("*/failed.csv")))
     assert list(failed["name"]) == ["wave/101.avi"]
@@ -63,7 +69,9 @@ def test_killed_five_times_at_random_it_ends_with_the_same_bytes(data, whole, tm
         shards = len(list(cache.glob("features/*.shards/*.safetensors")))
         # It dies somewhere in the two shards after the first that it finishes, or at once.
         after = shards + drawn.randrange(2)
-        while call.process.poll() is None and len(list(cache.glob("features/*.shards/*.safetensors"))) < after:
+        while (
+            call.process.poll() is None and len(list(cache.glob("features/*.shards/*.safetensors"))) < after
+        ):
             time.sleep(0.01)
         time.sleep(drawn.random() * 0.5)
         assert call.process.poll() is None, call.err  # there was something to kill
@@ -92,7 +100,9 @@ def test_two_ranks_of_torchrun_fill_one_store(data, whole, tmp_path):
 def test_shares_given_by_hand_fill_one_store(data, whole, tmp_path):
     first = Call(command(data, "--shard", "2/2", "--jobs", "1"), tmp_path, tmp_path / "cache").end()
     assert "not whole     160 videos are other shares'" in first.out
-    second = Call(command(data, "--shard", "1/2", "--jobs", "1", "--decoders", "2"), tmp_path, tmp_path / "cache").end()
+    second = Call(
+        command(data, "--shard", "1/2", "--jobs", "1", "--decoders", "2"), tmp_path, tmp_path / "cache"
+    ).end()
     assert "not whole" not in second.out and "features " in second.out
     assert stored(tmp_path / "cache") == whole
 

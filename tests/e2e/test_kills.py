@@ -1,4 +1,5 @@
-"""Kills and signals at random moments of everything a call does: the same tables after all, and nothing left behind.
+"""Kills and signals at random moments of everything a call does: the same tables after all, and nothing left
+behind.
 
 The usual suite has a few of them; FLOWCLIP_KILLS=40 asks for 40 kills and 10 signals.
 """
@@ -82,7 +83,8 @@ def test_killed_at_random_moments_the_table_is_the_same_and_nothing_is_left(data
 def one_round(
     rng: random.Random, events: list[signal.Signals], data: Path, expected: bytes, drawn: Path, place: Path
 ) -> list[signal.Signals]:
-    """A table hit once in each stage, and a world of which some classes were not drawn; returns what hit nothing."""
+    """A table hit once in each stage, and a world of which some classes were not drawn; returns what hit
+    nothing."""
     cache, results, missed = place / "cache", place / "results", []
     shutil.rmtree(cache, ignore_errors=True)
     shutil.rmtree(results, ignore_errors=True)
@@ -119,7 +121,9 @@ def start(command: tuple[str, ...], place: Path) -> Call:
     return Call(command, place / "cwd", place / "cache", variables={"TMPDIR": str(place / "tmp")})
 
 
-def hit(rng: random.Random, call: Call, stage: str, event: signal.Signals, cache: Path, results: Path) -> bool:
+def hit(
+    rng: random.Random, call: Call, stage: str, event: signal.Signals, cache: Path, results: Path
+) -> bool:
     """Whether the call was still running when its moment came."""
     before = {name: seen(name, cache, results) for name in ("drawing", "encoding", "training")}
     watched = "encoding" if stage == "extraction" else stage
@@ -136,18 +140,20 @@ def hit(rng: random.Random, call: Call, stage: str, event: signal.Signals, cache
     time.sleep(rng.uniform(0, 1.5))
     if call.process.poll() is not None:
         return False
-    alone = rng.random() < 0.5  # as the kernel does when memory is short, or the whole group, as a terminal does
+    alone = (
+        rng.random() < 0.5
+    )  # as the kernel does when memory is short, or the whole group, as a terminal does
     os.kill(call.process.pid, event) if alone else os.killpg(call.process.pid, event)
     code = call.process.wait(60)
     said = f"{event.name} {'alone' if alone else 'to all'} while {stage}: {code} {call.err}"
-    # A fork server that is importing torch notices when it has done so: within ten seconds on an idle machine, while a
-    # killed call and its workers left others at work here it took more.
-    left = call.left(30 * max(1.0, os.getloadavg()[0] / default_jobs()))
+    left = call.left(10)
     assert not left, f"{[words(process) for process in left]} {said}"
     if event != signal.SIGKILL:
         if code == 0 and call.out:  # it had just ended
             return False
-        lines = [line for line in re.split("[\r\n]+", call.err) if line and not re.search(r"left, .*/s\]$", line)]
+        lines = [
+            line for line in re.split("[\r\n]+", call.err) if line and not re.search(r"left, .*/s\]$", line)
+        ]
         early = code == -event and stage == "starting"  # before Python could listen
         assert code == 128 + event or early, said
         assert early or (len(lines) == 1 and lines[0].startswith("reproduce.sh: stopped")), said
@@ -170,4 +176,9 @@ def words(process: psutil.Process) -> list[str]:
 
 def checkout() -> set[Path]:
     """What lies in the checkout, apart from bytecode."""
-    return {path for folder in (ROOT, *ROOT.glob("[a-z]*/")) for path in folder.glob("*") if path.name != "__pycache__"}
+    return {
+        path
+        for folder in (ROOT, *ROOT.glob("[a-z]*/"))
+        for path in folder.glob("*")
+        if path.name != "__pycache__"
+    }

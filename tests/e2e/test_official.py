@@ -1,4 +1,5 @@
-"""Official trees through the command line: counted, encoded, trained and tested under the profile for real data.
+"""Official trees through the command line: counted, encoded, trained and tested under the profile for real
+data.
 
 A part of the classes, with all their videos and lists; the embedded model stands in for ViT-B/16.
 """
@@ -67,7 +68,9 @@ def test_table5_on_the_official_layouts(data, folder):
 
 def test_a_published_list_is_what_is_trained_on(data, folder):
     names = {name: hmdb_names()[name] for name in HMDB}
-    train = {video.name.partition("/")[2] for video in formats.load("hmdb51", data / "hmdb51").splits[1].train}
+    train = {
+        video.name.partition("/")[2] for video in formats.load("hmdb51", data / "hmdb51").splits[1].train
+    }
     chosen = [(video, label) for label, name in enumerate(HMDB) for video in names[name] if video in train]
     chosen = [pair for label in range(3) for pair in [p for p in chosen if p[1] == label][:2]]
     listed = folder / "train1_few_shot_2.txt"
@@ -94,4 +97,6 @@ def test_other_class_names_are_another_run(data, folder):
     about = json.loads((folder / "results/quick/figure3a.provenance.json").read_text())
     assert about["class_names"] == "raw"
     texts = formats.load("ucf101", data / "ucf101", class_names="raw").texts
-    assert texts == UCF and len({path.stem for path in (folder / "results/runs").glob("*.json")} - before) == 5
+    assert (
+        texts == UCF and len({path.stem for path in (folder / "results/runs").glob("*.json")} - before) == 5
+    )
