@@ -31,10 +31,12 @@ except ImportError:  # Windows
 CLEAN = {
     "MATPLOTLIBRC": os.devnull,
     "MPLBACKEND": None,
+    "PYTHONHOME": None,
     "PYTHONINSPECT": None,
     "PYTHONNOUSERSITE": "1",
     "PYTHONOPTIMIZE": None,  # notebooks check themselves with assert
     "PYTHONSTARTUP": None,  # IPython runs it in kernels too
+    "PYTHONUTF8": "1",
     "PYTHONWARNINGS": None,
 }
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -86,7 +88,7 @@ def settle() -> None:
     kept = clean(dict(os.environ))
     os.environ.clear()
     os.environ.update(kept)
-    _open_streams()
+    open_streams()
     _listen()
     if Path("matplotlibrc").is_file():  # matplotlib looks into the working folder before all else
         before = Path.cwd()
@@ -143,7 +145,7 @@ class _Output(io.FileIO):
         return len(data)
 
 
-def _open_streams() -> None:
+def open_streams() -> None:
     """Open what the caller closed, and let no character and no full disk behind stderr be an error of
     ours."""
     for number in range(3):

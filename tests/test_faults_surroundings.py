@@ -1,10 +1,7 @@
-"""Faults of the surroundings: the user's own settings, limits, streams, signals, a set-up whose hashes do not
-match."""
+"""Faults of the surroundings: the user's own settings, limits, streams, signals."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import re
 import shutil
@@ -13,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -420,98 +416,3 @@ def test_E16_a_damaged_table_of_the_record_is_restored_by_git(tmp_path, monkeypa
         InputError, match=r"table5.csv: line 2, column \w+ is .x., expected a number; .*git checkout"
     ):
         read_tidy(table)
-
-
-# --- set-up ---------------------------------------------------------------------------------------------------
-
-
-def wheel(index: Path, name: str, version: str, python: str = "py3") -> str:
-    """Put an empty package into an index of files; returns the SHA-256 of its wheel."""
-    folder = index / name
-    folder.mkdir(parents=True, exist_ok=True)
-    path, about = folder / f"{name}-{version}-{python}-none-any.whl", f"{name}-{version}.dist-info"
-    files = {
-        f"{name}.py": "",
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{about}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {python}-none-any\n",
-    }
-    rows = []
-    for file, text in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        rows.append(f"{file},sha256={digest},{len(text)}\n")
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, text in (files | {f"{about}/RECORD": "".join(rows) + f"{about}/RECORD,,\n"}).items():
-            archive.writestr(file, text)
-    page = "".join(f'<a href="{file.name}">{file.name}</a>\n' for file in sorted(folder.glob("*.whl")))
-    (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>\n{page}</body></html>\n")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def fresh(tmp_path):
-    """A checkout without an environment, whose only package is `thing`, in an index of files."""
-    checkout, index = tmp_path / "checkout", tmp_path / "index"
-    for name in ("reproduce.sh", "requirements-extras.lock", "flowclip_kit/environment.py"):
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, checkout / name)
-    (checkout / "environment.yml").write_text("dependencies:\n  - pip:\n    - thing>=1\n")
-    wheel(index, "thing", "2.0")
-
-    def set_up(
-        digest: str, version: str = "1.0", extra: str = "", **variables: str
-    ) -> subprocess.CompletedProcess:
-        (checkout / "requirements.lock").write_text(
-            f"thing=={version}{extra} \\\n    --hash=sha256:{digest}\n"
-        )
-        place = f"file://{index}"
-        plain = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
-        plain |= {"PIP_INDEX_URL": place, "PIP_CONFIG_FILE": os.devnull, "UV_DEFAULT_INDEX": place, "UV_NO_CONFIG": "1",
-                  "UV_CACHE_DIR": str(tmp_path / "uv"), "PIP_NO_CACHE_DIR": "1", "PYTHON": sys.executable}  # fmt: skip
-        for name in ("VIRTUAL_ENV", "CONDA_PREFIX", "FLOWCLIP_NEWEST"):
-            plain.pop(name, None)
-        return subprocess.run([str(checkout / "reproduce.sh"), "list"], env=plain | variables, cwd=tmp_path,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)  # fmt: skip
-
-    def installed() -> list[str]:
-        return [path.name for path in checkout.glob(".venv/lib/*/site-packages/thing-*")]
-
-    set_up.wheel, set_up.installed = lambda *more: wheel(index, "thing", *more), installed
-    return set_up
-
-
-def test_F17_a_hash_that_does_not_match_stops_the_set_up(fresh):
-    fresh.wheel("1.0")
-    for newest in ("", "1"):  # not even where the newest may be taken
-        done = fresh("ab" * 32, FLOWCLIP_NEWEST=newest)
-        assert done.returncode == 2, done.stderr
-        assert "set-up stopped" in said(done)[-1] and "hash is in requirements.lock" in said(done)[-1]
-        assert "reproduce.sh: WARNING" not in done.stderr and fresh.installed() == []
-
-
-def test_F17_the_newest_versions_are_taken_only_when_asked_for(fresh):
-    lacking = dict(digest="ab" * 32, version="9.0")  # no such version
-    done = fresh(**lacking)
-    assert done.returncode == 2 and "requirements.lock has not all packages for this Python" in said(done)[-1]
-    assert "FLOWCLIP_NEWEST=1" in said(done)[-1] and fresh.installed() == []
-    done = fresh(**lacking, FLOWCLIP_NEWEST="1")
-    (warning,) = [line for line in said(done) if line.startswith("reproduce.sh: WARNING")]
-    assert "WITHOUT HASHES" in warning and fresh.installed() == ["thing-2.0.dist-info"]
-
-
-def test_F17_a_lock_that_passes_this_platform_over_is_not_taken_for_complete(fresh):
-    done = fresh(fresh.wheel("1.0"), extra=" ; sys_platform == 'plan9'")
-    assert done.returncode == 2 and "requirements.lock has not all packages" in said(done)[-1], done.stderr
-    assert fresh.installed() == []
-
-
-def test_F17_the_locks_own_file_is_installed(fresh):
-    done = fresh(fresh.wheel("1.0"))
-    assert fresh.installed() == ["thing-1.0.dist-info"] and "loading them once" in done.stderr
-    assert "reproduce.sh: WARNING" not in done.stderr
-
-
-def test_F17_the_installer_is_pinned_with_its_hash():
-    text = (ROOT / "requirements-extras.lock").read_text().partition("# [uv]\n")[2]
-    assert re.match(r"uv==\d[\d.]+ \\\n    --hash=sha256:", text) and "# [" not in text
-    script_ = SCRIPT.read_text()
-    assert not re.search(r"with_pip[^\n]* uv\b", script_), "an installer without a hash"
