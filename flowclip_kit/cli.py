@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = COMMANDS.get(asked.target, _target)
         if run not in (_predict, _data, _extract, _doctor):
             need_checkout()
-        if run in (_target, _extract, _notebook) or run is _doctor and asked.decoders_of:
+        if run in (_target, _extract, _notebook) or (run is _doctor and asked.decoders_of):
             surroundings.need_room()
         elif run is _predict:
             surroundings.need_limits()
@@ -222,7 +222,7 @@ def _data(asked: argparse.Namespace) -> int:
     from flowclip_kit.datasets import acquire
     from flowclip_kit.experiments.runs import Bar
 
-    folder, bars = acquire.home(asked.name, asked.data_root), {}
+    folder, bars = acquire.home(asked.name, asked.data_root), dict[str, Bar]()
     if short := acquire.shortage(asked.name, folder, None if asked.names else 2):
         print(f"{short}\n", flush=True)  # first, for whatever stops the rest
         _need_writable(folder, "--data-root")
