@@ -27,7 +27,7 @@ from flowclip_core.data import video
 from flowclip_core.errors import InputError, VideoError
 from flowclip_kit.datasets import decoders
 from flowclip_kit.datasets.formats import EXTENSIONS
-from flowclip_kit.distributed.process_pool import ignore_sigint, end_with_parent
+from flowclip_kit.distributed.process_pool import end_with_parent, ignore_sigint
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,7 @@ from flowclip_core.files import naming, unfinished, write_atomically
 from flowclip_kit.demo.actions import ACTIONS
 from flowclip_kit.demo.figures import Action, Look, Nuisance, film, warped_phases
 from flowclip_kit.distributed import locks
-from flowclip_kit.distributed.process_pool import ignore_sigint, end, end_with_parent
+from flowclip_kit.distributed.process_pool import end, end_with_parent, ignore_sigint
 from flowclip_kit.paths import cache_dir
 
 NAMES = ("figures-h", "figures-u", "figures-k")
