@@ -16,6 +16,7 @@ from typing import NoReturn
 from flowclip_core.config import PRECISIONS
 from flowclip_core.data.labels import STYLES
 from flowclip_core.errors import InputError
+from flowclip_kit.distributed import ENGINES
 from flowclip_kit.profiles import PROFILES
 
 # What a target is in a line; `experiments.catalogue` says what it trains.
@@ -35,7 +36,6 @@ TARGETS = {
     "readings": "what the paper leaves open, one choice changed at a time, and two controls",
     "all": "table1 to figure3d, then the verdicts on the paper's claims and one report",
 }
-ENGINES = ("local", "ray")
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 BENCHMARKS = Path(__file__).resolve().parent / "bench"
 

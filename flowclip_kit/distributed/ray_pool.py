@@ -23,9 +23,9 @@ from typing import Any
 
 from flowclip_core.errors import InputError
 from flowclip_core.files import unfinished
+from flowclip_kit.distributed import ENGINES
 from flowclip_kit.distributed.locks import sweep
 from flowclip_kit.distributed.process_pool import PATIENCE, Result, again_while_held, ignore_sigint
-from flowclip_kit.parser import ENGINES
 from flowclip_kit.paths import root
 
 # How often a task is done again whose worker died: nodes may go, but a run that kills every worker must end.
