@@ -6,6 +6,7 @@ Standard library only, because it runs before anything is installed:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import re
@@ -13,8 +14,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -93,10 +94,9 @@ def set_up() -> None:
     """
     if not os.access(ROOT, os.W_OK):
         raise InputError(f"cannot write to {ROOT}, where .venv belongs")
-    with Lock(VENV.with_name(".venv.lock"), "the set-up of this checkout"):
+    with Lock(VENV.with_name(".venv.lock"), "the set-up of this checkout"), _installers():
         if _succeeds(PYTHON, "-I", "-S", ENVIRONMENT, "stamped"):  # another call has done it
             return
-        _wait_for_installers()
         current = STAMP.exists()
         STAMP.unlink(missing_ok=True)
         if not current or not _succeeds(PYTHON, "-I", "-c", "import pip, tomllib"):
@@ -109,19 +109,22 @@ def set_up() -> None:
     notice(f"set-up complete, by {taken_from}")
 
 
-def _wait_for_installers() -> None:
-    """Wait for an installer that a killed set-up left running: it holds the lock that it got from here."""
-    import fcntl
-
+@contextmanager
+def _installers() -> Iterator[None]:
+    """A lock on .venv that every installer inherits: wait for one that a killed set-up left running."""
     VENV.mkdir(exist_ok=True)
     descriptor = os.open(VENV, os.O_RDONLY)
     os.set_inheritable(descriptor, True)
-    with suppress(OSError):  # this file system has no locks
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            notice("waiting for an installer that a killed set-up left running")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with suppress(OSError):  # this file system has no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                notice("waiting for an installer that a killed set-up left running")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _make_venv() -> None:

@@ -84,9 +84,7 @@ def bench(words: Sequence[str]) -> NoReturn:
 
 def extra(words: Sequence[str]) -> int:
     """Install what the environment in use lacks of an extra, and leave what it has as it is."""
-    if len(words) != 1:
-        raise InputError("extra: expected ray or browser")
-    (name,) = words
+    name = " ".join(words)
     pins = environment.extra(name)
     lacking = [pins[package] for package, version in environment.versions(pins).items() if version is None]
     if not lacking:
