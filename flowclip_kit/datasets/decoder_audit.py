@@ -26,6 +26,7 @@ import numpy as np
 
 from flowclip_core.data import video
 from flowclip_core.errors import InputError, VideoError
+from flowclip_kit.datasets import decoders
 from flowclip_kit.datasets.disk import EXTENSIONS, first_of, printable
 from flowclip_kit.distributed.process_pool import deaf_to_ctrl_c, end, end_with_parent
 
@@ -40,7 +41,7 @@ class Reading:
     """What one reader made of one video. Three in a row belong to one video: PYAV, IN_ORDER, SEEKING.
 
     name: path below the folder. frames: how many the reader counts. wanted: how many frames are compared,
-    wrong: how many of these differ from PyAV's by more than video.TOLERANCE grey levels. For each of those
+    wrong: how many of these differ from PyAV's by more than decoders.TOLERANCE grey levels. For each of those
     the whole video is searched for the nearest frame that equals it: usual is the offset, in frames, that
     most have (1: the next frame came), furthest the largest of either sign, unplaced how many equal no frame.
     None: unknown, or none is wrong. error: empty, or one line; it starts with NOT_OPENED where decord could
@@ -84,7 +85,7 @@ def audit(
     for option, value in (("sample", sample), ("frames", frames), ("seconds", seconds)):
         if not value > 0:
             raise InputError(f"{option} {value}: expected more than 0")
-    decord = video.import_decord()
+    decord = decoders.import_decord()
     folder = Path(folder)
     names = _videos(folder)
     if not names:
@@ -171,7 +172,7 @@ def _by_decord(
         # What PyAV must not open, a playlist say, decord would open.
         container, _ = video.open_stream(path)
         with container:
-            refused = video.no_decord(container.format.name)
+            refused = decoders.no_decord(container.format.name)
     except (VideoError, av.error.FFmpegError, OSError) as error:
         refused = _line(error, path)
     if refused:
@@ -181,7 +182,7 @@ def _by_decord(
     except VideoError:
         ours = {}  # decord may read it all the same
     try:
-        reader = video.import_decord().VideoReader(str(path.absolute()), num_threads=1)
+        reader = decoders.import_decord().VideoReader(str(path.absolute()), num_threads=1)
         reading = replace(reading, frames=len(reader))
     except Exception as error:
         return replace(reading, error=f"{NOT_OPENED} ({_line(error, path)})")
@@ -204,7 +205,7 @@ def _by_decord(
 def _offsets(path: Path, wrong: dict[int, np.ndarray]) -> list[int]:
     """How many frames after the wanted one the nearest equal frame comes, for each picture that has an equal."""
     nearest: dict[int, int] = {}
-    for number, picture in enumerate(video.pictures(path)):
+    for number, picture in enumerate(decoders.pictures(path)):
         for wanted, theirs in wrong.items():
             if wanted in nearest and abs(nearest[wanted]) <= abs(number - wanted):
                 continue
@@ -215,7 +216,7 @@ def _offsets(path: Path, wrong: dict[int, np.ndarray]) -> list[int]:
 
 
 def _differ(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape != b.shape or video.differs(a, b)
+    return a.shape != b.shape or decoders.differs(a, b)
 
 
 def _in_order(reader, numbers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -266,7 +267,7 @@ def _begin() -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    video.import_decord()  # now, since a reading's time is for reading
+    decoders.import_decord()  # now, since a reading's time is for reading
 
 
 # --- in the calling process ---

@@ -18,6 +18,7 @@ from flowclip_core.files import sha256
 from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.backbone import load_backbone as load_other
 from flowclip_kit.demo.world import WEIGHTS
+from flowclip_kit.weights import check_contents
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -34,6 +35,8 @@ def load_backbone(
     Raises InputError as that does, and for other weights of the tiny CLIP.
     """
     if name != TINY:
+        if not (isinstance(name, Path) or Path(name).is_dir()):
+            check_contents(name, pretrained)
         return load_other(name, pretrained, seed, device)
     if pretrained not in (None, "", "none"):
         raise InputError(
