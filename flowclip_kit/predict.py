@@ -49,7 +49,7 @@ def classify(
     )
     if backbone not in (None, TINY):
         return found
-    from flowclip_kit.demo.pretrain import unknown_words
+    from flowclip_kit.demo.backbone import unknown_words
 
     unknown = sorted({word for label, _ in found.top for word in unknown_words(label)})
     more = [f"It has never seen the words: {', '.join(unknown)}."] if unknown else []

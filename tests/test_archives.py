@@ -26,7 +26,7 @@ from test_datasets import one_line, put
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets import archives
 from flowclip_kit.datasets.archives import Archive, fetch, unpack
-from flowclip_kit.datasets.formats import videos_in
+from flowclip_kit.datasets.disk import videos_in
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
 HALF = 2 << 16  # whole blocks of 64 KiB in the half of it that comes before a drop, and in half of the rest

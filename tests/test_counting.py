@@ -16,11 +16,11 @@ from conftest import FULL_TEXT, SMALL, backbone
 from torch import Tensor, nn
 
 from flowclip_core.config import ModelConfig
+from flowclip_core.data.labels import class_text
 from flowclip_core.errors import InputError
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_kit.datasets.class_names import CLASSES
-from flowclip_kit.datasets.formats import class_text
 from flowclip_kit.experiments import catalogue, costs, counting
 from flowclip_kit.paths import root
 from flowclip_kit.reporting import costs as shown

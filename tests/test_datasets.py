@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from flowclip_core.data.labels import class_text
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets.formats import (
     Dataset,
     Split,
     Video,
-    class_text,
     few_shot,
     half_of_classes,
     hold_out,
@@ -226,6 +226,22 @@ def test_folder_without_lists_holds_out_the_same_videos_every_time(tmp_path):
     assert set(test) < set(more.splits[1].test)  # another class changes nothing in the old ones
 
 
+def test_how_a_folder_is_split_and_copies_on_both_sides_are_said_once(tmp_path, capsys):
+    for name, text in (("a/0", "x"), ("a/1", "same"), ("b/0", "same"), ("b/1", "y"), ("b/2", "")):
+        put(tmp_path / "train" / f"{name}.avi", text)
+    for name, text in (("a/2", "z"), ("a/3", "same"), ("b/3", "x"), ("b/4", "w"), ("b/5", "")):
+        put(tmp_path / "test" / f"{name}.avi", text)
+    for _ in range(2):
+        load("folder", tmp_path)
+    split, copied = capsys.readouterr().err.splitlines()
+    assert split.endswith(f"{tmp_path}: 5 training and 5 test videos (of train/ and test/)")
+    pairs = "test/a/3.avi = train/a/1.avi, test/b/3.avi = train/a/0.avi"
+    assert f"split 1: 2 test videos are copies of training videos ({pairs})" in copied
+    lines = []
+    load("folder", folder(tmp_path / "own"), say=lines.append)
+    assert "4 training and 3 test videos" in lines[0] and "30% of each class is held out" in lines[0]
+
+
 def test_folder_with_lists(tmp_path):
     folder(tmp_path)
     put(tmp_path / "train.csv", '\ufeffvideo,label\nwave_hand/0.avi,wave\n./JumpRope/0.avi,"jump, rope"\n')
@@ -311,7 +327,7 @@ def test_unknown_data_set(tmp_path):
             "path,class\nwave_hand/0.avi,wave\n",
             ["train.csv", "video,label", "path,class"],
         ),
-        ("folder", "one_video/1.avi", "", ["one_video", "holds 1 videos", "mp4"]),
+        ("folder", "one_video/1.avi", "", ["one_video", "holds 1 video (1.avi)", "two or more"]),
         ("folder", "Jump_Rope/.empty", "", ["Jump_Rope", "holds 0 videos"]),
         ("folder", "time_reversed_pairs.csv", "a,b\nJumpRope,sit\n", ["line 2", "'sit'"]),
         ("folder", "time_reversed_pairs.csv", "a,b\nJumpRope,JumpRope\n", ["line 2", "partner"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import sys
@@ -11,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import stuck
 from clips import cut_short, every_frame, has_decord, make
@@ -19,7 +17,7 @@ from clips import cut_short, every_frame, has_decord, make
 from flowclip_core.data.video import segment_centres
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets import decoder_audit
-from flowclip_kit.datasets.decoder_audit import IN_ORDER, PYAV, SEEKING, Reading, audit, frame, text
+from flowclip_kit.datasets.decoder_audit import IN_ORDER, PYAV, SEEKING, Reading, audit, text
 
 needs_decord = pytest.mark.skipif(not has_decord(), reason="decord is not installed")
 
@@ -163,7 +161,7 @@ def test_a_program_that_stops_leaves_no_process(made):
 class Idle:
     """A reading process that opens nothing."""
 
-    def ask(self, seconds, read, path, frames, reading) -> Reading:
+    def run(self, seconds, read, path, frames, reading) -> Reading:
         assert path.exists()
         return replace(reading, frames=frames, wanted=frames, wrong=0)
 
@@ -175,7 +173,7 @@ class Idle:
 def unread(monkeypatch):
     if not has_decord():
         pytest.skip("decord is not installed")
-    monkeypatch.setattr(decoder_audit, "_Child", Idle)
+    monkeypatch.setattr(decoder_audit, "_Process", Idle)
 
 
 def sampled(folder: Path, **options) -> list[str]:
@@ -215,7 +213,7 @@ def test_a_name_that_is_not_utf8_can_be_told(tmp_path, unread):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xf6\xdfe.avi")).touch()
     readings = audit(tmp_path)
     assert readings[0].name == r"gr\xf6\xdfe.avi"
-    assert (text(readings) + frame(readings).to_csv()).encode()
+    assert text(readings).encode()
 
 
 @needs_decord
@@ -293,11 +291,3 @@ def test_the_names_of_many_are_cut_after_three():
     readings = [replace(reading, name=f"{i}.avi") for i in range(4) for reading in WORLD[3:6]]
     assert "other frames: 4 (0.avi, 1.avi, 2.avi, ...)" in text(readings)
     assert len([line for line in text(readings).splitlines() if "29 of 32" in line]) == 4
-
-
-def test_the_table_goes_through_a_csv_file():
-    table = pd.read_csv(io.StringIO(frame(WORLD).to_csv(index=False)), keep_default_na=False)
-    assert len(table) == len(WORLD) and list(table["name"]) == [reading.name for reading in WORLD]
-    for column in ("frames", "wanted", "wrong", "error"):
-        values = ["" if getattr(reading, column) is None else getattr(reading, column) for reading in WORLD]
-        assert list(table[column].astype(str)) == [str(value) for value in values]

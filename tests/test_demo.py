@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from flowclip_core.errors import InputError
-from flowclip_kit.demo import captions, figures, pretrain, world
+from flowclip_kit.demo import backbone, figures, world
 from flowclip_kit.demo.actions import ACTIONS
+from flowclip_kit.demo.makers import captions, pretrain
 
 PAIRS = [(name, *pair) for name in world.LOOKS for pair in world.pairs(name)]
 SMALL = {
@@ -175,7 +176,7 @@ def test_a_second_call_returns_at_once_and_other_sizes_are_refused(small_world, 
 
 
 def test_a_killed_ensure_leaves_no_orphan_and_no_half_video_and_two_at_once_finish_it(tmp_path):
-    root = pretrain.WEIGHTS.parents[2]
+    root = backbone.FOLDER.parents[2]
     script = tmp_path / "run.py"
     size = world.Size(("run", "wave"), 10, 4)
     script.write_text(
@@ -207,9 +208,9 @@ def test_a_killed_ensure_leaves_no_orphan_and_no_half_video_and_two_at_once_fini
 
 
 def test_renderer_and_world_need_no_torch():
-    code = "import sys, flowclip_kit.demo.world, flowclip_kit.demo.captions; sys.exit('torch' in sys.modules)"
+    code = "import sys, flowclip_kit.demo.world, flowclip_kit.demo.makers.captions; sys.exit('torch' in sys.modules)"
     assert (
-        subprocess.run([sys.executable, "-c", code], cwd=pretrain.WEIGHTS.parents[2], check=False).returncode
+        subprocess.run([sys.executable, "-c", code], cwd=backbone.FOLDER.parents[2], check=False).returncode
         == 0
     )
 
@@ -265,8 +266,8 @@ def test_the_word_table_gives_the_tokenizer_s_ids():
 def test_unknown_words_are_named():
     for name in world.NAMES:
         for label in world.CLASSES[name]:
-            assert pretrain.unknown_words(f"a popular human action of {world.spaced(label)}.") == []
-    assert pretrain.unknown_words("human action of Walking a dog.") == ["Walking", "dog"]
+            assert backbone.unknown_words(f"a popular human action of {world.spaced(label)}.") == []
+    assert backbone.unknown_words("human action of Walking a dog.") == ["Walking", "dog"]
 
 
 # --- weights ------------------------------------------------------------------------------------------------
@@ -278,24 +279,24 @@ def test_shipped_weights_load_to_the_bit_and_leave_random_numbers_alone():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    one, other = pretrain.load_tiny_clip().state_dict(), pretrain.load_tiny_clip().state_dict()
+    one, other = backbone.load_tiny_clip().state_dict(), backbone.load_tiny_clip().state_dict()
     assert torch.equal(torch.rand(4), expected)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert all(value.isfinite().all() for value in one.values())
 
 
 def test_an_altered_weights_file_is_refused_in_one_line(tmp_path):
-    for path in pretrain.WEIGHTS.glob("tiny_clip.*"):
+    for path in backbone.FOLDER.glob("tiny_clip.*"):
         shutil.copy(path, tmp_path / path.name)
     data = bytearray((tmp_path / "tiny_clip.safetensors").read_bytes())
     data[-7] ^= 1
     (tmp_path / "tiny_clip.safetensors").write_bytes(data)
     with pytest.raises(InputError, match="tiny_clip.safetensors: altered") as caught:
-        pretrain.load_tiny_clip(tmp_path)
+        backbone.load_tiny_clip(tmp_path)
     assert "\n" not in str(caught.value)
     (tmp_path / "tiny_clip.safetensors").unlink()
     with pytest.raises(InputError, match="missing"):
-        pretrain.load_tiny_clip(tmp_path)
+        backbone.load_tiny_clip(tmp_path)
 
 
 def test_three_steps_of_pretraining_are_reproducible(monkeypatch):
@@ -336,12 +337,12 @@ def test_the_compact_text_tower_equals_open_clip_s():
 @pytest.mark.parametrize("name", list(world.LOOKS))
 def test_shipped_clip_knows_stills_but_not_the_order_of_time(name):
     clips, labels = pretrain.fresh_clips(name, 4)
-    scores = pretrain.zero_shot(pretrain.load_tiny_clip(), name, clips, labels)
+    scores = pretrain.zero_shot(backbone.load_tiny_clip(), name, clips, labels)
     assert scores["top1"] > 2.5 * 100 / len(world.CLASSES[name])
     assert 25 <= scores["order"] <= 75
 
 
 def test_the_log_tells_what_was_trained():
-    log = json.loads((pretrain.WEIGHTS / "tiny_clip.log.json").read_text())
+    log = json.loads((backbone.FOLDER / "tiny_clip.log.json").read_text())
     assert set(log["words"]) == set(captions.vocabulary())
     assert log["world"] == world.VERSION and list(log["loss"])[-1] == str(log["steps"])

@@ -26,7 +26,7 @@ from flowclip_kit.datasets.class_names import CLASSES
 from flowclip_kit.datasets.extraction import ensure_features
 from flowclip_kit.datasets.feature_store import StoreConfig
 from flowclip_kit.datasets.few_shot_lists import read_list
-from flowclip_kit.datasets.formats import Video, load
+from flowclip_kit.datasets.formats import Dataset, Video, load
 from flowclip_kit.demo import world
 from flowclip_kit.experiments.runs import Options, Workshop, resolve
 from flowclip_kit.explore import checkpoints
@@ -52,6 +52,14 @@ def classes(root: Path, *names: str, count: int = 2) -> Path:
         for number in range(count):
             put(root / "data" / name / f"{number}.mp4")
     return root / "data"
+
+
+def heard(root: Path, split: str = "training and") -> tuple[Dataset, list[str]]:
+    """A folder data set, and what is said of it after how it was split, which is said once and first."""
+    lines: list[str] = []
+    dataset = load("folder", root, say=lines.append)
+    assert split in lines[0] and not any("training and" in line for line in lines[1:])
+    return dataset, lines[1:]
 
 
 def lists(root: Path, train: str, test: str = "run/1.mp4,run\nwave/1.mp4,wave\n") -> Path:
@@ -186,7 +194,8 @@ FAULTS = [
     ),
     Fault(
         "C8", "what is no file", lambda at: extract(fifo(at)), 2,
-        r"3 of 7 videos cannot be read: run/p.mp4 \(no regular.*gone.mp4 \(a link to nothing.*x.mp4 \(a folder\)",
+        "3 of 7 videos cannot be read: run/p.mp4 \(not a regular.*gone.mp4 \(a broken link.*x.mp4 \(a"
+        " folder\)",
     ),
     Fault(
         "C8", "a name in no UTF-8", lambda at: extract(not_utf8(at, b"run/caf\xe9")), 2,
@@ -228,14 +237,14 @@ FAULTS = [
     ),
     Fault(
         "C8", "stills", lambda at: extract(put(classes(at, "run") / "wave/0.png").parents[1]), 2,
-        "wave: holds 0 videos",
+        r"wave: holds 0 videos and 1 other files \(0.png\); expected two or more videos",
     ),
     Fault(
         "C9", "a root that is not to be written", lambda at: ("data", "hmdb51", "--data-root", put(at / "file")), 2,
         "--data-root .*file.*: cannot be written .*; name another folder",
     ),
     Fault(
-        "C9", "no network", lambda at: ("data", "ucf101", "--data-root", at, "--mirror", "http://localhost:9/x"), 2,
+        "C9", "no network", lambda at: ("data", "kinetics400", "--data-root", at, "--mirror", "http://localhost:9/x"), 2,
         "cannot be fetched .*put it at .*run the same command again",
     ),
     Fault(
@@ -322,10 +331,9 @@ def test_B6_one_rule_for_class_names():
 
 
 def test_B6_numbers_are_a_warning(tmp_path, capsys):
-    said = []
-    load("folder", classes(tmp_path, "0", "1", "run"), say=said.append)
+    lines = heard(classes(tmp_path, "0", "1", "run"))[1]
     assert (
-        len(said) == 1 and "2 of 3 class names are numbers ('0', '1'): CLIP reads them literally" in said[0]
+        len(lines) == 1 and "2 of 3 class names are numbers ('0', '1'): CLIP reads them literally" in lines[0]
     )
     clip = tmp_path / "wave.avi"
     clip.write_bytes(world.encode(world.render("figures-h", "wave", 0)))
@@ -410,12 +418,14 @@ def test_C8_lists_as_other_systems_write_them(tmp_path):
     ],
 )
 def test_C8_a_listed_name_that_can_mean_one_file_means_it(listed, way, tmp_path):
-    data, said = classes(tmp_path, "café", "run"), []
+    data = classes(tmp_path, "café", "run")
     put(data / "train.csv", f"video,label\n{listed},café\nrun/0.mp4,run\n")
     put(data / "test.csv", f"video,label\nrun/1.mp4,run\ncafé/1.mp4,{unicodedata.normalize('NFD', 'Café')}\n")
-    found = load("folder", data, say=said.append)
-    assert found.splits[1].train == (Video("café/0.mp4", 0), Video("run/0.mp4", 1))
-    assert len(said) == 1 and f"1 of 4 listed videos are there under a name that differs in {way}" in said[0]
+    dataset, lines = heard(data)
+    assert dataset.splits[1].train == (Video("café/0.mp4", 0), Video("run/0.mp4", 1))
+    assert (
+        len(lines) == 1 and f"1 of 4 listed videos are there under a name that differs in {way}" in lines[0]
+    )
 
 
 def test_C8_a_file_that_the_list_names_is_nobody_elses(tmp_path):
@@ -457,18 +467,13 @@ def test_C8_kinetics_under_other_names_is_named(tmp_path):
 
 @pytest.mark.parametrize("parts_", [("train", "test"), ("Train", "Val"), ("train", "test", "validation")])
 def test_C8_train_and_test_folders(parts_, tmp_path):
-    said = []
-    data = load(
-        "folder",
-        classes(tmp_path, *(f"{part}/{name}" for part in parts_ for name in ("run", "wave"))),
-        say=said.append,
-    )
+    root = classes(tmp_path, *(f"{part}/{name}" for part in parts_ for name in ("run", "wave")))
+    data, lines = heard(root, f"4 training and 4 test videos (of {parts_[0]}/ and {parts_[1]}/)")
     assert data.classes == ("run", "wave") and [len(part) for part in data.splits[1]] == [4, 4]
     assert data.splits[1].test[3] == Video(f"{parts_[1]}/wave/1.mp4", 1)
-    assert len(said) == (len(parts_) == 3) and all("validation" in line for line in said)
-    shutil.rmtree(tmp_path / "data" / parts_[1] / "wave")
-    load("folder", tmp_path / "data", say=said.append)
-    assert "split 1: 1 classes have no test video (wave)" in said[-1]
+    assert len(lines) == (len(parts_) == 3) and all("validation" in line for line in lines)
+    shutil.rmtree(root / parts_[1] / "wave")
+    assert "split 1: no score covers 1 classes without a test video (wave)" in heard(root)[1][-1]
 
 
 def test_C8_classes_called_train_and_test_are_classes(tmp_path):
@@ -476,8 +481,9 @@ def test_C8_classes_called_train_and_test_are_classes(tmp_path):
 
 
 def test_C8_what_is_left_out_is_counted_and_named(tmp_path):
-    data, said = classes(tmp_path, "run", "wave"), []
-    whole = load("folder", data, say=pytest.fail)
+    data = classes(tmp_path, "run", "wave")
+    whole, lines = heard(data)
+    assert not lines
     for junk in (
         "__MACOSX/run/._0.mp4",
         "lost+found/x",
@@ -495,9 +501,13 @@ def test_C8_what_is_left_out_is_counted_and_named(tmp_path):
         "run/mystery.bin2",
     ):
         put(data / other)
-    assert load("folder", data, say=said.append) == whole
-    assert len(said) == 1 and "5 files that are no videos of a class (loose.mp4, " in said[0]
-    assert "6 names that systems leave behind" in said[0] and "__MACOSX" in said[0]
+    again, lines = heard(data)
+    assert (
+        again == whole
+        and len(lines) == 1
+        and "5 files that are not videos of a class (loose.mp4, " in lines[0]
+    )
+    assert "6 leftovers of operating systems" in lines[0] and "__MACOSX" in lines[0]
 
 
 def test_C8_any_file_that_can_be_read_is_a_video(tmp_path):
@@ -508,12 +518,11 @@ def test_C8_any_file_that_can_be_read_is_a_video(tmp_path):
     for name in ("no_ending", "odd.clip"):
         shutil.copy(made, data / "run" / name)
     put(data / "run" / "broken.clip", "no video")
-    said = []
-    found = load("folder", data, say=said.append)
-    names = {video.name for part in found.splits[1] for video in part}
+    dataset, lines = heard(data)
+    names = {video.name for part in dataset.splits[1] for video in part}
     more = ("more.wmv", "more.ts", "more.3gp", "more.FLV", "season 1/more.mp4", "no_ending", "odd.clip")
     assert {f"run/{name}" for name in more} < names and len(names) == 11
-    assert len(said) == 1 and "1 files that are no videos of a class (run/broken.clip)" in said[0]
+    assert len(lines) == 1 and "1 files that are not videos of a class (run/broken.clip)" in lines[0]
 
 
 def test_C8_a_few_shot_list_as_others_write_it(tmp_path):
@@ -569,7 +578,7 @@ def test_C9_what_is_missing_is_said_before_what_stops_it(there, tmp_path, monkey
         (home / "videos/kick/a_kick.avi").unlink()
     code, out, err = answer(capsys, "data", "hmdb51", "--data-root", tmp_path / "root")
     assert code == 2 and "install unar" in err.splitlines()[-1]
-    assert f"hmdb51  {home}" in out and "to bring in" in out
+    assert f"hmdb51  {home}" in out and "still needed" in out and home.exists() == (there != "nothing")
     counted = {
         "nothing": "0 of     6,766",
         "lists": "0 of        12",
@@ -586,12 +595,12 @@ def test_C9_a_whole_data_set_that_cannot_be_written_is_counted(tmp_path, monkeyp
     monkeypatch.setitem(acquire.FACTS, "hmdb51", acquire.FACTS["hmdb51"]._replace(classes=3, splits={}))
     hmdb(tmp_path / "hmdb51")
     code, out, err = answer(capsys, "data", "hmdb51", "--data-root", tmp_path)
-    assert code == 0 and "to bring in" not in out, err
+    assert code == 0 and "still needed" not in out, err
 
 
 def test_C9_kinetics_lists_first(tmp_path, capsys):
     put(tmp_path / "kinetics400/train/a.mp4")
     words = ("data", "kinetics400", "--data-root", tmp_path, "--mirror", "http://localhost:9/x")
     code, out, err = answer(capsys, *words)
-    assert code == 2 and "1 of   260,325" in out and "to bring in   list of the val videos (val.csv)" in out
+    assert code == 2 and "1 of   260,325" in out and "still needed  list of the val videos (val.csv)" in out
     assert "cannot be fetched" in err.splitlines()[-1]

@@ -459,7 +459,7 @@ def test_A1_no_module_writes_json_that_may_hold_nan():
     words = {
         "flowclip_core": "config files model/hub training/loop",
         "flowclip_kit": "cli reporting/notebooks datasets/contents datasets/extraction datasets/formats"
-        " datasets/feature_store experiments/records experiments/runs distributed/locks demo/pretrain bench/extraction",
+        " datasets/feature_store experiments/records experiments/runs distributed/locks demo/makers/pretrain bench/extraction",
     }
     for package, known in words.items():
         found = {path for path in (ROOT / package).rglob("*.py") if "json.dump" in path.read_text()}

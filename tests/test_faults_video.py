@@ -74,7 +74,8 @@ NO_VIDEOS = {  # name: what makes it, what is said of it
     "pipe_inside.mp4": (onto_a_pipe, TEXT),
     "session.sdp": (
         lambda path: path.write_text(
-            "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5004 RTP/AVP 96\r\n"
+            "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5004 RTP/AVP"
+            " 96\r\n"
         ),
         TEXT,
     ),

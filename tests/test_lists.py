@@ -8,9 +8,9 @@ import re
 import pytest
 from test_datasets import hmdb, kinetics, one_line, put, ucf
 
+from flowclip_core.data.labels import class_text
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.few_shot_lists import read_list
-from flowclip_kit.datasets.formats import class_text
 
 
 def test_a_list_of_vifi_and_one_of_ju(tmp_path):

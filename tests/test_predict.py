@@ -16,8 +16,7 @@ from flowclip_core import FlowCLIP, ModelConfig
 from flowclip_core.data.video import segment_centres
 from flowclip_core.errors import InputError
 from flowclip_kit.demo import world
-from flowclip_kit.demo.backbone import load_backbone
-from flowclip_kit.demo.pretrain import load_tiny_clip
+from flowclip_kit.demo.backbone import load_backbone, load_tiny_clip
 from flowclip_kit.predict import classify
 
 

@@ -178,7 +178,7 @@ def test_opening_each_video_finds_the_unreadable_and_the_copies(tmp_path):
     assert [name for name, _ in report.unreadable] == names[:3] and all(why for _, why in report.unreadable)
     assert report.same_content == ((names[3], names[4]),)
     assert seen[-1] == ("opening", 9, 9) and not report.complete
-    assert f"unreadable    {3:>9}" in report.text() and "not looked at" not in report.text()
+    assert f"unreadable    {3:>9}" in report.text() and "not checked" not in report.text()
 
 
 def test_kinetics_counts_by_its_own_lists(tmp_path, monkeypatch):

@@ -29,7 +29,8 @@ from pathlib import Path
 from flowclip_core.config import PRECISIONS
 from flowclip_core.errors import InputError, VideoError
 from flowclip_kit.bench import _common as common
-from flowclip_kit.datasets import extraction, formats
+from flowclip_kit.datasets import extraction
+from flowclip_kit.datasets.disk import videos_in
 from flowclip_kit.datasets.extraction import fill, plan
 from flowclip_kit.datasets.feature_store import StoreConfig
 from flowclip_kit.datasets.formats import Dataset, Split, Video
@@ -57,7 +58,7 @@ class Case:
 def readable(folder: Path) -> list[str]:
     """Videos below `folder` that can be decoded."""
     found = []
-    for name in formats.videos_in(folder, depth=2):
+    for name in videos_in(folder, depth=2):
         try:
             extraction.read_frames(folder / name, lambda count: [0])
         except VideoError as error:

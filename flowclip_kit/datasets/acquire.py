@@ -1,7 +1,6 @@
-"""The paper's data sets on the disk: fetched, unpacked, arranged as `datasets.load` reads them, and counted.
+"""The paper's data sets on the disk: fetched, unpacked, arranged as `formats.load` reads them, and counted.
 
-What the user already has is taken as it is: it is linked or copied into place, never moved, overwritten or
-deleted.
+What the user already has is used as it is: linked or copied into place, never moved, overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -21,16 +20,14 @@ from flowclip_core.errors import InputError, VideoError, notice
 from flowclip_core.files import sha256
 from flowclip_kit.datasets.archives import Archive, Progress, fetch, rar_tools, unpack
 from flowclip_kit.datasets.class_names import CLASSES
-from flowclip_kit.datasets.formats import lines_of, read_lists, videos_in
+from flowclip_kit.datasets.disk import videos_in
+from flowclip_kit.datasets.layouts import Say, lines_of, read_lists
 from flowclip_kit.distributed.locks import Lock
 from flowclip_kit.distributed.process_pool import default_jobs
 
-Say = Callable[[str], None]
-
 
 class Facts(NamedTuple):
-    """What is known of a data set: classes, videos in all, of (train, test) by split, files, terms,
-    literature."""
+    """What is known of a data set; videos: in all; splits: (train, test) by number."""
 
     classes: int
     videos: int
@@ -90,7 +87,8 @@ FACTS = {
                 sha256="5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
             ),
             _at(
-                "UCF101.rar", "www.crcv.ucf.edu/data/UCF101", "www.crcv.ucf.edu/datasets/human-actions/ucf101",
+                "UCF101.rar",
+                "www.crcv.ucf.edu/data/UCF101", "www.crcv.ucf.edu/datasets/human-actions/ucf101",
                 what="13,320 videos", bytes=6_932_971_618,
                 sha256="ca8dfadb4c891cb11316f94d52b6b0ac2a11994e67a0cae227180cd160bd8e55",
             ),
@@ -120,11 +118,12 @@ _LISTS = {
 
 
 def sources(name: str, mirror: str | None = None) -> list[Archive]:
-    """The archives of a data set, the lists first. `mirror` (or $FLOWCLIP_MIRROR), like https://host/folder,
-    stands in
-    for the hosts: tried with the official path behind it, then with the file alone. Kinetics-400 has its
-    lists only: its videos come as hundreds of archives, `by_hand` tells how. Raises InputError for another
-    name or no such URL."""
+    """The archives of a data set, the lists first.
+
+    `mirror` (or $FLOWCLIP_MIRROR), like https://host/folder, replaces the hosts: tried with the official path
+    behind it, then with the file alone. Kinetics-400 has only its lists: its videos come as hundreds of
+    archives, see `by_hand`. Raises InputError for another name and for a mirror that is no such URL.
+    """
     if name not in FACTS:
         raise InputError(f"data set {name!r}: expected one of {', '.join(FACTS)}")
     archives = list(FACTS[name].archives)
@@ -134,37 +133,36 @@ def sources(name: str, mirror: str | None = None) -> list[Archive]:
         raise InputError(f"mirror {mirror!r}: expected an address like https://host/folder")
     mirror = mirror.rstrip("/")
     return [
-        a._replace(urls=(*(mirror + urlsplit(url).path for url in a.urls), f"{mirror}/{a.file}"))
-        for a in archives
+        archive._replace(
+            urls=(*(mirror + urlsplit(url).path for url in archive.urls), f"{mirror}/{archive.file}")
+        )
+        for archive in archives
     ]
 
 
 def by_hand(folder: Path) -> str:
     """How Kinetics-400's videos get into `folder`: one line."""
     return (
-        f"the videos of Kinetics-400 are not fetched by this command (436 GB in hundreds of archives): {_CVDF}train/"
-        f"k400_train_path.txt and {_CVDF}val/k400_val_path.txt list them, {_CVDF}replacement_for_corrupted_k400.tgz"
-        f" holds 1,393 better copies; unpack them to {folder / 'train'} and {folder / 'val'}, with or without class"
-        " folders, then run this command again"
+        "the videos of Kinetics-400 are not fetched by this command (436 GB in hundreds of archives):"
+        f" {_CVDF}train/k400_train_path.txt and {_CVDF}val/k400_val_path.txt list them,"
+        f" {_CVDF}replacement_for_corrupted_k400.tgz holds 1,393 better copies; unpack them to"
+        f" {folder / 'train'} and {folder / 'val'}, with or without class folders, then run this command"
+        " again"
     )
 
 
-# --- looking at what is there
-# ---------------------------------------------------------------------------------
+# --- looking at what is there ---
 
 
 @dataclass(frozen=True)
 class Report:
     """What of a data set is on the disk.
 
-    classes: how many of the lists' classes have a video. splits: (train, test) by split, each (videos found,
-    videos
-    listed). files: videos found and videos named by any list, unused ones of HMDB-51 too. missing: needed by
-    a split
-    and not there. repeated: listed twice in one list. overlap: in train and test of a split. unlisted: on the
-    disk and
-    in no list. same_name: videos whose file names are equal. unreadable (name, why) and same_content: None
-    unless each file was opened.
+    classes: how many of the lists' classes have a video. splits: (train, test) by number, each (videos on the
+    disk, videos listed). files: videos on the disk and videos named by any list, unused ones of HMDB-51 too.
+    missing: needed by a split but not there. repeated: twice in one list. overlap: in train and test of a
+    split. unlisted: on the disk but in no list. same_name: videos with equal file names. unreadable (name,
+    why) and same_content: None unless every file was opened.
     """
 
     name: str
@@ -183,10 +181,9 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """The official classes and counts, all there, nothing listed twice or in train and test, nothing
-        unreadable."""
+        """The official classes and counts, all there, readable, none listed twice or in both train and test."""
         facts = FACTS[self.name]
-        lists = {number: tuple(listed for _, listed in parts) for number, parts in self.splits.items()}
+        lists = {number: (train[1], test[1]) for number, (train, test) in self.splits.items()}
         wrong = self.missing or self.repeated or any(self.overlap.values()) or self.unreadable
         return not wrong and self.classes == facts.classes and lists == (facts.splits or lists)
 
@@ -198,40 +195,41 @@ class Report:
             f"classes       {self.classes:>9,} of {facts.classes:>9,}",
             f"videos        {self.files[0]:>9,} of {self.files[1]:>9,} in the lists",
         ]
-        for number, parts in self.splits.items():
-            wanted = facts.splits.get(number, (parts[0][1], parts[1][1]))
-            row = f"split {number:<7}"
-            for what, (found, _), want in zip(("training", "test"), parts, wanted, strict=True):
-                row += f" {found:>9,} of {want:>9,} {what}  "
-            rows.append(f"{row} {len(self.overlap[number]):,} in both")
-            if (listed := (parts[0][1], parts[1][1])) != wanted:
+        for number, (train, test) in self.splits.items():
+            listed = train[1], test[1]
+            wanted = facts.splits.get(number, listed)
+            rows.append(
+                f"split {number:<7} {train[0]:>9,} of {wanted[0]:>9,} training   {test[0]:>9,} of"
+                f" {wanted[1]:>9,} test   {len(self.overlap[number]):,} in both"
+            )
+            if listed != wanted:
                 rows.append(
                     f"              its lists have {listed[0]:,} and {listed[1]:,}: not the official ones"
                 )
         if lost := set(facts.splits) - set(self.splits):
             rows.append(f"no lists      of split {', '.join(map(str, sorted(lost)))}")
-        unreadable = None if self.unreadable is None else [f"{name}: {why}" for name, why in self.unreadable]
-        for what, found in (
+        for what, entries in (
             ("missing", self.missing),
-            ("unreadable", unreadable),
+            ("unreadable", self.unreadable),
             ("listed twice", self.repeated),
             ("in both", [name for overlap in self.overlap.values() for name in overlap]),
             ("in no list", self.unlisted),
-            ("same name", [" = ".join(group) for group in self.same_name]),
-            (
-                "same content",
-                None if self.same_content is None else [" = ".join(group) for group in self.same_content],
-            ),
+            ("same name", self.same_name),
+            ("same content", self.same_content),
         ):
-            row = f"{what:<14}" + ("not looked at" if found is None else f"{len(found):>9,}")
-            if found and names is not None:
-                row += "   " + ", ".join([*found[:names], *["..."] * (len(found) > names)])
+            if entries is None:
+                rows.append(f"{what:<14}not checked")
+                continue
+            joint = ": " if what == "unreadable" else " = "
+            lines = [entry if isinstance(entry, str) else joint.join(entry) for entry in entries]
+            row = f"{what:<14}{len(lines):>9,}"
+            if lines and names is not None:
+                row += "   " + ", ".join([*lines[:names], *["..."] * (len(lines) > names)])
                 row = row if len(row) <= 100 else row[:97] + "..."
-            rows += [row, *([f"    {name}" for name in found or ()] if names is None else ())]
+            rows += [row, *([f"    {line}" for line in lines] if names is None else ())]
         rows.append(f"complete      {'yes' if self.complete else 'no'}")
-        return "\n".join(
-            rows + ([f"licence       {facts.licence}", f"cite          {facts.citation}"] * self.terms)
-        )
+        terms = [f"licence       {facts.licence}", f"cite          {facts.citation}"]
+        return "\n".join(rows + terms * self.terms)
 
 
 def inspect(
@@ -247,52 +245,47 @@ def inspect(
     """
     sources(name)
     folder = Path(folder)
-    place, classes, lists = read_lists(name, folder)
-    needed = {video.name for parts in lists.values() for part in parts for video in part}
-    named = needed | (_unused(folder, classes) if name == "hmdb51" else set())
-    if name == "kinetics400":
-        there = [f"{part}/{video}" for part in ("train", "val") for video in videos_in(place / part, depth=1)]
-    else:
-        there = [video for video in videos_in(place, depth=1) if "/" in video]
-    found = set(there)
-    splits, overlap, repeated = {}, {}, []
-    for number, parts in sorted(lists.items()):
-        splits[number] = tuple((sum(video.name in found for video in part), len(part)) for part in parts)
+    lists = read_lists(name, folder)
+    labels = lists.labels()
+    listed = labels.keys() | (_unused(folder, lists.classes) if name == "hmdb51" else set())
+    files = _videos(name, lists.folder)
+    present = set(files)
+    splits, overlap, repeated = {}, {}, set()
+    for number, parts in sorted(lists.splits.items()):
         train, test = ([video.name for video in part] for part in parts)
+        there = [sum(video in present for video in part) for part in (train, test)]
+        splits[number] = (there[0], len(train)), (there[1], len(test))
         overlap[number] = tuple(sorted({*train} & {*test}))
-        repeated += [video for part in (train, test) for video, count in Counter(part).items() if count > 1]
-    label = {video.name: video.label for parts in lists.values() for part in parts for video in part}
+        repeated |= {video for part in (train, test) for video, count in Counter(part).items() if count > 1}
     report = Report(
         name,
         folder,
-        len({label[video] for video in needed & found}),
-        splits,
-        (len(named & found), len(named)),
-        tuple(sorted(needed - found)),
-        tuple(sorted(set(repeated))),
-        overlap,
-        tuple(sorted(found - named)),
-        _alike((PurePosixPath(video).name.casefold(), video) for video in there),
+        classes=len({labels[video] for video in labels.keys() & present}),
+        splits=splits,
+        files=(len(listed & present), len(listed)),
+        missing=tuple(sorted(labels.keys() - present)),
+        repeated=tuple(sorted(repeated)),
+        overlap=overlap,
+        unlisted=tuple(sorted(present - listed)),
+        same_name=_alike((PurePosixPath(video).name.casefold(), video) for video in files),
     )
     if not open_all:
         return report
     hashes, unreadable = [], []
     threads = ThreadPoolExecutor(jobs or default_jobs())
     try:
-        looks = threads.map(_look, [place / video for video in there])
-        for done, (video, (digest, fault)) in enumerate(zip(there, looks, strict=True), 1):
-            hashes.append((digest, video))
-            unreadable += [(video, fault)] if fault else []
+        results = threads.map(_open, [lists.folder / video for video in files])
+        for done, (video, (digest, fault)) in enumerate(zip(files, results, strict=True), 1):
+            hashes += [(digest, video)] * bool(digest)
+            unreadable += [(video, fault)] * bool(fault)
             if progress:
-                progress("opening", done, len(there))
+                progress("opening", done, len(files))
     finally:
         threads.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
-    return replace(
-        report, unreadable=tuple(unreadable), same_content=_alike(pair for pair in hashes if pair[0])
-    )
+    return replace(report, unreadable=tuple(unreadable), same_content=_alike(hashes))
 
 
-def _look(path: Path) -> tuple[str, str]:
+def _open(path: Path) -> tuple[str, str]:
     """(SHA-256, why it cannot be read): the same reading as for features, so the same verdict."""
     from flowclip_core.data.video import read_frames
 
@@ -306,38 +299,47 @@ def _look(path: Path) -> tuple[str, str]:
     return digest, ""
 
 
+def _videos(name: str, folder: Path) -> list[str]:
+    """The videos on the disk, by the names that lists give them."""
+    if name != "kinetics400":
+        return [video for video in videos_in(folder, depth=1) if "/" in video] if folder.is_dir() else []
+    parts = [part for part in ("train", "val") if (folder / part).is_dir()]
+    return [f"{part}/{video}" for part in parts for video in videos_in(folder / part, depth=2)]
+
+
 def _unused(folder: Path, classes: Sequence[str]) -> set[str]:
     """All videos that HMDB-51's lists name, those with code 0 in each split too."""
     names = set()
     for file in (folder / _LISTS["hmdb51"][0]).glob("*_test_split*.txt"):
-        inside = file.name.rpartition("_test_split")[0]
-        names |= {f"{inside}/{line.rpartition(' ')[0].strip()}" for _, line in lines_of(file)}
+        label = file.name.rpartition("_test_split")[0]
+        names |= {f"{label}/{line.rpartition(' ')[0].strip()}" for _, line in lines_of(file)}
     return names
 
 
-def _alike(pairs: Iterator[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+def _alike(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+    """The groups of several names that share a key."""
     groups = defaultdict(list)
     for key, name in pairs:
         groups[key].append(name)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-# --- all of it
-# ------------------------------------------------------------------------------------------------
+# --- the whole way ---
 
 
 def home(name: str, root: Path) -> Path:
-    """Where a data set lies or belongs below the user's data folder: <root>/<name>, or <root> where that is
-    it already.
+    """Where a data set lies or belongs below the user's data folder: <root>/<name>, or <root> if that is it
+    already.
 
     Raises InputError for an unknown name.
     """
     if name not in FACTS:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(FACTS)}")
-    inside, marks = root / name, list(_LISTS[name])
+    marks = list(_LISTS[name])
     if name != "kinetics400":
         marks += ["UCF-101" if name == "ucf101" else "videos", *_class_folders(name)]
-    return inside if inside.is_dir() or not any((root / mark).exists() for mark in marks) else root
+    folder = root / name
+    return root if not folder.is_dir() and any((root / mark).exists() for mark in marks) else folder
 
 
 def prepare(
@@ -349,17 +351,20 @@ def prepare(
     progress: Progress | None = None,
     say: Say = notice,
 ) -> Report:
-    """Make data set `name` complete in `folder` and report on it; what is complete is only looked at.
+    """Make data set `name` complete in `folder` and report on it; a complete one is only looked at.
 
     Class folders and lists that lie elsewhere in `folder`, up to two levels deep, are linked and copied to
-    where `datasets.load` looks. Archives are taken from `folder` or beside it where they are there, else
-    fetched. `say` gets a line about each thing before it is done. Raises InputError as `fetch`, `unpack` and
-    `inspect` do, and when another command works on the same folder.
+    where `formats.load` looks. Archives are taken from `folder` or its parent where they are there, else
+    fetched. `say` gets a line about each step before it is done. Raises InputError as `fetch`, `unpack` and
+    `inspect` do, where a rar file would be needed but no program reads it, and when another command works on
+    the same folder.
     """
     folder = Path(folder)
     archives = sources(name, mirror)
-    if not _lacking(name, folder):
+    if not (lacking := _lacking(name, folder)):
         return inspect(name, folder, open_all, jobs, progress)
+    if not folder.is_dir() and any(a.file.endswith(".rar") and a.what in lacking for a in archives):
+        rar_tools()  # before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder / ".flowclip-data.lock")
     if not lock.take():
@@ -385,7 +390,7 @@ def prepare(
             fetch(archive, path.parent, progress)
             if not archive.file.endswith(".csv"):
                 say(f"unpacking {path}")
-                unpack(path, _videos_of(name, folder) if archive.file == "hmdb51_org.rar" else folder)
+                unpack(path, _video_folder(name, folder) if archive.file == "hmdb51_org.rar" else folder)
                 _arrange(name, folder)
     finally:
         lock.release()
@@ -395,9 +400,9 @@ def prepare(
 
 
 def shortage(name: str, folder: str | Path, names: int | None = 2) -> str:
-    """What of a data set is on the disk and what would have to be brought in; empty where nothing would.
+    """What of a data set is on the disk and what is still needed; empty where nothing is.
 
-    It only looks: nothing is written or asked for, and absent lists are no error. names: as of `Report.text`.
+    It only looks: nothing is written or fetched, and absent lists are no error. names: see `Report.text`.
     """
     folder = Path(folder)
     if not (lacking := _lacking(name, folder)):
@@ -406,17 +411,7 @@ def shortage(name: str, folder: str | Path, names: int | None = 2) -> str:
     try:
         rows = [replace(inspect(name, folder), terms=False).text(names)]
     except InputError:  # without lists or videos there is nothing to compare
-        if name == "kinetics400":
-            videos = [
-                video
-                for part in ("train", "val")
-                if (folder / part).is_dir()
-                for video in videos_in(folder / part, 2)
-            ]
-        else:
-            place = _videos_of(name, folder)
-            classes = [place / inside for inside in _class_folders(name)]
-            videos = [video for inside in classes if inside.is_dir() for video in videos_in(inside)]
+        videos = _videos(name, folder if name == "kinetics400" else _video_folder(name, folder))
         lists = sum((folder / part).exists() for part in _LISTS[name])
         rows = [
             f"{name}  {folder}",
@@ -424,36 +419,35 @@ def shortage(name: str, folder: str | Path, names: int | None = 2) -> str:
             f"lists         {lists:>9,} of {len(_LISTS[name]):>9,}",
         ]
     files = {archive.what: f" ({archive.file})" for archive in facts.archives}
-    rows += [f"to bring in   {what}{files.get(what, '')}" for what in lacking]
+    rows += [f"still needed  {what}{files.get(what, '')}" for what in lacking]
     return "\n".join(rows)
 
 
 def _lacking(name: str, folder: Path) -> list[str]:
-    """What would have to be brought in: `what` of archives, or "videos" that no archive here has."""
+    """What is still needed: `what` of archives, or "videos" that no archive here has."""
     archives = FACTS[name].archives
-    there, videos = [folder / part for part in _LISTS[name]], archives[-1].what
+    lists, videos = [folder / part for part in _LISTS[name]], archives[-1].what
     if name == "kinetics400":
-        lacking = [archive.what for archive, file in zip(archives, there, strict=True) if not file.is_file()]
+        lacking = [archive.what for archive, file in zip(archives, lists, strict=True) if not file.is_file()]
         return lacking + ["videos"] * (not all((folder / part).is_dir() for part in ("train", "val")))
-    if not there[0].is_dir():
-        whole = all(_holds_videos(_videos_of(name, folder) / inside) for inside in _class_folders(name))
+    place = _video_folder(name, folder)
+    if not lists[0].is_dir():
+        whole = all(_holds_videos(place / label) for label in _class_folders(name))
         return [archives[0].what] + [videos] * (not whole)
-    if not _videos_of(name, folder).is_dir():
-        return [videos]
-    return [videos] * bool(inspect(name, folder).missing)
+    return [videos] * (not place.is_dir() or bool(inspect(name, folder).missing))
 
 
-def _videos_of(name: str, folder: Path) -> Path:
+def _video_folder(name: str, folder: Path) -> Path:
     """Where the class folders of HMDB-51 or UCF-101 are, or belong."""
     if name == "ucf101":
         return folder / "UCF-101"
-    direct = any(_holds_videos(folder / inside) for inside in _class_folders(name))
+    direct = any(_holds_videos(folder / label) for label in _class_folders(name))
     return folder if direct and not (folder / "videos").is_dir() else folder / "videos"
 
 
 def _class_folders(name: str) -> list[str]:
-    role, joint = {"hmdb51": ("HMDB-51", "_"), "ucf101": ("UCF-101", "")}[name]
-    return [text.replace(" ", joint) for text in CLASSES[role]]
+    role, space = {"hmdb51": ("HMDB-51", "_"), "ucf101": ("UCF-101", "")}[name]
+    return [text.replace(" ", space) for text in CLASSES[role]]
 
 
 def _holds_videos(folder: Path) -> bool:
@@ -486,10 +480,10 @@ def _arrange(name: str, folder: Path) -> None:
         first = place / ("classInd.txt" if name == "ucf101" else f"{classes[0]}_test_split1.txt")
         if first.is_file() and not lists.exists():
             _copy(sorted(place.glob("*.txt" if name == "ucf101" else "*_test_split*.txt")), lists)
-    videos = _videos_of(name, folder)
-    for inside in classes:
-        if not (videos / inside).exists():
-            _link((place / inside for place in places if _holds_videos(place / inside)), videos / inside)
+    videos = _video_folder(name, folder)
+    for label in classes:
+        if not (videos / label).exists():
+            _link((place / label for place in places if _holds_videos(place / label)), videos / label)
 
 
 def _link(candidates: Iterator[Path], target: Path) -> None:

@@ -1,7 +1,7 @@
 """Published files: fetched until they are whole, and unpacked so that nothing lands outside its folder.
 
-What a server or an archive sends is not trusted: a file gets its final name once size and SHA-256 are right,
-and no entry of an archive is written outside a folder of its own before each has been looked at.
+What a server or an archive sends is not trusted: a file gets its final name only once size and SHA-256 are
+right, and no entry of an archive is written before all have been checked, nor outside a folder of its own.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class Archive(NamedTuple):
     sha256: str | None = None
 
 
-# --- fetching
-# -------------------------------------------------------------------------------------------------
+# --- fetching ---
 
 
 def fetch(archive: Archive, folder: str | Path, progress: Progress | None = None) -> Path:
@@ -66,7 +65,7 @@ def fetch(archive: Archive, folder: str | Path, progress: Progress | None = None
     for url in archive.urls:
         fault = _download(url, part, archive, progress)
         if not fault and (fault := _fault(part, archive)):
-            part.unlink()  # going on from there could never come right
+            part.unlink()  # continuing from there could never come right
         if not fault:
             part.replace(path)
             return path
@@ -74,9 +73,9 @@ def fetch(archive: Archive, folder: str | Path, progress: Progress | None = None
     known = [f"{archive.bytes:,} bytes"] if archive.bytes else []
     known += [f"SHA-256 {archive.sha256}"] if archive.sha256 else []
     raise InputError(
-        f"{archive.file} cannot be fetched ({'; '.join(faults)}); get it from there or elsewhere by other means, put it"
-        f" at {path}{' (' + ', '.join(known) + ')' if known else ''} and run the same command again, or name another"
-        " server with --mirror or FLOWCLIP_MIRROR"
+        f"{archive.file} cannot be fetched ({'; '.join(faults)}); get it from there or elsewhere by other"
+        f" means, put it at {path}{' (' + ', '.join(known) + ')' if known else ''} and run the same command"
+        " again, or name another server with --mirror or FLOWCLIP_MIRROR"
     )
 
 
@@ -89,64 +88,69 @@ def _fault(path: Path, archive: Archive) -> str:
     return ""
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _download(url: str, part: Path, archive: Archive, progress: Progress | None) -> str:
     """Bring `part` to its full length; returns what is wrong, or nothing."""
-    import requests  # here: it takes a while, and few commands fetch
-
-    idle, best, fault = 0, 0, ""
-    while idle < TRIES:
-        if idle:
-            time.sleep(PAUSE * 2 ** (idle - 1))
-        idle += 1
-        start = part.stat().st_size if archive.sha256 and part.exists() else 0
-        if start and start == archive.bytes:
-            return ""
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        try:
-            with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-                range_ = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
-                if answer.status_code == 416 or (
-                    answer.status_code == 206 and (not range_ or range_[1] != str(start))
-                ):
-                    if range_ and int(range_[2]) == start:
-                        return ""  # all of it was there
-                    part.unlink(missing_ok=True)
-                    fault = "the server cannot continue the file"
-                    continue
-                if answer.status_code not in (200, 206):
-                    fault = f"{answer.status_code} {answer.reason}"
-                    if answer.status_code in (429, 500, 502, 503, 504):
-                        continue
-                    return fault
-                at = start if answer.status_code == 206 else 0  # 200: a server that starts anew
-                length = answer.headers.get("Content-Length", "")
-                total = at + int(length) if length.isdigit() else archive.bytes
-                if archive.bytes not in (None, total):
-                    return f"holds {total:,} bytes, expected {archive.bytes:,}"
-                if total and total - at > (free := shutil.disk_usage(part.parent).free):
-                    raise InputError(
-                        f"{part.parent}: {archive.file} needs {total - at:,} bytes, {free:,} are free"
-                    )
-                done = at
-                with part.open("ab" if at else "wb") as file:
-                    for block in answer.iter_content(1 << 16):
-                        file.write(block)
-                        done += len(block)
-                        if progress:
-                            progress(archive.file, done, total)
-                if total in (None, done):
-                    return ""
-                fault = f"ended after {done:,} of {total:,} bytes"
-        except requests.RequestException as error:
-            fault = f"the connection failed ({type(error).__name__})"
-        size = part.stat().st_size if part.exists() else 0
-        if size > best:
-            idle, best = 0, size  # it went on
+    tries, longest, fault = 0, 0, ""
+    while tries < TRIES:
+        if tries:
+            time.sleep(PAUSE * 2 ** (tries - 1))
+        tries += 1
+        fault, again = _try(url, part, archive, progress)
+        if not again:
+            return fault
+        if (size := _size(part)) > longest:
+            tries, longest = 0, size  # it made progress
     return fault
 
 
-# --- unpacking
-# ------------------------------------------------------------------------------------------------
+def _try(url: str, part: Path, archive: Archive, progress: Progress | None) -> tuple[str, bool]:
+    """One request: (what is wrong, or nothing; whether to try again)."""
+    import requests  # here: it takes a while, and few commands fetch
+
+    start = _size(part) if archive.sha256 else 0
+    if start and start == archive.bytes:
+        return "", False
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            status = answer.status_code
+            sent = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
+            if status == 416 or (status == 206 and (not sent or sent[1] != str(start))):
+                if sent and int(sent[2]) == start:
+                    return "", False  # all of it was there
+                part.unlink(missing_ok=True)
+                return "the server cannot continue the file", True
+            if status not in (200, 206):
+                return f"{status} {answer.reason}", status in (429, 500, 502, 503, 504)
+            done = start if status == 206 else 0  # 200: a server that starts anew
+            length = answer.headers.get("Content-Length", "")
+            total = done + int(length) if length.isdigit() else archive.bytes
+            if archive.bytes not in (None, total):
+                return f"holds {total:,} bytes, expected {archive.bytes:,}", False
+            if total and total - done > (free := shutil.disk_usage(part.parent).free):
+                raise InputError(
+                    f"{part.parent}: {archive.file} needs {total - done:,} bytes, {free:,} are free"
+                )
+            with part.open("ab" if done else "wb") as file:
+                for block in answer.iter_content(1 << 16):
+                    file.write(block)
+                    done += len(block)
+                    if progress:
+                        progress(archive.file, done, total)
+            return (
+                (f"ended after {done:,} of {total:,} bytes", True)
+                if total not in (None, done)
+                else ("", False)
+            )
+    except requests.RequestException as error:
+        return f"the connection failed ({type(error).__name__})", True
+
+
+# --- unpacking ---
 
 
 class _Entry(NamedTuple):
@@ -156,13 +160,12 @@ class _Entry(NamedTuple):
 
 
 def unpack(path: str | Path, folder: str | Path, nested: bool = True) -> None:
-    """Unpack a zip, tar (.gz, .bz2, .xz) or rar file into `folder`, and rar files that lie in a rar
-    (HMDB-51).
+    """Unpack a zip, tar (.gz, .bz2, .xz) or rar file into `folder`, and rar files inside a rar (HMDB-51).
 
-    Everything is written to a hidden folder inside `folder` first and moved when all of it is there; files
-    that are in `folder` already are kept. Links, devices, absolute paths, drive letters and «..» are refused
+    Everything is written to a hidden folder inside `folder` first and moved once all of it is there; files
+    that are in `folder` already are kept. Links, devices, absolute paths, drive letters and ".." are refused
     before anything is written, and looked for again before the move. Raises InputError (one line) for these,
-    for a damaged archive, too small a disk, and where a rar file meets no tool.
+    for a damaged archive, too small a disk, and where no tool can read a rar file.
     """
     path, folder = Path(path).absolute(), Path(folder)
     if not path.is_file():
@@ -171,25 +174,22 @@ def unpack(path: str | Path, folder: str | Path, nested: bool = True) -> None:
     new = Path(tempfile.mkdtemp(dir=folder, prefix=".unpack-"))
     try:
         with path.open("rb") as file:
-            begin = file.read(4)
-        if begin == b"Rar!":
-            entries = _unrar(path, new)
-        else:
-            try:
-                entries = _unzip(path, new) if begin[:2] == b"PK" else _untar(path, new)
-            except InputError:
-                raise
-            except (*_DAMAGE, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-                why = " ".join(str(error).split())[:60]
-                raise InputError(
-                    f"{path.name}: damaged, or no archive ({why}); delete it and fetch it again"
-                ) from error
+            magic = file.read(4)
+        try:
+            entries = (_unrar if magic == b"Rar!" else _unzip if magic[:2] == b"PK" else _untar)(path, new)
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            why = " ".join(str(error).split())[:60]
+            raise InputError(
+                f"{path.name}: damaged, or no archive ({why}); delete it and fetch it again"
+            ) from error
         sizes = Counter({entry.name: entry.size for entry in entries if entry.kind == "file"}.values())
         if sizes != Counter(_sizes(path, new)):
             raise InputError(
                 f"{path.name}: did not unpack to the {sizes.total()} files it lists; fetch it again"
             )
-        for inner in sorted(new.rglob("*.rar")) if nested and begin == b"Rar!" else ():
+        for inner in sorted(new.rglob("*.rar")) if nested and magic == b"Rar!" else ():
             unpack(inner, inner.parent, nested=False)
             inner.unlink()
         _move(new, folder)
@@ -198,8 +198,8 @@ def unpack(path: str | Path, folder: str | Path, nested: bool = True) -> None:
 
 
 _DAMAGE = (
-    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
-    RuntimeError, ValueError, struct.error,
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error,
+    NotImplementedError, RuntimeError, ValueError, FileExistsError, NotADirectoryError, IsADirectoryError,
 )  # fmt: skip
 
 
@@ -225,11 +225,11 @@ def _unzip(path: Path, folder: Path) -> list[_Entry]:
     with zipfile.ZipFile(path) as archive:
         entries = []
         for info in archive.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            plain = "folder" if info.is_dir() else "file"
-            unwelcome = "link" if kind == stat.S_IFLNK else "special file"
-            fine = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-            entries.append(_Entry(info.filename, plain if fine else unwelcome, info.file_size))
+            mode = stat.S_IFMT(info.external_attr >> 16)
+            kind = "folder" if info.is_dir() else "file"
+            if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+                kind = "link" if mode == stat.S_IFLNK else "special file"
+            entries.append(_Entry(info.filename, kind, info.file_size))
         _check(path, entries, folder)
         archive.extractall(folder)
     return entries
@@ -280,8 +280,8 @@ def _listed_by_bsdtar(text: str) -> list[_Entry]:
     return [_Entry(name, kinds.get(letter, "special file"), int(size)) for letter, size, name in lines]
 
 
-# By tool: what lists, what reads the list, what unpacks. bsdtar comes last: it does not notice a wrong
-# checksum inside.
+# By tool: what lists, what reads the list, what unpacks. bsdtar comes last: it misses a wrong checksum
+# inside.
 _RAR = {
     "unrar": (["unrar", "vt", "-p-"], _listed_by_unrar, ["unrar", "x", "-p-", "-y", "{path}", "{folder}/"]),
     "unar": (
@@ -303,18 +303,16 @@ def rar_tools() -> list[str]:
     unrar-free, which some systems install under the name unrar, cannot list what a file holds and is passed
     over.
     """
-    found = [
-        tool
-        for tool, (listing, _, work) in _RAR.items()
-        if shutil.which(listing[0]) and shutil.which(work[0])
+    tools = [
+        tool for tool, (lists, _, unpacks) in _RAR.items() if all(map(shutil.which, (lists[0], unpacks[0])))
     ]
-    if "unrar" in found and "Roshal" not in _run(["unrar"]).stdout:
-        found.remove("unrar")
-    if not found:
+    if "unrar" in tools and "Roshal" not in _run(["unrar"]).stdout:
+        tools.remove("unrar")
+    if not tools:
         raise InputError(
             "no program for rar files: install unar (or unrar, not unrar-free; or bsdtar), then try again"
         )
-    return found
+    return tools
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -327,12 +325,12 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 def _unrar(path: Path, folder: Path) -> list[_Entry]:
     faults = []
     for tool in rar_tools():
-        listing, read, work = _RAR[tool]
-        done = _run([*listing, str(path)])
+        lists, read, unpacks = _RAR[tool]
+        done = _run([*lists, str(path)])
         entries = read(done.stdout) if done.returncode == 0 else []
         if entries:
             _check(path, entries, folder)
-            done = _run([word.format(path=path, folder=folder) for word in work])
+            done = _run([word.format(path=path, folder=folder) for word in unpacks])
             if done.returncode == 0:
                 return entries
             for left in folder.iterdir():
@@ -345,15 +343,16 @@ def _unrar(path: Path, folder: Path) -> list[_Entry]:
 
 def _sizes(path: Path, folder: Path) -> Iterator[int]:
     """Bytes of the files below `folder`. Raises InputError for anything that is neither file nor folder."""
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            found = (Path(place) / name).lstat()
-            if not stat.S_ISDIR(found.st_mode) and (not stat.S_ISREG(found.st_mode) or found.st_nlink > 1):
+            info = (Path(parent) / name).lstat()
+            if stat.S_ISDIR(info.st_mode):
+                continue
+            if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
                 raise InputError(
                     f"{path.name}: {name!r} unpacked to a link or a special file; nothing was kept"
                 )
-            if stat.S_ISREG(found.st_mode):
-                yield found.st_size
+            yield info.st_size
 
 
 def _move(source: Path, folder: Path) -> None:

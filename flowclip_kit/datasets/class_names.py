@@ -1,7 +1,7 @@
 """The class names of the paper's three data sets as they stand in prompts, in alphabetical order.
 
-They are needed where no data are: to count what the method costs at its real sizes (Table 3).
-Sources: HMDB-51's class folders and UCF-101's classInd.txt, both as `datasets.class_text` spells them;
+Needed where no data are: to count what the method costs at its real sizes (Table 3).
+Sources: HMDB-51's class folders and UCF-101's classInd.txt, both as `labels.class_text` spells them;
 Kinetics-400's names come with torchvision's video models.
 """
 
@@ -32,7 +32,7 @@ Board, Yo Yo"""
 
 
 class _ByRole(Mapping):
-    """Read one list at a time: importing torchvision takes seconds, and most callers do not need it."""
+    """Reads one list at a time: importing torchvision takes seconds, and most callers do not need it."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(("HMDB-51", "UCF-101", "Kinetics-400"))

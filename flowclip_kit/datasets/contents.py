@@ -1,15 +1,17 @@
 """What videos hold: their SHA-256, read once for as long as a file stays the same file.
 
-Names, sizes and times of two data sets can be equal and their pictures not, so content alone says whose
-features a store holds. A hash is kept with the file's inode, size and two times; the later, of the inode, is
-set by the system at each change and by nobody else. Moved or copied videos are read once more. Devices are
-left out: they are numbered anew when a network's disk is mounted.
+Two data sets can agree in names, sizes and times and still show different pictures, so content alone says
+whose features a store holds. A hash is kept with the file's inode, size and two times; the later time, the
+inode's, is set by the system at each change and by nobody else. Moved or copied videos are read once more.
+Device numbers are left out: they change when a network disk is mounted.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,23 +26,26 @@ LARGE = 2 * 10**9  # bytes that take long enough to read to say so
 
 
 def contents(videos: Path, names: Sequence[str], memory: Path) -> dict[str, str]:
-    """Name -> SHA-256 of each video; empty for one that cannot be read. memory: folder of what is kept
-    between calls.
+    """SHA-256 of each video by name; empty for one that cannot be read. memory: folder for what is known.
 
     Raises InputError for a video that is not there.
     """
-    file, known = _file(videos, memory), _read(_file(videos, memory))
+    file = _memory(videos, memory)
+    known = _read(file)
     stamps = {name: stamp_of(videos / name) for name in names}
     new = [name for name in names if known.get(name, [])[:4] != stamps[name]]
     if (size := sum(stamps[name][1] for name in new)) > LARGE:
         notice(
-            f"{videos}: reading {len(new):,} videos ({size / 1e9:,.0f} GB) once, to know whose features are theirs"
+            f"{videos}: reading {len(new):,} videos ({size / 1e9:,.0f} GB) once, to know whose features are"
+            " theirs"
         )
     with ThreadPoolExecutor(min(8, default_jobs())) as pool:
-        found = dict(zip(new, pool.map(lambda name: content(videos / name), new), strict=True))
-    if kept := {name: [*stamps[name], found[name]] for name in new if found[name] and settled(stamps[name])}:
+        hashes = dict(zip(new, pool.map(lambda name: content(videos / name), new), strict=True))
+    if kept := {
+        name: [*stamps[name], hashes[name]] for name in new if hashes[name] and settled(stamps[name])
+    }:
         _write(file, known | kept)
-    return {name: found[name] if name in found else known[name][4] for name in names}
+    return {name: hashes[name] if name in hashes else known[name][4] for name in names}
 
 
 def content(path: Path) -> str:
@@ -51,13 +56,31 @@ def content(path: Path) -> str:
         return ""
 
 
+def copies(folder: Path, train: Iterable[str], test: Iterable[str]) -> list[tuple[str, str]]:
+    """(training video, test video) of other names and equal bytes. Only files of equal size are read."""
+    by_size = defaultdict(list)
+    train = dict.fromkeys(train)
+    for name in train:
+        by_size[_size(folder / name)].append(name)
+    digest = functools.cache(lambda name: content(folder / name))
+    pairs = []
+    for name in test:
+        rivals = by_size[size] if name not in train and (size := _size(folder / name)) else []
+        pairs += [(other, name) for other in rivals if digest(other) == digest(name) != ""][:1]
+    return pairs
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
 def learn(videos: Path, rows: Iterable[Mapping], memory: Path) -> None:
     """Keep what an encoding read: rows with `name`, `sha256` and, where it is certain, `stamp`."""
-    file = _file(videos, memory)
-    if found := {
+    file = _memory(videos, memory)
+    if new := {
         row["name"]: [*row["stamp"], row["sha256"]] for row in rows if row.get("stamp") and row["sha256"]
     }:
-        _write(file, _read(file) | found)
+        _write(file, _read(file) | new)
 
 
 def stamp_of(path: Path) -> list[int]:
@@ -68,14 +91,14 @@ def stamp_of(path: Path) -> list[int]:
         raise InputError(f"{path}: no such video ({error.strerror}); complete the data set") from error
 
 
-def _file(videos: Path, memory: Path) -> Path:
+def _memory(videos: Path, memory: Path) -> Path:
     return memory / f"contents-{hashlib.sha256(str(videos.resolve()).encode()).hexdigest()[:16]}.json"
 
 
 def _read(file: Path) -> dict[str, list]:
     try:
-        said = json.loads(file.read_text())
-        known, whole = said["videos"], said["seal"] == _seal(said["videos"])
+        kept = json.loads(file.read_text())
+        known, whole = kept["videos"], kept["seal"] == _seal(kept["videos"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return {}
     return known if whole else {}

@@ -30,11 +30,11 @@ def read_frames(
 ) -> Clip:
     """`flowclip_core.data.video.read_frames`, with decord's pictures where decoder="decord".
 
-    decord then reads too, in order, and its pictures are compared with PyAV's. Where it must not open the file
-    (it gets FOR_DECORD alone) or cannot, counts otherwise, or differs by more than TOLERANCE grey levels,
-    PyAV's pictures are returned, and `Clip.decoder` says why: "pyav 18.1.0 (decord 0.6.0: other pixels in
-    frame 7)". The comparison costs one more decoding pass; with `shrink` two, since PyAV then decodes once
-    more beside decord.
+    decord then reads too, in order, and its pictures are compared with PyAV's. Where it must not open the
+    file (it gets FOR_DECORD alone) or cannot, counts otherwise, or differs by more than TOLERANCE grey
+    levels, PyAV's pictures are returned, and `Clip.decoder` says why: "pyav 18.1.0 (decord 0.6.0: other
+    pixels in frame 7)". The comparison costs one more decoding pass; with `shrink` two, since PyAV then
+    decodes once more beside decord.
 
     Raises InputError for an unknown or absent decoder, else as that does.
     """

@@ -1,10 +1,10 @@
 """Filling the feature store: videos are decoded ahead while the frozen image tower encodes.
 
-The videos of a store are cut into shards, files named by the videos in them, which lie beside it until all
-are there and become one array and one index. A lane is a process with an image tower: one a core, or one a
-GPU. It takes the shards that nobody else is at, so that lanes, commands and machines that share the folder
-share the work; a kill loses the shards in work, a mended video costs its own shard. Memory holds a few videos
-however many there are.
+The videos of a store are divided into shards, files named after the videos in them, which lie beside it until
+all are there and become one array and one index. A lane is a process with an image tower: one per core, or
+per GPU. It takes shards that nobody else is working on, so lanes, commands and machines that share the folder
+share the work; a kill loses only the shards in work, a repaired video costs only its own shard. Memory holds
+a few videos, however many there are.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ Part = tuple[Path, tuple[str, ...]]  # a shard's file and the names of its video
 class Plan:
     """What is to be stored where; equal on all machines that share the cache folder and have the same videos.
 
-    parts: the shards, in the order of the videos' names. base: folder of the first store of videos of these
-    names and sizes; others with another content lie beside it. folder: see `find`.
+    parts: the shards, in the order of the videos' names. base: folder of the first store of videos with these
+    names and sizes; stores of other content lie beside it. folder: see `find`.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Plan:
 class Filled:
     """What lanes did: videos encoded, seconds of the lanes, how many of these a tower waited for decoding.
 
-    held: one of the shards that other calls were at, if there were any.
+    held: a shard that another call was working on, if there was one.
     """
 
     videos: int = 0
@@ -103,29 +103,29 @@ class Filled:
     held: Held | None = None
 
     def __add__(self, other: Filled) -> Filled:
-        seconds, waited = self.seconds + other.seconds, self.waited + other.waited
-        return Filled(self.videos + other.videos, seconds, waited, self.held or other.held)
+        return Filled(
+            self.videos + other.videos,
+            self.seconds + other.seconds,
+            self.waited + other.waited,
+            self.held or other.held,
+        )
 
 
 def plan(dataset: Dataset, config: StoreConfig, shard_videos: int = SHARD_VIDEOS) -> Plan:
     """The store of all videos of `dataset`. Raises InputError for a video that is not there."""
     names = sorted({video.name for split in dataset.splits.values() for video in (*split.train, *split.test)})
-    said = [SCHEMA, config.weights, config.frames, list(config.crops), config.decoder]
+    settings = [SCHEMA, config.weights, config.frames, list(config.crops), config.decoder]
     if config.precision != "float32":
-        said.append(config.precision)
-    sizes = [[name, contents.stamp_of(dataset.folder / name)[1]] for name in names]
-    base = cache_dir() / "features"
-    shards = base / f"{dataset.name}-{_hash(said)}.shards"
-    parts = (sizes[i : i + shard_videos] for i in range(0, len(sizes), shard_videos))
-    folder = base / f"{dataset.name}-{_hash(said + sizes)}"
-    return Plan(
-        dataset.name,
-        dataset.folder,
-        folder,
-        config,
-        tuple((shards / f"{_hash(part)}.safetensors", tuple(name for name, _ in part)) for part in parts),
-        folder,
+        settings.append(config.precision)
+    sizes: list[list] = [[name, contents.stamp_of(dataset.folder / name)[1]] for name in names]
+    cache = cache_dir() / "features"
+    shards = cache / f"{dataset.name}-{_hash(settings)}.shards"
+    groups = (sizes[i : i + shard_videos] for i in range(0, len(sizes), shard_videos))
+    parts = tuple(
+        (shards / f"{_hash(group)}.safetensors", tuple(name for name, _ in group)) for group in groups
     )
+    base = cache / f"{dataset.name}-{_hash(settings + sizes)}"
+    return Plan(dataset.name, dataset.folder, base, config, parts, base)
 
 
 def ensure_features(
@@ -139,25 +139,23 @@ def ensure_features(
     shard_videos: int = SHARD_VIDEOS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FeatureStore:
-    """The store of all videos of `dataset`, extracting what is missing. Safe to kill and to call twice at
-    once.
+    """The store of all videos of `dataset`; extracts what is missing. Safe to kill and to call twice at once.
 
-    lanes: for each lane what loads its image tower, picklable, called in a process of `pool` and only if
-    there is work.
-    decoders: processes that decode for a lane; 0: a thread of the lane. shard_videos: how many videos a kill
-    can lose. progress(done, total) counts videos.
-    Raises InputError naming the unreadable videos unless `allow_unreadable`; they are then left out of the
-    store and listed in its `failed.csv`.
+    lanes: for each lane what loads its image tower, picklable, called in a process of `pool` if there is
+    work. decoders: processes that decode for a lane; 0: a thread of the lane. shard_videos: how many videos a
+    kill can lose. progress(done, total) counts videos. Raises InputError naming the unreadable videos unless
+    `allow_unreadable`; they are then left out of the store and listed in its `failed.csv`.
     """
     wanted = plan(dataset, config, shard_videos)
-    # Another process may finish the store, or find damage and drop it, at any moment: look until it is whole.
+    # Another process may finish the store, or find it damaged and drop it, at any moment: look until it is
+    # whole.
     for _ in range(ATTEMPTS):
         wanted, store = find(wanted)
         if store is not None:
             break
         extract(wanted, lanes, pool, decoders=decoders, allow_unreadable=allow_unreadable, progress=progress)
     else:
-        raise InputError(f"{wanted.folder}: features do not stay as they are written; look after the disk")
+        raise InputError(f"{wanted.folder}: features do not stay as they were written; check the disk")
     if store.failed and not allow_unreadable:
         raise _unreadable(wanted, store.failed, wanted.folder / "failed.csv")
     return store
@@ -173,12 +171,14 @@ def extract(
     allow_unreadable: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Filled:
-    """Encode the shards of one share, (number from 0, of), that are not there yet; whoever finds all of them
-    there puts the store together. Arguments and errors as for `ensure_features`."""
+    """Encode the shards of one share, (number from 0, of), that are missing.
+
+    Whoever finds all shards there puts the store together. Arguments and errors as for `ensure_features`.
+    """
     own = wanted.share(*share)
     done, total = sum(len(names) for path, names in own if path.exists()), sum(len(names) for _, names in own)
 
-    def told(videos: int) -> None:
+    def count(videos: int) -> None:
         nonlocal done
         done = min(done + videos, total)
         progress(done, total)
@@ -186,7 +186,8 @@ def extract(
     filled, left, waiting = Filled(), own, None
     while left and (filled.held or left is own):
         tasks = [(wanted, left, lane, load, decoders) for lane, load in enumerate(lanes)]
-        now = sum((result for _, result in pool.map(fill, tasks, told)), Filled())
+        results: list = [result for _, result in pool.map(fill, tasks, count)]
+        now = sum(results, Filled())
         filled = replace(filled, held=None) + now
         if now.held and not now.videos:
             waiting = waiting or Waiting()
@@ -196,12 +197,12 @@ def extract(
     return filled
 
 
-# --- a lane ---------------------------------------------------------------------------------------------------
+# --- a lane ---
 
 
 @dataclass
 class _Shard:
-    """A shard that this lane holds: filled video by video, written when all are there."""
+    """A shard that this lane has claimed: filled video by video, written when all are there."""
 
     path: Path
     names: tuple[str, ...]
@@ -211,7 +212,7 @@ class _Shard:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def add(self, row: dict, features: torch.Tensor | None) -> None:
-        """The next video: its row of the index and features (C,F,D), or what `failed.csv` says of it and None."""
+        """Add the next video: its index row and features (C,F,D), or its row of `failed.csv` and None."""
         if features is None:
             self.failed.append(row)
         else:
@@ -230,63 +231,64 @@ class _Shard:
 def fill(
     wanted: Plan, parts: Sequence[Part], lane: int, load_encoder: Callable[[], Encoder], decoders: int = 0
 ) -> Filled:
-    """Encode those of `parts` that are not there and that nobody else is at. Runs in a process of its own."""
+    """Encode those of `parts` that are missing and that nobody else is working on. Runs in its own process."""
     claims, began = _Claims(wanted, parts, lane), time.monotonic()
     done, waited = 0, 0.0
     try:
         if (first := next(claims, None)) is None:
             return Filled(held=claims.held)
         encoder = load_encoder()
-        encoding: deque[tuple[_Shard, dict, _Answer | None]] = deque()
+        encoding: deque[tuple[_Shard, dict, _Encoded | None]] = deque()
 
-        def settle(ahead: int) -> None:
-            # A GPU computes this video while the answer to the one before it is fetched.
+        def store(ahead: int) -> None:
+            # A GPU computes this video while the features of the one before it are fetched.
             nonlocal done
             while len(encoding) > ahead:
-                shard, row, answer = encoding.popleft()
-                shard.add(
-                    row, None if answer is None else _finite(answer.features(), wanted.videos / row["name"])
-                )
+                shard, row, encoded = encoding.popleft()
+                shard.add(row, _finite(encoded.features(), wanted.videos / row["name"]) if encoded else None)
                 done += 1
                 process_pool.tell(1)
+
+        def decode(item: tuple[_Shard, str]) -> Future:
+            return submit(_decode, wanted.videos, item[1], wanted.config, encoder.image_size)
 
         videos = ((shard, name) for shard in itertools.chain([first], claims) for name in shard.names)
         with _decoding(decoders) as submit:
             began = time.monotonic()  # loading the tower and starting decoders is not extracting
-            jobs = _ahead(
-                videos, lambda item: submit(_decode, wanted.videos, item[1], wanted.config, encoder.image_size),
-                max(1, 2 * decoders),
-            )  # fmt: skip
-            for (shard, name), job in jobs:
+            for (shard, name), job in _ahead(videos, decode, max(1, 2 * decoders)):
                 waiting = time.monotonic()
                 try:
                     row, pictures = job.result()
                 except BrokenProcessPool as error:
                     raise InputError(
-                        f"a decoder process was killed, for lack of memory or by {name} or one of the {2 * decoders}"
-                        " videos after it; run again with fewer --decoders, or take that video out"
+                        f"a decoder process was killed, for lack of memory or by {name} or one of the"
+                        f" {2 * decoders} videos after it; run again with fewer --decoders, or take that"
+                        " video out"
                     ) from error
                 waited += time.monotonic() - waiting
-                answer = None if pictures is None else _encode(pictures, encoder, wanted.config.crops)
-                if answer is not None and not done:
-                    _need_space(wanted, answer.nbytes)
-                encoding.append((shard, row, answer))
-                settle(ahead=1)
-            settle(ahead=0)
+                encoded = None if pictures is None else _encode(pictures, encoder, wanted.config.crops)
+                if encoded and not done:
+                    _need_space(wanted, encoded.tensor.nbytes)
+                encoding.append((shard, row, encoded))
+                store(ahead=1)
+            store(ahead=0)
     finally:
         claims.release()
     return Filled(done, time.monotonic() - began, waited, claims.held)
 
 
 class _Claims:
-    """Iterates over the shards that are not there and that nobody else is at, claiming each when it is asked for.
+    """Iterates over the shards that are missing and that nobody else is working on, claiming each as it
+    comes.
 
-    held: one that another was at, if there was any.
+    held: one that another process was working on, if there was any.
     """
 
     def __init__(self, wanted: Plan, parts: Sequence[Part], lane: int) -> None:
-        self.wanted, self.held, self._taken = wanted, None, []
-        start = lane * 7 % max(1, len(parts))  # lanes begin apart, so that they seldom ask for the same shard
+        self.wanted = wanted
+        self.held: Held | None = None
+        self._taken: list[Lock] = []
+        start = lane * 7 % max(1, len(parts))  # lanes begin apart, so they seldom ask for the same shard
         self._parts = iter((*parts[start:], *parts[:start]))
 
     def __iter__(self) -> Iterator[_Shard]:
@@ -300,10 +302,8 @@ class _Claims:
                 self.held = lock.held
                 continue
             self._taken.append(lock)
-            kept = _read_shard(path, names)
-            if (kept and _unchanged(*kept, self.wanted.videos)) or (
-                self.wanted.folder / "about.json"
-            ).exists():
+            rows = _read_shard(path, names)
+            if (rows and _unchanged(*rows, self.wanted.videos)) or (self.wanted.folder / ABOUT).exists():
                 lock.release()
                 continue
             sweep(path.parent, f".{path.name}.*")
@@ -318,7 +318,7 @@ class _Claims:
 
 @contextmanager
 def _decoding(processes: int) -> Iterator[Callable[..., Future]]:
-    """What hands work to the decoders of a lane: processes of their own, or a thread where the lane has one core."""
+    """How a lane hands work to its decoders: processes of their own, or a thread where it has one core."""
     if not processes:
         with ThreadPoolExecutor(1) as thread:
             try:
@@ -334,7 +334,7 @@ def _decoding(processes: int) -> Iterator[Callable[..., Future]]:
 def _ahead(
     items: Iterable[Item], submit: Callable[[Item], Future], window: int
 ) -> Iterator[tuple[Item, Future]]:
-    """(item, its job) in order, with `window` jobs more under way."""
+    """(item, its job) in order, with `window` more jobs under way."""
     waiting: deque[tuple[Item, Future]] = deque()
     for item in items:
         waiting.append((item, submit(item)))
@@ -344,11 +344,12 @@ def _ahead(
 
 
 def _decode(videos: Path, name: str, config: StoreConfig, size: int) -> tuple[dict, np.ndarray | None]:
-    """A video's row of the index and its frames (F,3,h,w) uint8, short side `size`; or its row of `failed.csv`."""
+    """A video's index row and its frames (F,3,h,w) uint8, short side `size`; or its row of `failed.csv`,
+    None."""
     path, file = videos / name, contents.stamp_of(videos / name)
     row = {"name": name, "bytes": file[1], "modified": file[2]} | ({"stamp": file} if settled(file) else {})
     try:
-        # Before decoding: if the file is replaced meanwhile, the next call must see that it is another.
+        # Before decoding: if the file is replaced meanwhile, the next call must notice.
         row["sha256"] = sha256(path)
         clip = read_frames(
             path,
@@ -362,15 +363,11 @@ def _decode(videos: Path, name: str, config: StoreConfig, size: int) -> tuple[di
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Encoded:
     """Features (C,F,D) float16 in the host's memory, on their way from a GPU until `arrived`."""
 
     tensor: torch.Tensor
     arrived: torch.cuda.Event | None = None
-
-    @property
-    def nbytes(self) -> int:
-        return self.tensor.nbytes
 
     def features(self) -> torch.Tensor:
         if self.arrived is not None:
@@ -378,77 +375,78 @@ class _Answer:
         return self.tensor
 
 
-def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> _Answer:
-    """What the tower makes of frames (F,3,h,w); a GPU is not waited for."""
+def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> _Encoded:
+    """The features of frames (F,3,h,w); does not wait for a GPU."""
     import torch
 
-    # As a resized picture lies in memory; the way through a pipe changes that, and another layout rounds otherwise.
+    # The memory layout of a resized picture; a pipe changes it, and another layout rounds differently.
     frames = torch.from_numpy(pictures).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         if torch.device(encoder.device).type == "cpu":
-            # Crop by crop: a core's caches and memory like small batches.
+            # Crop by crop: small batches suit a core's caches and memory.
             views = crop(frames, encoder.image_size, crops)
-            return _Answer(torch.stack([encoder.encode_frames(view) for view in views]).to(torch.float16))
+            return _Encoded(torch.stack([encoder.encode_frames(view) for view in views]).to(torch.float16))
         views = crop(frames.pin_memory().to(encoder.device, non_blocking=True), encoder.image_size, crops)
-        made = encoder.encode_frames(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-        kept = torch.empty(made.shape, dtype=torch.float16, pin_memory=True)
-        kept.copy_(made.to(torch.float16), non_blocking=True)
-        return _Answer(kept, torch.cuda.current_stream(encoder.device).record_event())
+        features = encoder.encode_frames(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        host = torch.empty(features.shape, dtype=torch.float16, pin_memory=True)
+        host.copy_(features.to(torch.float16), non_blocking=True)
+        return _Encoded(host, torch.cuda.current_stream(encoder.device).record_event())
 
 
 def _finite(features: torch.Tensor, video: Path) -> torch.Tensor:
-    """The features (C,F,D) float16 of a video. Raises NotFinite where one is no finite number: it is not stored."""
-    if not (good := features.isfinite()).all():
-        bad = float(features[~good][0])
+    """The features (C,F,D) float16 of a video. Raises NotFinite, so that they are not stored, if one is not."""
+    if not (finite := features.isfinite()).all():
+        bad = float(features[~finite][0])
         why = "no number" if bad != bad else "too large to be stored (float16 ends at 65504)"
         raise NotFinite(
-            f"{video}: the image tower makes a feature of it that is {why}; nothing is stored of it: look at its"
-            " frames, the weights and --precision"
+            f"{video}: the image tower makes a feature of it that is {why}; nothing is stored of it: look at"
+            " its frames, the weights and --precision"
         )
     return features
 
 
 def _need_space(wanted: Plan, video_bytes: int) -> None:
-    """Raises InputError before hours of work where the disk cannot hold the shards and the array made of them."""
-    need = 2 * wanted.total * video_bytes - sum(
-        path.stat().st_size for path, _ in wanted.parts if path.exists()
-    )
+    """Raises InputError before hours of work if the disk cannot hold the shards and the array made of them."""
+    there = sum(path.stat().st_size for path, _ in wanted.parts if path.exists())
+    need = 2 * wanted.total * video_bytes - there
     if need > (free := shutil.disk_usage(wanted.folder.parent).free):
         raise InputError(
-            f"{wanted.folder.parent}: the features of {wanted.name} need {need / 1e9:,.1f} GB while they are put"
-            f" together, {free / 1e9:,.1f} GB are free; name a larger disk with FLOWCLIP_CACHE"
+            f"{wanted.folder.parent}: the features of {wanted.name} need {need / 1e9:,.1f} GB while they are"
+            f" put together, {free / 1e9:,.1f} GB are free; name a larger disk with FLOWCLIP_CACHE"
         )
 
 
-# --- putting the store together -------------------------------------------------------------------------------
+# --- putting the store together ---
 
 
 def find(wanted: Plan) -> tuple[Plan, FeatureStore | None]:
-    """The plan with the folder where features of its very videos lie or belong, and the store there if it is whole.
+    """The plan with the folder where the features of exactly its videos lie or belong, and the store if
+    whole.
 
-    What videos hold decides, not their names, sizes and times. A damaged store is named and dropped, but for those of
-    its features that are as they were written. Raises InputError in a cache that is not ours to write.
+    What videos hold decides, not their names, sizes and times. A damaged store is named and dropped, except
+    the features that are still as they were written. Raises InputError in a cache that cannot be written.
     """
     try:
         with _lock(wanted.base):
-            found, store = _find(wanted, mend=True)
+            plan, store = _find(wanted, repair=True)
             if store is not None and wanted.parts and wanted.parts[0][0].parent.is_dir():
                 for shard, _ in wanted.parts:
                     shard.unlink(missing_ok=True)
                     clear(shard.with_suffix(".lock"))
                 with suppress(OSError):  # shards of another store may lie there
                     wanted.parts[0][0].parent.rmdir()
-            return found, store
+            return plan, store
     except OSError as error:
-        found, store = _find(wanted, mend=False)
+        plan, store = _find(wanted, repair=False)
         if store is not None:
-            return found, store  # a store that others made can be read all the same
+            return plan, store  # a store that others made can be read all the same
         where = f"{wanted.base.parent}: cannot be written ({error.strerror})"
         raise InputError(f"{where}; name another folder for features with FLOWCLIP_CACHE") from error
 
 
-def _find(wanted: Plan, mend: bool) -> tuple[Plan, FeatureStore | None]:
-    names, now = sorted(name for _, part in wanted.parts for name in part), {}
+def _find(wanted: Plan, repair: bool) -> tuple[Plan, FeatureStore | None]:
+    names = sorted(name for _, part in wanted.parts for name in part)
+    now: dict[str, str] = {}  # content by name
     for folder in (wanted.base, *sorted(wanted.base.parent.glob(f"{wanted.base.name}-*"))):
         if not (folder / ABOUT).exists():
             continue
@@ -458,7 +456,7 @@ def _find(wanted: Plan, mend: bool) -> tuple[Plan, FeatureStore | None]:
             if sorted(rows["name"]) != names or not _made_with(store, wanted.config):
                 raise Damaged(folder, "it holds other videos or other features than its name says")
         except Damaged as damage:
-            if not mend:
+            if not repair:
                 raise
             _drop(wanted, damage)
             continue
@@ -468,30 +466,29 @@ def _find(wanted: Plan, mend: bool) -> tuple[Plan, FeatureStore | None]:
     if not (wanted.base / ABOUT).exists():
         return replace(wanted, folder=wanted.base), None
     notice(
-        f"{wanted.videos}: {wanted.base} holds features of other videos of the same names and sizes, and keeps them"
+        f"{wanted.videos}: {wanted.base} holds features of other videos of the same names and sizes, and"
+        " keeps them"
     )
-    return replace(
-        wanted, folder=wanted.base.with_name(f"{wanted.base.name}-{_hash(sorted(now.items()))}")
-    ), None
+    beside = wanted.base.with_name(f"{wanted.base.name}-{_hash(sorted(now.items()))}")
+    return replace(wanted, folder=beside), None
 
 
 def _made_with(store: FeatureStore, config: StoreConfig) -> bool:
-    about = json.loads((store.folder / ABOUT).read_text())
-    made = (about.get("weights"), store.features.shape[2], store.crops, store.precision)
-    return made == (config.weights, config.frames, tuple(config.crops), config.precision)
+    weights = json.loads((store.folder / ABOUT).read_text()).get("weights")
+    settings = (weights, store.features.shape[2], store.crops, store.precision)
+    return settings == (config.weights, config.frames, tuple(config.crops), config.precision)
 
 
 def _drop(wanted: Plan, damage: Damaged) -> None:
-    """Remove a store that is not as it was written; what still is becomes shards again."""
+    """Remove a damaged store; what is still as it was written becomes shards again."""
     folder, kept = damage.folder, 0
     if damage.good and shutil.disk_usage(folder.parent).free > 1.1 * (folder / ARRAY).stat().st_size:
         import torch
 
         features = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
+        fits = features.shape[1:3] == (len(wanted.config.crops), wanted.config.frames)
         for path, names in wanted.parts:
-            if features.shape[1:3] == (len(wanted.config.crops), wanted.config.frames) and {*names} <= {
-                *damage.good
-            }:
+            if fits and damage.good.keys() >= {*names}:
                 shard = _Shard(path, names)
                 for name in names:
                     number, row = damage.good[name]
@@ -505,7 +502,7 @@ def _drop(wanted: Plan, damage: Damaged) -> None:
 
 
 def _unchanged(index: list[dict], failed: list[dict], videos: Path) -> bool:
-    """Whether no video was replaced: only a file that may be another is read again."""
+    """Whether no video was replaced: only files that may have changed are read again."""
 
     def replaced(row: dict) -> bool:
         path = videos / row["name"]
@@ -515,7 +512,7 @@ def _unchanged(index: list[dict], failed: list[dict], videos: Path) -> bool:
 
 
 def _read_shard(shard: Path, names: Sequence[str]) -> tuple[list[dict], list[dict]] | None:
-    """Rows of the videos encoded in a shard and of the unreadable ones; None where there is no such file of `names`."""
+    """Rows of a shard's encoded and of its unreadable videos; None where there is no sound shard of `names`."""
     from safetensors import SafetensorError, safe_open
 
     if not shard.exists():
@@ -525,9 +522,8 @@ def _read_shard(shard: Path, names: Sequence[str]) -> tuple[list[dict], list[dic
             about, tensors = file.metadata(), len(file.keys())
         index, failed = json.loads(about["index"]), json.loads(about["failed"])
         whole = len(index) == tensors and sorted(row["name"] for row in (*index, *failed)) == sorted(names)
-        whole = (
-            whole and all({*INDEX} <= {*row} for row in index) and all({*FAILED} <= {*row} for row in failed)
-        )
+        whole = whole and all(row.keys() >= {*INDEX} for row in index)
+        whole = whole and all(row.keys() >= {*FAILED} for row in failed)
     except FileNotFoundError:
         return None
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
@@ -538,43 +534,47 @@ def _read_shard(shard: Path, names: Sequence[str]) -> tuple[list[dict], list[dic
 
 
 def _merge(wanted: Plan, allow_unreadable: bool) -> None:
-    """Turn the shards, if all are there, into one array and one index; `about.json` appears last.
+    """Turn the shards, once all are there, into one array and one index; `about.json` appears last.
 
-    Raises InputError for unreadable videos: their shards alone are dropped, so that mended files are tried again. So
-    are damaged shards, and those of other videos of the same names and sizes.
+    Raises InputError for unreadable videos: only their shards are dropped, so that repaired files are tried
+    again. So are damaged shards, and those of other videos with the same names and sizes.
     """
     folder, config = wanted.folder, wanted.config
     shards = [shard for shard, _ in wanted.parts]
     with _lock(wanted.base):
         if (folder / ABOUT).exists() or not all(shard.exists() for shard in shards):
             return  # another process was faster, or is not done
-        rows = [_read_shard(*part) for part in wanted.parts]
-        whole = [found is not None and _unchanged(*found, wanted.videos) for found in rows]
-        if not all(whole):
-            for shard, good in zip(shards, whole, strict=True):
-                if not good:
-                    shard.unlink(missing_ok=True)
+        rows: dict[Path, tuple[list[dict], list[dict]]] = {}  # encoded and unreadable videos
+        for shard, names in wanted.parts:
+            pair = _read_shard(shard, names)
+            if pair and _unchanged(*pair, wanted.videos):
+                rows[shard] = pair
+            else:
+                shard.unlink(missing_ok=True)
+        if len(rows) < len(shards):
             return
-        index = [row for found, _ in rows for row in found]
-        failed = [row for _, lost in rows for row in lost]
+        index = [row for encoded, _ in rows.values() for row in encoded]
+        failed = [row for _, lost in rows.values() for row in lost]
         if failed and not (allow_unreadable and index):
             report = folder.parent / f"{wanted.name}-failed.csv"
             write_atomically(report, pd.DataFrame(failed, columns=FAILED).to_csv(index=False))
-            for shard, (_, lost) in zip(shards, rows, strict=True):
+            for shard, (_, lost) in rows.items():
                 if lost:
                     shard.unlink()
             raise _unreadable(wanted, [row["error"] for row in failed], report)
         shutil.rmtree(folder, ignore_errors=True)  # what a kill left here
         folder.mkdir()
-        part, sums, shape = folder / "features.part", {}, None
+        part = folder / "features.part"
+        sums: dict[str, str] = {}
+        shape: tuple[int, ...] = ()
         # Plain writes, not a memory map: a full disk is then an error and not the death of the process.
         with part.open("wb") as out:
-            for shard, (found, _) in zip(shards, rows, strict=True):
-                if (videos := _features(shard, found, shape)) is None:
-                    notice(f"{shard}: damaged; its {len(found)} videos are encoded again")
+            for shard, (encoded, _) in rows.items():
+                if (videos := _features(shard, encoded, shape)) is None:
+                    notice(f"{shard}: damaged; its {len(encoded)} videos are encoded again")
                     shard.unlink()
                     return
-                for row, video in zip(found, videos, strict=True):
+                for row, video in zip(encoded, videos, strict=True):
                     if not out.tell():
                         shape = video.shape
                         header = {"descr": "<f2", "fortran_order": False, "shape": (len(index), *video.shape)}
@@ -585,47 +585,45 @@ def _merge(wanted: Plan, allow_unreadable: bool) -> None:
             out.flush()
             os.fsync(out.fileno())
         part.replace(folder / ARRAY)
-        for table, columns, found in zip(TABLES, (INDEX, FAILED), (index, failed), strict=True):
-            write_atomically(folder / table, pd.DataFrame(found, columns=columns).to_csv(index=False))
-        about = {"schema": SCHEMA, "weights": config.weights, "frames": config.frames, "crops": config.crops}
-        about = to_json(folder, about | {"precision": config.precision}, indent=1) + "\n"
+        for table, columns, table_rows in zip(TABLES, (INDEX, FAILED), (index, failed), strict=True):
+            write_atomically(folder / table, pd.DataFrame(table_rows, columns=columns).to_csv(index=False))
+        settings = {name: getattr(config, name) for name in ("weights", "frames", "crops", "precision")}
+        about = to_json(folder, {"schema": SCHEMA} | settings, indent=1) + "\n"
         others = sha256(folder / TABLES[1]), hashlib.sha256(about.encode()).hexdigest()
         write_atomically(folder / SUMS, json.dumps(sums_of(sums, (len(index), *shape), *others)) + "\n")
         write_atomically(folder / ABOUT, about)
         contents.learn(wanted.videos, (*index, *failed), wanted.base.parent)
 
 
-def _features(shard: Path, index: list[dict], shape: tuple[int, ...] | None) -> list[np.ndarray] | None:
-    """The features (C,F,D) of a shard's videos, each of the shape; None where they are not as they were written."""
+def _features(shard: Path, index: list[dict], shape: tuple[int, ...]) -> list[np.ndarray] | None:
+    """The features (C,F,D) of a shard's videos, of one shape if it is known; None if they are not as they
+    were written."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(shard, "np") as file:
-            found = [file.get_tensor(key) for key in sorted(file.keys())]
+            videos = [file.get_tensor(key) for key in sorted(file.keys())]
     except SafetensorError:
         return None
-    for row, video in zip(index, found, strict=True):
+    for row, video in zip(index, videos, strict=True):
         same = video_sum(row, video.tobytes()) == row["sum"] if "sum" in row else plausible(video)
-        if not same or video.dtype != np.float16 or video.shape != (shape or found[0].shape):
+        if not same or video.dtype != np.float16 or video.shape != (shape or videos[0].shape):
             return None
-    return found
+    return videos
 
 
 def _lock(folder: Path) -> Lock:
-    """Held while a store is put together, looked at or removed."""
+    """Held while a store is put together, checked or removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return Lock(folder.with_name(folder.name + ".lock"), f"the features {folder.name}")
 
 
-def _hash(said: list) -> str:
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+def _hash(content: list) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _unreadable(wanted: Plan, errors: Sequence[str], report: Path) -> InputError:
     return InputError(
-        f"{len(errors)} of {wanted.total} videos of {wanted.name} cannot be read: {'; '.join(errors[:3])} (all:"
-        f" {report}); mend them and run again, or go on without them with --incomplete skip"
+        f"{len(errors)} of {wanted.total} videos of {wanted.name} cannot be read: {'; '.join(errors[:3])}"
+        f" (all: {report}); repair them and run again, or go on without them with --incomplete skip"
     )
-
-
-# --- several machines -----------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
-"""The feature store: each video is decoded and encoded once per frozen backbone, then every run reads the
-same array.
+"""The feature store: each video is decoded and encoded once per frozen backbone, then all runs read one
+array.
 
-On disk, one folder a store: `features.npy` (N videos, C crops, F stored frames, D width) float16, `index.csv`
-(name, bytes, modified, sha256, frame count, decoder of each video), `failed.csv` (videos that cannot be
-read), `sums.json` (a checksum of each video's features and row, and of the other files) and `about.json`,
-written last: a folder that has it is whole. `extraction` fills it. `looked.json` says which files were found
-to agree with their sums: as long as they are the same, opening a store reads none of its features.
+On disk, one folder per store: `features.npy` (N videos, C crops, F stored frames, D width) float16,
+`index.csv` (name, bytes, modified, sha256, frame count, decoder of each video), `failed.csv` (videos that
+cannot be read), `sums.json` (a checksum of each video's features and row, and of the other files) and
+`about.json`, written last: a folder that has it is whole. `extraction` fills it. `looked.json` notes which
+files were found to agree with their sums: while they stay the same, opening a store reads none of its
+features.
 """
 
 from __future__ import annotations
@@ -37,8 +38,7 @@ ARRAY, ABOUT, SUMS, LOOKED = "features.npy", "about.json", "sums.json", "looked.
 
 
 class Damaged(InputError):
-    """A store that is not as it was written. good: name -> row of `features` and of the index, where both
-    still are."""
+    """A store that is not as it was written. good: name -> (row number, index row) where both still are."""
 
     def __init__(self, folder: Path, why: object, good: Mapping[str, tuple[int, dict]] | None = None) -> None:
         self.folder, self.why, self.good = folder, " ".join(str(why).split()), good or {}
@@ -69,7 +69,7 @@ class FeatureStore(Reader):
     """Stored features of one data set, opened for reading (memory-mapped)."""
 
     folder: Path
-    features: np.ndarray  # (N,C,F,D) float16
+    features: np.memmap  # (N,C,F,D) float16
     crops: tuple[str, ...]
     index: pd.DataFrame  # one row a video, in the order of `features`
     precision: str = "float32"  # of the arithmetic they were made with
@@ -78,12 +78,12 @@ class FeatureStore(Reader):
 
     @classmethod
     def open(cls, folder: Path, whole: bool = False) -> FeatureStore:
-        """The store in `folder`. Its features are read and held against their sums only if its files are not
-        those that were found whole the last time, or with `whole`.
+        """The store in `folder`.
 
-        Raises `Damaged` where a file is not what was written, InputError where one cannot be read. A store
-        that was made before there were sums gets them, unless its features or its index are such as no
-        encoding leaves.
+        Its features are read and checked against their sums only if its files are not those found whole last
+        time, or with `whole`. Raises `Damaged` where a file is not what was written, InputError where one
+        cannot be read. A store made before there were sums gets them, unless no encoding leaves such features
+        or index.
         """
         try:
             files = {name: stamp(folder / name) for name in (ARRAY, *TABLES, ABOUT)}
@@ -96,26 +96,26 @@ class FeatureStore(Reader):
         index, failed = (
             read_table(folder / name, rows) for name, rows in zip(TABLES, (INDEX, FAILED), strict=True)
         )
-        looked = {} if whole else _noted(folder / LOOKED)
-        if looked.get("files") != files:
+        checked = {} if whole else _read_json(folder / LOOKED)
+        if checked.get("files") != files:
             sums = _read_sums(folder / SUMS)
-            looked = {
-                "files": files,
-                "seal": _look(folder, features, index, len(crops), about.get("frames"), sums),
-            }
-            with suppress(OSError):  # a store of others is looked at each time
+            seal = _check(folder, features, index, len(crops), about.get("frames"), sums)
+            checked = {"files": files, "seal": seal}
+            with suppress(OSError):  # a store that others own is checked each time
                 if all(settled(files[name]) for name in (ARRAY, *TABLES, ABOUT)):
                     files[SUMS] = files[SUMS] or stamp(folder / SUMS)
-                    write_atomically(folder / LOOKED, json.dumps(looked) + "\n")
-        return cls(folder, features, crops, index, precision, tuple(failed["error"]), str(looked.get("seal")))
+                    write_atomically(folder / LOOKED, json.dumps(checked) + "\n")
+        return cls(
+            folder, features, crops, index, precision, tuple(failed["error"]), str(checked.get("seal"))
+        )
 
     @functools.cached_property
-    def names(self) -> list[str]:
+    def names(self) -> list[str]:  # type: ignore[override]
         """Names of the videos, in the order of `features`."""
         return list(self.index["name"])
 
     @property
-    def where(self) -> str:
+    def where(self) -> str:  # type: ignore[override]
         """For messages: whose features they are."""
         return f"{self.folder}: the stored features"
 
@@ -137,93 +137,91 @@ class FeatureStore(Reader):
         return name in self._row
 
     def fingerprint(self, names: Sequence[str]) -> str:
-        """Hash over the content of the named videos, in order, and what decoded each: same fingerprint, same
-        frames."""
+        """Hash over content and decoder of the named videos, in order: same fingerprint, same frames."""
         rows = self.index.iloc[self.rows(names)]
-        said = rows["name"] + " " + rows["sha256"] + " " + rows["decoder"]
-        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+        lines = rows["name"] + " " + rows["sha256"] + " " + rows["decoder"]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     """One of a store's two tables. Raises `Damaged` where it is not whole."""
     try:
-        whole = dict.fromkeys(("bytes", "modified", "frames"), np.int64)
-        types = {name: whole.get(name, str) for name in columns}
+        types = {name: np.int64 if name in ("bytes", "modified", "frames") else str for name in columns}
         return pd.read_csv(path, usecols=columns, dtype=types, keep_default_na=False)[columns]
     except (OSError, ValueError, OverflowError) as error:
         raise _unread(path.parent, error) from error
 
 
-# --- sums -----------------------------------------------------------------------------------------------------
+# --- sums ---
 
 
 def video_sum(row: Mapping, features: bytes) -> str:
     """Checksum of a video's row of the index and its features (C,F,D)."""
-    said = json.dumps([str(row[column]) for column in INDEX]).encode()
-    return hashlib.sha256(said + features).hexdigest()[:16]
+    cells = json.dumps([str(row[column]) for column in INDEX]).encode()
+    return hashlib.sha256(cells + features).hexdigest()[:16]
 
 
 def sums_of(videos: Mapping[str, str], shape: Iterable[int], failed: str, about: str) -> dict:
-    """The content of `sums.json`: name -> sum in the order of the index, shape, hashes of the two files, and a seal."""
-    said = {"videos": dict(videos), "shape": list(shape), "failed.csv": failed, "about.json": about}
-    return said | {"seal": hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]}
+    """Content of `sums.json`: name -> sum in index order, shape, hashes of two files, and a seal over it all."""
+    sums = {"videos": dict(videos), "shape": list(shape), "failed.csv": failed, "about.json": about}
+    return sums | {"seal": hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:32]}
 
 
 def _read_sums(path: Path) -> dict | None:
-    """The sums of a store; None where there are none, or their seal says that they are not to be trusted."""
-    said = _noted(path)
+    """The sums of a store; None where there are none, or their seal does not fit."""
+    sums = _read_json(path)
     try:
-        again = sums_of(said["videos"], said["shape"], said["failed.csv"], said["about.json"])
+        again = sums_of(sums["videos"], sums["shape"], sums["failed.csv"], sums["about.json"])
     except (KeyError, TypeError, ValueError):
         return None
-    return said if said == again else None
+    return sums if sums == again else None
 
 
-def _noted(path: Path) -> dict:
+def _read_json(path: Path) -> dict:
     """A JSON object that can be made again; empty where there is none."""
     try:
-        said = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def plausible(features: np.ndarray) -> bool:
-    """Whether the features of a video can be those of pictures: finite, and not all zero."""
+    """Whether features can come from a video: finite, and not all zero."""
     return bool(np.isfinite(features).all() and features.any())
 
 
-def _look(
-    folder: Path, features: np.ndarray, index: pd.DataFrame, crops: int, frames: object, sums: dict | None
+def _check(
+    folder: Path, features: np.memmap, index: pd.DataFrame, crops: int, frames: object, sums: dict | None
 ) -> str:
-    """Read a store wholly, and return the seal of its sums; where it has none, they are written.
+    """Read a whole store and return the seal of its sums, which are written where there are none.
 
-    Raises `Damaged` where it differs from them, or without any where it is not as an encoding leaves it.
+    Raises `Damaged` where it differs from its sums or, without any, where it is not as an encoding leaves it.
     """
     shape, dtype, names = features.shape, features.dtype, list(index["name"])
     order = list(sums["videos"]) if sums else names
     fits = dtype == np.float16 and len(shape) == 4 and features.flags.c_contiguous and shape[0] > 0
     fits = fits and (list(shape) == sums["shape"] if sums else shape[:3] == (len(order), crops, frames))
     if not fits or (folder / ARRAY).stat().st_size != features.offset + features.nbytes:
-        said = f"{len(order)} videos, {crops} crops and {frames} frames, but features {dtype} {shape}"
-        raise Damaged(folder, said)
+        why = f"{len(order)} videos, {crops} crops and {frames} frames, but features {dtype} {shape}"
+        raise Damaged(folder, why)
     rows = {row["name"]: row for row in index.to_dict("records")}
-    found = _video_sums(folder / ARRAY, features, [rows.get(name) for name in order])
-    sound = [
-        value == sums["videos"][name] if sums else value != ""
-        for name, value in zip(order, found, strict=True)
-    ]
-    good = {name: (number, rows[name]) for number, name in enumerate(order) if sound[number]}
-    why = []
+    now = _video_sums(folder / ARRAY, features, [rows.get(name) for name in order])
+    videos = dict(zip(order, now, strict=True))
+    good = {
+        name: (number, rows[name])
+        for number, (name, value) in enumerate(videos.items())
+        if value and (not sums or value == sums["videos"][name])
+    }
+    damage = []
     if bad := [name for name in order if name not in good]:
-        why.append(f"the features of {len(bad)} of {len(order)} videos, first {bad[0]}")
-    why += ["the order of index.csv"] * (names != (order if sums else sorted(set(names))))
+        damage.append(f"the features of {len(bad)} of {len(order)} videos, first {bad[0]}")
+    damage += ["the order of index.csv"] * (names != (order if sums else sorted(set(names))))
     if sums:
-        why += [file for file in (TABLES[1], ABOUT) if sha256(folder / file) != sums[file]]
-    if why:
-        raise Damaged(folder, f"damaged: {', '.join(why)}", good if sums else None)
+        damage += [file for file in (TABLES[1], ABOUT) if sha256(folder / file) != sums[file]]
+    if damage:
+        raise Damaged(folder, f"damaged: {', '.join(damage)}", good if sums else None)
     if sums is None:
-        videos = dict(zip(order, found, strict=True))
         sums = sums_of(videos, shape, sha256(folder / TABLES[1]), sha256(folder / ABOUT))
         with suppress(OSError):
             write_atomically(folder / SUMS, json.dumps(sums) + "\n")
@@ -231,23 +229,23 @@ def _look(
 
 
 def _video_sums(path: Path, features: np.memmap, rows: list[dict | None]) -> list[str]:
-    """Sum of each row and its features; empty for those without a row, or that no picture can have.
+    """Sum of each row and its features; empty for those without a row, or that are not plausible.
 
-    Plain reads: a disk that fails is then an error, and not the death of the process as with a memory map.
+    Plain reads: a failing disk is then an error, not the death of the process as with a memory map.
     """
     size = features[0].nbytes
 
-    def look(number: int) -> str:
-        data = os.pread(file.fileno(), size, features.offset + number * size)
-        sound = rows[number] is not None and len(data) == size and plausible(np.frombuffer(data, np.float16))
-        return video_sum(rows[number], data) if sound else ""
+    def read(number: int) -> str:
+        row, data = rows[number], os.pread(file.fileno(), size, features.offset + number * size)
+        sound = len(data) == size and plausible(np.frombuffer(data, np.float16))
+        return video_sum(row, data) if row and sound else ""
 
     with path.open("rb") as file, ThreadPoolExecutor(min(8, default_jobs())) as pool:
-        return list(pool.map(look, range(len(rows))))
+        return list(pool.map(read, range(len(rows))))
 
 
 def _unread(folder: Path, error: Exception) -> InputError:
-    """What a file that could not be read means: damage, unless the disk or a right failed."""
+    """What a file that could not be read means: damage, unless the disk or a permission failed."""
     if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
         return InputError(f"{folder}: cannot be read ({error.strerror})")
     return Damaged(folder, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import cos, radians, sin
 
 from flowclip_kit.demo.figures import Action, Key, Point, Pose, Shape, Shapes, State
@@ -86,7 +87,7 @@ def turned(pose: str, degrees: float, word: str, x: float = 0.0) -> Key:
     return Key((lean + degrees, *(angle - degrees for angle in limbs)), word, x)
 
 
-# --- props: (shapes behind the figure, shapes before it) ----------------------------------------------------
+# --- props: (shapes behind the figure, shapes before it) ---
 
 
 def _stick(points: dict[str, Point], turn: float, length: float, radius: float, colour: str) -> Shape:
@@ -114,10 +115,8 @@ def _ladder(points: dict[str, Point], state: State) -> Shapes:
 
 def _box(points: dict[str, Point], state: State) -> Shapes:
     x, y = points["prop"]
-    return [], [
-        (x - 0.02, y - 0.09, x + 0.22, y + 0.11, 0, "prop"),
-        (x + 0.07, y - 0.09, x + 0.12, y + 0.11, 0, "light"),
-    ]
+    tape = (x + 0.07, y - 0.09, x + 0.12, y + 0.11, 0, "light")
+    return [], [(x - 0.02, y - 0.09, x + 0.22, y + 0.11, 0, "prop"), tape]
 
 
 def _ball(points: dict[str, Point], state: State) -> Shapes:
@@ -133,29 +132,22 @@ def _barbell(points: dict[str, Point], state: State) -> Shapes:
 
 def _cart(points: dict[str, Point], state: State) -> Shapes:
     x, y = points["prop"]
-    return [], [
-        (x, y, x + 0.1, 0.2, 0.02, "metal"),
-        (x + 0.08, 0.13, x + 0.5, 0.38, 0, "prop"),
-        (x + 0.16, 0.06, x + 0.16, 0.06, 0.06, "dark"),
-        (x + 0.42, 0.06, x + 0.42, 0.06, 0.06, "dark"),
-    ]
+    wheels = [(x + side, 0.06, x + side, 0.06, 0.06, "dark") for side in (0.16, 0.42)]
+    return [], [(x, y, x + 0.1, 0.2, 0.02, "metal"), (x + 0.08, 0.13, x + 0.5, 0.38, 0, "prop"), *wheels]
 
 
 def _flag(points: dict[str, Point], state: State) -> Shapes:
     x, y = points["prop"]
-    return [(x, 0, x, 1.4, 0.02, "metal")], [
+    cloth: list[Shape] = [
         (x, y - 0.1, x + 0.34, y + 0.1, 0, "prop"),
         (x, y - 0.03, x + 0.34, y + 0.03, 0, "light"),
     ]
+    return [(x, 0, x, 1.4, 0.02, "metal")], cloth
 
 
 def _club(points: dict[str, Point], state: State) -> Shapes:
     club = _stick(points, 12, 0.36, 0.016, "metal")
-    return [], [
-        club,
-        (club[2], club[3], club[2], club[3], 0.035, "dark"),
-        (0.36, 0.03, 0.36, 0.03, 0.028, "light"),
-    ]
+    return [], [club, (*club[2:4], *club[2:4], 0.035, "dark"), (0.36, 0.03, 0.36, 0.03, 0.028, "light")]
 
 
 def _bow(points: dict[str, Point], state: State) -> Shapes:
@@ -165,19 +157,13 @@ def _bow(points: dict[str, Point], state: State) -> Shapes:
     arc += [(x + 0.02, y + (ty - y) / 2, x + 0.04, y, 0.022, "prop") for _, ty in tips]
     drawn = state.word == "standing" and fx < x - 0.12
     pulled = (fx, fy) if drawn else (x - 0.1, y)
-    return [], [
-        *arc,
-        *((tx, ty, *pulled, 0.01, "light") for tx, ty in tips),
-        (*pulled, x + 0.12, y, 0.013, "wood"),
-    ]
+    string = [(tx, ty, *pulled, 0.01, "light") for tx, ty in tips]
+    return [], [*arc, *string, (*pulled, x + 0.12, y, 0.013, "wood")]
 
 
 def _bar(points: dict[str, Point], state: State) -> Shapes:
-    return [
-        (-0.42, 0, -0.42, 1.27, 0.025, "prop"),
-        (0.42, 0, 0.42, 1.27, 0.025, "prop"),
-        (-0.42, 1.27, 0.42, 1.27, 0.025, "prop"),
-    ], []
+    posts = [(x, 0, x, 1.27, 0.025, "prop") for x in (-0.42, 0.42)]
+    return [*posts, (-0.42, 1.27, 0.42, 1.27, 0.025, "prop")], []
 
 
 def _goal(points: dict[str, Point], state: State) -> Shapes:
@@ -190,19 +176,16 @@ def _rope(points: dict[str, Point], state: State) -> Shapes:
     (x, y), rope = points["prop"], []
     for hand, side in (("hand", 0.2), ("far_hand", -0.2)):
         hx, hy = points[hand]
-        turn = ((hx + side * 0.4, (hy + y) / 2), (x + side, y + (hy - y) * 0.1), (x, y))
-        for (ax, ay), (bx, by) in zip(((hx, hy), *turn), turn, strict=False):
-            rope.append((ax, ay, bx, by, 0.016, "prop"))
+        turn = ((hx, hy), (hx + side * 0.4, (hy + y) / 2), (x + side, y + (hy - y) * 0.1), (x, y))
+        rope += [(*start, *end, 0.016, "prop") for start, end in pairwise(turn)]
     return [], rope
 
 
 def _hammer(points: dict[str, Point], state: State) -> Shapes:
     handle = _stick(points, 75, 0.24, 0.018, "wood")
-    x, y = handle[2], handle[3]
-    return [(0.42, 0, 0.7, 0.3, 0, "prop"), (0.38, 0.3, 0.74, 0.38, 0, "prop")], [
-        handle,
-        (x - 0.05, y - 0.03, x + 0.05, y + 0.03, 0.035, "metal"),
-    ]
+    x, y = handle[2:4]
+    anvil: list[Shape] = [(0.42, 0, 0.7, 0.3, 0, "prop"), (0.38, 0.3, 0.74, 0.38, 0, "prop")]
+    return anvil, [handle, (x - 0.05, y - 0.03, x + 0.05, y + 0.03, 0.035, "metal")]
 
 
 def _broom(points: dict[str, Point], state: State) -> Shapes:
@@ -223,28 +206,16 @@ def _balls(points: dict[str, Point], state: State) -> Shapes:
     for i in range(3):
         t = (state.phase + i / 3) % 1.0
         x, y = ax + 0.05 + (bx - ax) * t, ay + 0.06 + (by - ay) * t
-        shapes.append(
-            (
-                x + 0.1 * sin(6.2832 * t),
-                y + 2.2 * t * (1 - t),
-                x + 0.1 * sin(6.2832 * t),
-                y + 2.2 * t * (1 - t),
-                0.055,
-                "prop",
-            )
-        )
+        place = (x + 0.1 * sin(6.2832 * t), y + 2.2 * t * (1 - t))
+        shapes.append((*place, *place, 0.055, "prop"))
     return [], shapes
 
 
 def _drum(points: dict[str, Point], state: State) -> Shapes:
-    sticks = []
-    for elbow, hand in (("elbow", "hand"), ("far_elbow", "far_hand")):
-        sticks.append(_stick({"elbow": points[elbow], "hand": points[hand]}, -30, 0.2, 0.016, "wood"))
-    return [(-0.13, 0, 0.13, 0.22, 0, "dark")], [
-        (0.3, 0.06, 0.62, 0.36, 0, "prop"),
-        (0.28, 0.36, 0.64, 0.4, 0, "light"),
-        *sticks,
-    ]
+    hands = (("elbow", "hand"), ("far_elbow", "far_hand"))
+    sticks = [_stick({"elbow": points[a], "hand": points[b]}, -30, 0.2, 0.016, "wood") for a, b in hands]
+    drum: list[Shape] = [(0.3, 0.06, 0.62, 0.36, 0, "prop"), (0.28, 0.36, 0.64, 0.4, 0, "light")]
+    return [(-0.13, 0, 0.13, 0.22, 0, "dark")], [*drum, *sticks]
 
 
 def _bag(points: dict[str, Point], state: State) -> Shapes:
@@ -259,144 +230,75 @@ def _treadmill(points: dict[str, Point], state: State) -> Shapes:
     ], []
 
 
-# --- actions ------------------------------------------------------------------------------------------------
+# --- actions ---
 
-FLOOR_BOX, BALL_AT_FEET = (0.34, 0.10), (0.3, 0.075)
-STEPS = [("shove", "shove_other")[i % 2] for i in range(5)]
+FLOOR_BOX, BALL_AT_FEET, FOOT = (0.34, 0.10), (0.3, 0.075), (0.1, 0.075)
 
 
 def _all(*actions: Action) -> dict[str, Action]:
     return {action.base: action for action in actions}
 
 
+def _steps(pose: str, other: str, *places: tuple) -> tuple[Key, ...]:
+    """Key frames of two poses in turn, one at each place (x, lift, place of the prop)."""
+    return tuple(key((pose, other)[i % 2], *place) for i, place in enumerate(places))
+
+
+# fmt: off
 ACTIONS: dict[str, Action] = _all(
     # run backwards, these eight are the other half of a time-reversed pair
     Action("sit", (key("stand", 0.25), key("half_sit", 0.15), key("sit", 0)), prop=_chair),
-    Action("climb", tuple(key(("climb", "climb_other")[i % 2], 0, 0.12 * i) for i in range(5)), prop=_ladder),
-    Action(
-        "pick box",
-        (
-            key("stand", 0, 0, FLOOR_BOX),
-            key("bend", -0.08, 0, FLOOR_BOX, 0.1),
-            key("bend", -0.08),
-            key("hold"),
-        ),
-        prop=_box,
-    ),
-    Action(
-        "throw ball",
-        (key("ready", -0.1), key("wind", -0.15), key("release", 0), key("follow", 0.05, 0, (1.2, 0.8))),
-        prop=_ball,
-    ),
+    Action("climb", _steps("climb", "climb_other", *((0, 0.12 * i) for i in range(5))), prop=_ladder),
+    Action("pick box", (key("stand", 0, 0, FLOOR_BOX), key("bend", -0.08, 0, FLOOR_BOX, 0.1),
+                        key("bend", -0.08), key("hold")), prop=_box),
+    Action("throw ball", (key("ready", -0.1), key("wind", -0.15), key("release", 0),
+                          key("follow", 0.05, 0, (1.2, 0.8))), prop=_ball),
     Action("fall", (key("stand", -0.25), key("stumble", -0.2), key("kneel", -0.1), key("prone", 0.05))),
     Action("lift barbell", (key("low_squat", -0.12), key("rack"), key("overhead")), prop=_barbell),
-    Action("push cart", tuple(key(pose, -0.55 + 0.16 * i) for i, pose in enumerate(STEPS)), prop=_cart),
-    Action(
-        "raise flag",
-        tuple(key(("haul", "haul_other")[i % 2], -0.08, 0, (0.24, 0.3 + 0.25 * i)) for i in range(5)),
-        prop=_flag,
-    ),
+    Action("push cart", _steps("shove", "shove_other", *((-0.55 + 0.16 * i,) for i in range(5))), prop=_cart),
+    Action("raise flag",
+           _steps("haul", "haul_other", *((-0.08, 0, (0.24, 0.3 + 0.25 * i)) for i in range(5))), prop=_flag),
     # figures-h
     Action("wave", (key("wave"), key("wave_other")), cyclic=True),
     Action("clap", (key("clap_open"), key("clap_shut")), cyclic=True),
-    Action(
-        "kick ball",
-        (
-            key("stand", -0.15, 0, BALL_AT_FEET),
-            key("swing_back", -0.1, 0, BALL_AT_FEET),
-            key("swing_front", 0, 0, (0.5, 0.12)),
-            key("stand", 0.05, 0, (1.6, 0.4)),
-        ),
-        prop=_ball,
-    ),
+    Action("kick ball", (key("stand", -0.15, 0, BALL_AT_FEET), key("swing_back", -0.1, 0, BALL_AT_FEET),
+                         key("swing_front", 0, 0, (0.5, 0.12)), key("stand", 0.05, 0, (1.6, 0.4))),
+           prop=_ball),
     Action("punch", (key("guard"), key("jab", 0.06)), cyclic=True),
-    Action(
-        "run",
-        (key("run", 0, 0.05), key("run_pass"), key("run_other", 0, 0.05), key("run_pass_other")),
-        cyclic=True,
-    ),
+    Action("run", (key("run", 0, 0.05), key("run_pass"), key("run_other", 0, 0.05), key("run_pass_other")),
+           cyclic=True),
     Action("push up", (key("plank"), key("plank_low")), cyclic=True),
     # figures-u
     Action("jumping jack", (key("straight"), key("star", 0, 0.06)), cyclic=True),
-    Action(
-        "golf swing",
-        (key("address", -0.1), key("backswing", -0.1), key("address", -0.1, span=0.6), key("finish", -0.1)),
-        prop=_club,
-    ),
-    Action(
-        "basketball dribble",
-        (
-            key("dribble"),
-            key("dribble_low", span=0.6),
-            key("dribble_low", 0, 0, (0.32, 0.08), 0.6),
-            key("dribble", 0, 0, (0.3, 0.3), 0.4),
-        ),
-        cyclic=True,
-        prop=_ball,
-    ),
-    Action(
-        "archery", (key("bow_rest"), key("bow_aim"), key("bow_draw", span=1.5), key("bow_draw")), prop=_bow
-    ),
-    Action(
-        "cartwheel",
-        tuple(
-            turned("star", 90 * i, ("upside down" if i == 2 else "rolling"), -0.5 + 0.25 * i)
-            for i in range(5)
-        ),
-    ),
+    Action("golf swing", (key("address", -0.1), key("backswing", -0.1), key("address", -0.1, span=0.6),
+                          key("finish", -0.1)), prop=_club),
+    Action("basketball dribble", (key("dribble"), key("dribble_low", span=0.6),
+                                  key("dribble_low", 0, 0, (0.32, 0.08), 0.6),
+                                  key("dribble", 0, 0, (0.3, 0.3), 0.4)), cyclic=True, prop=_ball),
+    Action("archery", (key("bow_rest"), key("bow_aim"), key("bow_draw", span=1.5), key("bow_draw")),
+           prop=_bow),
+    Action("cartwheel", tuple(turned("star", 90 * i, "upside down" if i == 2 else "rolling", -0.5 + 0.25 * i)
+                              for i in range(5))),
     Action("pull ups", (key("hang", 0, 1.27), key("chin", 0, 1.27)), cyclic=True, prop=_bar, hangs=True),
-    Action(
-        "boxing",
-        (key("jab", 0.02), key("guard", span=0.7), key("jab_other", 0.02), key("guard", span=0.7)),
-        cyclic=True,
-        prop=_bag,
-    ),
-    Action(
-        "jogging",
-        (
-            key("run", 0, 0.05),
-            key("run_pass", 0, 0.04),
-            key("run_other", 0, 0.05),
-            key("run_pass_other", 0, 0.04),
-        ),
-        cyclic=True,
-        prop=_treadmill,
-    ),
-    Action(
-        "soccer kick",
-        (
-            key("run", -0.55, 0, (0.1, 0.075)),
-            key("run_other", -0.35, 0, (0.1, 0.075)),
-            key("swing_back", -0.2, 0, (0.1, 0.075)),
-            key("swing_front", -0.1, 0, (0.3, 0.12)),
-            key("stand", -0.05, 0, (0.85, 0.35)),
-        ),
-        prop=_goal,
-    ),
+    Action("boxing", (key("jab", 0.02), key("guard", span=0.7), key("jab_other", 0.02),
+                      key("guard", span=0.7)), cyclic=True, prop=_bag),
+    Action("jogging", (key("run", 0, 0.05), key("run_pass", 0, 0.04), key("run_other", 0, 0.05),
+                       key("run_pass_other", 0, 0.04)), cyclic=True, prop=_treadmill),
+    Action("soccer kick", (key("run", -0.55, 0, FOOT), key("run_other", -0.35, 0, FOOT),
+                           key("swing_back", -0.2, 0, FOOT), key("swing_front", -0.1, 0, (0.3, 0.12)),
+                           key("stand", -0.05, 0, (0.85, 0.35))), prop=_goal),
     Action("squats", (key("squat_arms"), key("squat", -0.14)), cyclic=True),
     Action("lunges", (key("hips"), key("lunge"), key("hips"), key("lunge_other")), cyclic=True),
-    Action(
-        "jump rope",
-        (
-            key("skip", 0, 0.0, (0, 1.3)),
-            key("skip", 0, 0.04, (0.5, 0.6)),
-            key("skip", 0, 0.12, (0, 0.03)),
-            key("skip", 0, 0.04, (-0.5, 0.6)),
-        ),
-        cyclic=True,
-        prop=_rope,
-    ),
+    Action("jump rope", (key("skip", 0, 0.0, (0, 1.3)), key("skip", 0, 0.04, (0.5, 0.6)),
+                         key("skip", 0, 0.12, (0, 0.03)), key("skip", 0, 0.04, (-0.5, 0.6))),
+           cyclic=True, prop=_rope),
     Action("hammering", (key("hammer_up", -0.1), key("hammer_down", -0.1)), cyclic=True, prop=_hammer),
-    Action(
-        "sweeping",
-        (key("sweep", -0.2, 0, (0.2, 0.05)), key("sweep_far", -0.15, 0, (0.6, 0.05))),
-        cyclic=True,
-        prop=_broom,
-    ),
+    Action("sweeping", (key("sweep", -0.2, 0, (0.2, 0.05)), key("sweep_far", -0.15, 0, (0.6, 0.05))),
+           cyclic=True, prop=_broom),
     Action("fencing", (key("en_garde", -0.15), key("thrust", 0.08)), cyclic=True, prop=_sword),
     Action("juggling", (key("juggle"), key("juggle_other")), cyclic=True, prop=_balls),
     Action("drumming", (key("drum", -0.1), key("drum_other", -0.1)), cyclic=True, prop=_drum),
-    Action(
-        "handstand", (turned("star", 180, "upside down"), turned("overhead", 180, "upside down")), cyclic=True
-    ),
+    Action("handstand", (turned("star", 180, "upside down"), turned("overhead", 180, "upside down")),
+           cyclic=True),
 )
+# fmt: on

@@ -20,17 +20,16 @@ LIMB, TRUNK = 0.052, 0.082  # radii
 WIDTH, HEIGHT = 80, 64  # pixels of a frame
 MARGIN = 10  # pixels the camera may wander before the background ends
 
-Pose = tuple[float, float, float, float, float, float, float, float, float]
+Pose = tuple[float, ...]  # nine angles
 Point = tuple[float, float]
-Shape = tuple[
-    float, float, float, float, float, str
-]  # x0, y0, x1, y1, radius (0: a box from corner to corner), colour name
+# x0, y0, x1, y1, radius (0: a box from corner to corner), name of a colour
+Shape = tuple[float, float, float, float, float, str]
 Shapes = tuple[list[Shape], list[Shape]]  # drawn behind and before
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key frame: pose, hip x, height above ground, prop's place («hand» or a point), time to the next."""
+    """A key frame: pose, hip x, height above ground, the prop's place ("hand" or a point), time to the next."""
 
     pose: Pose
     word: str
@@ -67,15 +66,8 @@ class Action:
         a, b, u = keys[i], keys[i + 1], min(left / spans[i], 1.0)
         u = u * u * (3 - 2 * u)
         pose = tuple(p + u * (q - p) for p, q in zip(a.pose, b.pose, strict=True))
-        return State(
-            self,
-            pose,
-            a.x + u * (b.x - a.x),
-            a.lift + u * (b.lift - a.lift),
-            (a.place, b.place, u),
-            a.word if u < 0.5 else b.word,
-            phase,
-        )
+        x, lift = a.x + u * (b.x - a.x), a.lift + u * (b.lift - a.lift)
+        return State(self, pose, x, lift, (a.place, b.place, u), a.word if u < 0.5 else b.word, phase)
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class State:
     phase: float
 
     def joints(self, bias: np.ndarray | None = None) -> dict[str, Point]:
-        """The 11 joints, «grip» (the middle of both hands) and «prop» (the prop's place) in body units."""
+        """The 11 joints, "grip" (the middle of both hands) and "prop" (the prop's place) in body units."""
         pose = self.pose if bias is None else [p + b for p, b in zip(self.pose, bias, strict=True)]
         s = [math.sin(math.radians(angle)) for angle in pose]
         c = [math.cos(math.radians(angle)) for angle in pose]
@@ -106,15 +98,13 @@ class State:
         for middle, end, (x, y), i, length in chains:
             points[middle] = (x + length * s[i], y - length * c[i])
             points[end] = (points[middle][0] + length * s[i + 1], points[middle][1] - length * c[i + 1])
-        held = (
-            max(points["hand"][1], points["far_hand"][1])
-            if self.action.hangs
-            else min(p[1] for p in points.values()) - LIMB
-        )
+        held = min(y for _, y in points.values()) - LIMB
+        if self.action.hangs:
+            held = max(points["hand"][1], points["far_hand"][1])
         points = {name: (x + self.x, y - held + self.lift) for name, (x, y) in points.items()}
         (ax, ay), (bx, by) = points["hand"], points["far_hand"]
         grip = points["grip"] = ((ax + bx) / 2, (ay + by) / 2)
-        (px, py), (qx, qy) = (grip if place == "hand" else place for place in self.place[:2])
+        (px, py), (qx, qy) = (grip if isinstance(place, str) else place for place in self.place[:2])
         u = self.place[2]
         points["prop"] = (px + u * (qx - px), py + u * (qy - py))
         return points
@@ -131,7 +121,7 @@ def warped_phases(action: Action, frames: int, rng: np.random.Generator) -> np.n
     return begin + (1 - begin - end) * warped
 
 
-# --- shapes -------------------------------------------------------------------------------------------------
+# --- shapes ---
 
 
 def body(points: dict[str, Point]) -> Shapes:
@@ -171,49 +161,28 @@ def film(action: Action, nuisance: Nuisance, phases: np.ndarray) -> np.ndarray:
     return np.stack([nuisance.frame(action.at(float(phase)), t) for t, phase in enumerate(phases)])
 
 
-# --- places, colours, camera --------------------------------------------------------------------------------
+# --- places, colours, camera ---
 
 COLOURS = {
-    "red": (205, 45, 45),
-    "orange": (240, 140, 40),
-    "yellow": (240, 210, 60),
-    "green": (50, 150, 70),
-    "blue": (50, 90, 200),
-    "purple": (135, 70, 165),
-    "white": (238, 238, 232),
-    "black": (38, 38, 44),
-}
+    "red": (205, 45, 45), "orange": (240, 140, 40), "yellow": (240, 210, 60), "green": (50, 150, 70),
+    "blue": (50, 90, 200), "purple": (135, 70, 165), "white": (238, 238, 232), "black": (38, 38, 44),
+}  # fmt: skip
 SKINS = ((247, 211, 178), (226, 178, 136), (188, 132, 92), (132, 88, 60))
 HAIRS = ((45, 34, 28), (110, 72, 40), (205, 165, 90), (150, 150, 150))
-#         sky or wall top, bottom          ground            clutter
-PLACES = {
-    "street": (
-        (150, 185, 220),
-        (205, 215, 222),
-        (128, 128, 132),
-        ((176, 160, 150), (150, 150, 165), (190, 178, 160)),
-    ),
-    "room": (
-        (226, 205, 178),
-        (232, 216, 196),
-        (150, 104, 70),
-        ((170, 130, 100), (120, 140, 150), (190, 120, 110)),
-    ),
-    "night": ((18, 22, 48), (44, 46, 84), (52, 50, 66), ((66, 62, 90), (96, 90, 70), (40, 44, 70))),
-    "grass": ((120, 180, 232), (190, 220, 240), (92, 160, 74), ((60, 124, 62), (84, 140, 70), (120, 96, 66))),
-    "gym": (
-        (120, 170, 172),
-        (150, 188, 186),
-        (196, 150, 100),
-        ((90, 130, 140), (160, 170, 176), (110, 110, 130)),
-    ),
-    "beach": (
-        (96, 184, 226),
-        (200, 234, 240),
-        (232, 208, 156),
-        ((232, 190, 120), (220, 120, 96), (110, 150, 110)),
-    ),
-}
+PLACES = {  # sky or wall (top, bottom), ground, clutter
+    "street": ((150, 185, 220), (205, 215, 222), (128, 128, 132),
+               ((176, 160, 150), (150, 150, 165), (190, 178, 160))),
+    "room": ((226, 205, 178), (232, 216, 196), (150, 104, 70),
+             ((170, 130, 100), (120, 140, 150), (190, 120, 110))),
+    "night": ((18, 22, 48), (44, 46, 84), (52, 50, 66),
+              ((66, 62, 90), (96, 90, 70), (40, 44, 70))),
+    "grass": ((120, 180, 232), (190, 220, 240), (92, 160, 74),
+              ((60, 124, 62), (84, 140, 70), (120, 96, 66))),
+    "gym": ((120, 170, 172), (150, 188, 186), (196, 150, 100),
+            ((90, 130, 140), (160, 170, 176), (110, 110, 130))),
+    "beach": ((96, 184, 226), (200, 234, 240), (232, 208, 156),
+              ((232, 190, 120), (220, 120, 96), (110, 150, 110))),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -255,16 +224,10 @@ class Nuisance:
 
     def _palette(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         named = {
-            "shirt": COLOURS[self.shirt],
-            "trousers": COLOURS[self.trousers],
-            "prop": COLOURS[self.prop],
-            "skin": SKINS[rng.integers(len(SKINS))],
-            "hair": HAIRS[rng.integers(len(HAIRS))],
-            "dark": (42, 36, 40),
-            "wood": (150, 100, 60),
-            "metal": (150, 154, 164),
-            "light": (242, 240, 230),
-        }
+            "shirt": COLOURS[self.shirt], "trousers": COLOURS[self.trousers], "prop": COLOURS[self.prop],
+            "skin": SKINS[rng.integers(len(SKINS))], "hair": HAIRS[rng.integers(len(HAIRS))],
+            "dark": (42, 36, 40), "wood": (150, 100, 60), "metal": (150, 154, 164), "light": (242, 240, 230),
+        }  # fmt: skip
         shades = rng.normal(0.0, 8.0, (len(named), 3))
         palette = {
             name: np.array(rgb) + shade for (name, rgb), shade in zip(named.items(), shades, strict=True)
@@ -284,10 +247,9 @@ class Nuisance:
         for _ in range(rng.integers(look.clutter[0], look.clutter[1] + 1)):
             x, w, h = rng.integers(0, wide - 6), rng.integers(5, 16), rng.integers(5, 26)
             hung = self.place in ("room", "gym") and rng.uniform() < 0.5
-            y = horizon - h - (rng.integers(12, 30) if hung else 0)
-            colour = np.array(clutter[rng.integers(len(clutter))], np.float32) + rng.normal(
-                0.0, 10.0, 3
-            ).astype(np.float32)
+            y = int(horizon - h - (rng.integers(12, 30) if hung else 0))
+            colour = np.array(clutter[rng.integers(len(clutter))], np.float32)
+            colour = colour + rng.normal(0.0, 10.0, 3).astype(np.float32)
             picture[:, max(y, 0) : y + h, x : x + w] = colour[:, None, None]
             if w > 8 and h > 10:  # a window or a picture frame
                 picture[:, max(y, 0) + 2 : y + h // 2, x + 2 : x + w - 2] = colour[:, None, None] * 0.85 + 30
@@ -296,24 +258,16 @@ class Nuisance:
     def frame(self, state: State, t: int) -> np.ndarray:
         """Frame `t` showing `state`: (H, W, 3) uint8."""
         dx, dy = (int(c) for c in self.camera[t])
-        canvas = self.background[
-            :, MARGIN + dy : MARGIN + dy + HEIGHT, MARGIN + dx : MARGIN + dx + self.width
-        ].copy()
+        top, left = MARGIN + dy, MARGIN + dx
+        canvas = self.background[:, top : top + HEIGHT, left : left + self.width].copy()
         points = state.joints(self.bias)
         far, near = body(points)
         behind, before = state.action.prop(points, state) if state.action.prop else ((), ())
         x, y, scale = self.centre - dx, self.ground - dy, self.scale
         for x0, y0, x1, y1, radius, colour in (*behind, *far, *near, *before):
             paint = self._capsule if radius else self._box
-            paint(
-                canvas,
-                x + scale * x0,
-                y - scale * y0,
-                x + scale * x1,
-                y - scale * y1,
-                scale * radius,
-                self.palette[colour],
-            )
+            ends = (x + scale * x0, y - scale * y0, x + scale * x1, y - scale * y1)
+            paint(canvas, *ends, scale * radius, self.palette[colour])
         if self.mirror:
             canvas = canvas[:, :, ::-1]
         canvas = canvas * np.float32(self.gain) + np.float32(self.offset)
@@ -350,13 +304,9 @@ class Nuisance:
         self, canvas: np.ndarray, ax: float, ay: float, bx: float, by: float, _: float, colour: np.ndarray
     ) -> None:
         """Blend the upright box with corners a and b; its edges cover a pixel in part."""
-        (ax, bx), (ay, by) = sorted((ax, bx)), sorted((ay, by))
-        x0, x1, y0, y1 = (
-            max(int(ax), 0),
-            min(int(bx) + 2, self.width),
-            max(int(ay), 0),
-            min(int(by) + 2, HEIGHT),
-        )
+        ax, bx, ay, by = min(ax, bx), max(ax, bx), min(ay, by), max(ay, by)
+        x0, x1 = max(int(ax), 0), min(int(bx) + 2, self.width)
+        y0, y1 = max(int(ay), 0), min(int(by) + 2, HEIGHT)
         if x0 >= x1 or y0 >= y1:
             return
         cover_x = np.clip(np.minimum(self.xs[x0:x1] - ax, bx - self.xs[x0:x1]) + 0.5, 0, 1)

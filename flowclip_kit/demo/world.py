@@ -1,9 +1,9 @@
 """The demo world: three generated sets of videos, written as real files in the layouts of the real data sets.
 
-figures-h (16 classes) stands in HMDB-51's place, figures-u (24) in UCF-101's, figures-k (all 40, both looks)
-in Kinetics-400's. Five of 16 and three of 24 are pairs of classes that show the same stills in opposite
-order: only motion tells them apart. It shows how the software and the mechanism work; it is no evidence about
-the real data sets.
+figures-h (16 classes) stands in for HMDB-51, figures-u (24) for UCF-101, figures-k (all 40, both looks) for
+Kinetics-400. Five of 16 and three of 24 are pairs of classes that show the same stills in opposite order:
+only motion tells them apart. It shows how the software and the mechanism work; it is no evidence about the
+real data sets.
 """
 
 from __future__ import annotations
@@ -39,71 +39,37 @@ WEIGHTS = (
 TRAIN, TEST = 24, 16
 
 LOOKS = {
-    "figures-h": Look(
-        places=("street", "room", "night", "grass"), scale=(33.0, 41.0), noise=(5.0, 9.0), clutter=(1, 5)
-    ),
-    "figures-u": Look(
-        places=("gym", "grass", "beach", "street"),
-        scale=(36.0, 43.0),
-        noise=(4.0, 7.0),
-        clutter=(0, 3),
-        light=(0.9, 1.2),
-        pose_noise=5.0,
-    ),
-}
+    "figures-h": Look(("street", "room", "night", "grass"), (33.0, 41.0), noise=(5.0, 9.0), clutter=(1, 5)),
+    "figures-u": Look(("gym", "grass", "beach", "street"), (36.0, 43.0), noise=(4.0, 7.0), clutter=(0, 3),
+                      light=(0.9, 1.2), pose_noise=5.0),
+}  # fmt: skip
 
 # class name -> (action, run backwards?); the two classes of a pair stand beside each other, forward one first
 _H = {
-    "sit_down": ("sit", False),
-    "stand_up": ("sit", True),
-    "climb_up": ("climb", False),
-    "climb_down": ("climb", True),
-    "pick_up_box": ("pick box", False),
-    "put_down_box": ("pick box", True),
-    "throw_ball": ("throw ball", False),
-    "catch_ball": ("throw ball", True),
-    "fall_down": ("fall", False),
-    "get_up": ("fall", True),
-    **{
-        name.replace(" ", "_"): (name, False)
-        for name in ("wave", "clap", "kick ball", "punch", "run", "push up")
-    },
-}
+    "sit_down": ("sit", False), "stand_up": ("sit", True),
+    "climb_up": ("climb", False), "climb_down": ("climb", True),
+    "pick_up_box": ("pick box", False), "put_down_box": ("pick box", True),
+    "throw_ball": ("throw ball", False), "catch_ball": ("throw ball", True),
+    "fall_down": ("fall", False), "get_up": ("fall", True),
+    "wave": ("wave", False), "clap": ("clap", False), "kick_ball": ("kick ball", False),
+    "punch": ("punch", False), "run": ("run", False), "push_up": ("push up", False),
+}  # fmt: skip
 _U = {
-    "LiftBarbell": ("lift barbell", False),
-    "LowerBarbell": ("lift barbell", True),
-    "PushCart": ("push cart", False),
-    "PullCart": ("push cart", True),
-    "RaiseFlag": ("raise flag", False),
-    "LowerFlag": ("raise flag", True),
-    **{
-        name.title().replace(" ", ""): (name, False)
-        for name in (
-            "jumping jack",
-            "golf swing",
-            "basketball dribble",
-            "archery",
-            "cartwheel",
-            "pull ups",
-            "boxing",
-            "jogging",
-            "soccer kick",
-            "squats",
-            "lunges",
-            "jump rope",
-            "hammering",
-            "sweeping",
-            "fencing",
-            "juggling",
-            "drumming",
-            "handstand",
-        )
-    },
-}
+    "LiftBarbell": ("lift barbell", False), "LowerBarbell": ("lift barbell", True),
+    "PushCart": ("push cart", False), "PullCart": ("push cart", True),
+    "RaiseFlag": ("raise flag", False), "LowerFlag": ("raise flag", True),
+} | {
+    name.title().replace(" ", ""): (name, False)
+    for name in (
+        "jumping jack", "golf swing", "basketball dribble", "archery", "cartwheel", "pull ups", "boxing",
+        "jogging", "soccer kick", "squats", "lunges", "jump rope", "hammering", "sweeping", "fencing",
+        "juggling", "drumming", "handstand",
+    )
+}  # fmt: skip
 
 
 def spaced(name: str) -> str:
-    """A class name as words: «sit_down» -> «sit down», «PushCart» -> «push cart»."""
+    """A class name as words: "sit_down" -> "sit down", "PushCart" -> "push cart"."""
     return "".join(f" {c.lower()}" if c.isupper() else c for c in name).replace("_", " ").strip()
 
 
@@ -123,10 +89,9 @@ def action_of(name: str, label: str) -> Action:
 def pairs(name: str, classes: Sequence[str] | None = None) -> list[tuple[str, str]]:
     """The pairs of classes (among `classes`) that differ only by the direction of time."""
     table = CLASSES[name]
-    names = list(classes or table)
-    return [
-        (a, b) for a in names for b in names if table[a][0] == table[b][0] and not table[a][1] and table[b][1]
-    ]
+    forward = {table[label][0]: label for label in classes or table if not table[label][1]}
+    backward = {table[label][0]: label for label in classes or table if table[label][1]}
+    return [(label, backward[base]) for base, label in forward.items() if base in backward]
 
 
 def render(name: str, label: str, index: int, frames: int = FRAMES) -> np.ndarray:
@@ -144,9 +109,8 @@ def encode(frames: np.ndarray) -> bytes:
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="avi") as container:
-        stream = container.add_stream(
-            "mpeg4", rate=Fraction(RATE), options={"qmin": "3", "qmax": "3", "threads": "1"}
-        )
+        options = {"qmin": "3", "qmax": "3", "threads": "1"}
+        stream = container.add_stream("mpeg4", rate=Fraction(RATE), options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         for array in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
@@ -154,7 +118,7 @@ def encode(frames: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-# --- layouts ------------------------------------------------------------------------------------------------
+# --- layouts ---
 
 
 @dataclass(frozen=True)
@@ -207,26 +171,22 @@ def _lists(name: str, size: Size) -> dict[str, str]:
         parts = {label: test_videos(name, label, split, size) for label in labels}
         if name == "figures-h":
             for label in labels:
-                lines = [
-                    f"{Path(video_path(name, label, i, size)).name} {2 if i in parts[label] else 1}\n"
-                    for i in range(total)
-                ]
-                files[f"testTrainMulti_7030_splits/{label}_test_split{split}.txt"] = "".join(lines)
+                codes = {
+                    Path(video_path(name, label, i, size)).name: 1 + (i in parts[label]) for i in range(total)
+                }
+                lines = "".join(f"{video} {code}\n" for video, code in codes.items())
+                files[f"testTrainMulti_7030_splits/{label}_test_split{split}.txt"] = lines
         elif name == "figures-u":
-            rows = [
-                (video_path(name, label, i, size).removeprefix("UCF-101/"), number, i in parts[label])
-                for number, label in enumerate(sorted(labels), 1)
-                for i in range(total)
-            ]
-            files[f"ucfTrainTestlist/trainlist{split:02d}.txt"] = "".join(
-                f"{p} {n}\n" for p, n, test in rows if not test
-            )
-            files[f"ucfTrainTestlist/testlist{split:02d}.txt"] = "".join(
-                f"{p}\n" for p, _, test in rows if test
-            )
-            files["ucfTrainTestlist/classInd.txt"] = "".join(
-                f"{n} {label}\n" for n, label in enumerate(sorted(labels), 1)
-            )
+            index, train, test = "", "", ""
+            for number, label in enumerate(sorted(labels), 1):
+                index += f"{number} {label}\n"
+                for i in range(total):
+                    video = video_path(name, label, i, size).removeprefix("UCF-101/")
+                    train += f"{video} {number}\n" * (i not in parts[label])
+                    test += f"{video}\n" * (i in parts[label])
+            files[f"ucfTrainTestlist/trainlist{split:02d}.txt"] = train
+            files[f"ucfTrainTestlist/testlist{split:02d}.txt"] = test
+            files["ucfTrainTestlist/classInd.txt"] = index
     if name == "figures-k":
         for part, numbers in (("train", range(size.train)), ("val", range(size.train, total))):
             text = io.StringIO()
@@ -239,7 +199,7 @@ def _lists(name: str, size: Size) -> dict[str, str]:
     return files
 
 
-# --- writing ------------------------------------------------------------------------------------------------
+# --- writing ---
 
 
 def _write_class(folder: Path, name: str, label: str, size: Size) -> int:
@@ -267,8 +227,7 @@ def _write_video(folder: Path, name: str, label: str, index: int, size: Size) ->
 
 
 def ensure_video(name: str, label: str, index: int, root: Path, size: Size = WHOLE) -> Path:
-    """The file of one video of set `name`, drawn if need be: `ensure` finds it there later and draws the
-    rest."""
+    """The file of one video of set `name`, drawn if need be; a later `ensure` draws only the others."""
     folder = Path(root) / name
     _write_video(folder, name, label, index, size)
     return folder / video_path(name, label, index, size)
@@ -278,27 +237,26 @@ def ensure(
     name: str,
     root: Path,
     jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     size: Size = WHOLE,
 ) -> Path:
     """Write set `name` to `root`/<name>/ if it is not there; returns that folder.
 
     Safe to stop at any time and to start twice at once: a video appears whole or not at all, with the same
-    bytes whoever draws it. A marker file says that all is there; with it a call returns at once.
-    `progress(done, total)` counts videos and is called after each class.
-    Raises InputError for an unknown name, and for a folder that holds another version or size of the set.
+    bytes whoever draws it. A marker file says that everything is there; with it a call returns at once.
+    `progress(done, total)` counts videos and is called after each class. Raises InputError for an unknown
+    name, and for a folder that holds another version or size of the set.
     """
     if name not in NAMES:
         raise InputError(f"{name}: no such demo set; choose one of {', '.join(NAMES)}")
     folder = Path(root) / name
     labels = list(size.classes or CLASSES[name])
     marker, begun = folder / "complete.txt", folder / "world.txt"
-    summary = (
-        f"{name} v{VERSION}: {len(labels)} classes, {size.train} training and {size.test} test videos each\n"
-    )
+    counts = f"{size.train} training and {size.test} test videos each"
+    summary = f"{name} v{VERSION}: {len(labels)} classes, {counts}\n"
     if begun.exists() and begun.read_text() != summary:
         raise InputError(
-            f"{folder}: holds «{begun.read_text().strip()}», not «{summary.strip()}»; delete it first"
+            f'{folder}: holds "{begun.read_text().strip()}", not "{summary.strip()}"; delete it first'
         )
     if marker.exists():
         return folder
@@ -308,24 +266,21 @@ def ensure(
     if jobs <= 1:
         for done, label in enumerate(labels, 1):
             _write_class(folder, name, label, size)
-            if progress:
-                progress(done * each, len(labels) * each)
+            progress(done * each, len(labels) * each)
     else:
-        pool = ProcessPoolExecutor(
-            min(jobs, len(labels)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=end_with_parent,
-        )
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(jobs, len(labels)), context, end_with_parent)
         try:
             with ignore_sigint():  # the workers start with the first tasks
                 futures = [pool.submit(_write_class, folder, name, label, size) for label in labels]
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
-                if progress:
-                    progress(done * each, len(labels) * each)
+                progress(done * each, len(labels) * each)
         except BrokenProcessPool as error:
-            raise InputError(f"{folder}: a drawing process was killed, most likely for lack of memory; run the same"
-                             f" command again with fewer --jobs (now {jobs})") from error  # fmt: skip
+            raise InputError(
+                f"{folder}: a drawing process was killed, most likely for lack of memory; run the same"
+                f" command again with fewer --jobs (now {jobs})"
+            ) from error
         except BaseException:
             end(pool)  # a class takes many seconds, and its videos that are there stay
             raise

@@ -62,9 +62,9 @@ def piece_of(backbone: Backbone, token: int) -> str:
 
 def known_tokens(backbone: Backbone) -> frozenset[int] | None:
     """Ids of the tokens that the embedded model met in training; None for another model, which knows all."""
-    from flowclip_kit.demo import pretrain
+    from flowclip_kit.demo import backbone as tiny
 
-    return pretrain.known_tokens() if backbone.name == TINY else None
+    return tiny.known_tokens() if backbone.name == TINY else None
 
 
 def unseen(backbone: Backbone, texts: Sequence[str]) -> list[str]:

@@ -110,6 +110,10 @@ def test_shares_given_by_hand_fill_one_store(data, whole, tmp_path):
 def test_an_unreadable_video_stops_unless_it_may_be_left_out(data, whole, tmp_path):
     words = [word for word in command(data) if word not in ("--incomplete", "skip")]
     call = Call(tuple(words), tmp_path, tmp_path / "cache").end(2)
-    (line,) = [line for line in call.err.splitlines() if line.startswith("reproduce.sh:")]
-    assert "1 of 320 videos of folder cannot be read: " in line and "wave/101.avi" in line
+    split, line = [line for line in call.err.splitlines() if line.startswith("reproduce.sh:")]
+    assert (
+        "30% of each class is held out" in split
+        and "1 of 320 videos of folder cannot be read: " in line
+        and "wave/101.avi" in line
+    )
     assert "--incomplete skip" in line and "Traceback" not in call.err

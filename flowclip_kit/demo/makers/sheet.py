@@ -1,4 +1,4 @@
-"""A contact sheet of the demo world: `python -m flowclip_kit.demo.sheet OUT.png`."""
+"""A contact sheet of the demo world: `python -m flowclip_kit.demo.makers.sheet OUT.png [--all]`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from flowclip_kit.demo.figures import Nuisance, film
 from flowclip_kit.demo.world import CLASSES, LOOKS, action_of, spaced
 
 SHOWN = {
-    "figures-h": "sit_down stand_up climb_up climb_down pick_up_box put_down_box throw_ball catch_ball "
-    "fall_down get_up kick_ball push_up".split(),
-    "figures-u": "LiftBarbell LowerBarbell PushCart PullCart RaiseFlag LowerFlag GolfSwing Archery "
-    "Cartwheel PullUps JumpRope Fencing".split(),
+    "figures-h": [*list(CLASSES["figures-h"])[:10], "kick_ball", "push_up"],
+    "figures-u": [
+        *list(CLASSES["figures-u"])[:6],
+        *("GolfSwing", "Archery", "Cartwheel", "PullUps", "JumpRope", "Fencing"),
+    ],
 }
 
 GAP = 3  # white pixels between two frames
 
 
 def strip(name: str, label: str, seed: int, frames: int = 5) -> np.ndarray:
-    """`frames` stills of a class side by side, from first to last phase: (64, frames * (80 + GAP) - GAP, 3)
-    uint8."""
+    """Stills of a class side by side, from first to last phase: (64, frames * (80 + GAP) - GAP, 3) uint8."""
     rng = np.random.default_rng(seed)
     action = action_of(name, label)
     nuisance = Nuisance(LOOKS[name], frames, rng)
@@ -30,9 +30,8 @@ def strip(name: str, label: str, seed: int, frames: int = 5) -> np.ndarray:
     nuisance.strip *= 0.35  # full noise would double the size of the picture
     end = (frames - 1) / frames if action.cyclic else 1.0
     stills = film(action, nuisance, np.linspace(0, end, frames))
-    return np.concatenate(
-        [np.pad(still, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for still in stills], 1
-    )[:, :-GAP]
+    padded = [np.pad(still, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for still in stills]
+    return np.concatenate(padded, 1)[:, :-GAP]
 
 
 def contact_sheet(shown: dict[str, list[str]] | None = None, seed: int = 31, columns: int = 2):
@@ -55,7 +54,7 @@ def main(arguments: list[str]) -> int:
     everything = "--all" in arguments
     paths = [a for a in arguments if not a.startswith("--")]
     if len(paths) != 1:
-        print("usage: python -m flowclip_kit.demo.sheet OUT.png [--all]", file=sys.stderr)
+        print("usage: python -m flowclip_kit.demo.makers.sheet OUT.png [--all]", file=sys.stderr)
         return 2
     shown = {name: list(CLASSES[name]) for name in LOOKS} if everything else None
     contact_sheet(shown).save(Path(paths[0]), optimize=True)

@@ -1,4 +1,4 @@
-"""The demo's tiny CLIP: load the shipped one, or train it again with `python -m flowclip_kit.demo.pretrain`.
+"""Train the demo's tiny CLIP again: `python -m flowclip_kit.demo.makers.pretrain`.
 
 An open_clip model (ModifiedResNet and a 2-layer causal text tower with CLIP's own tokenizer) learns from
 40,000 single stills and captions. It learns what stills and words look like, and nothing about motion: no
@@ -14,112 +14,38 @@ import math
 import multiprocessing
 import os
 import platform
-import re
 import sys
 import time
 import zlib
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import open_clip
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import CLIP
+from safetensors.torch import save
+from torch.nn import functional as F
 
-from flowclip_core.errors import InputError
 from flowclip_core.files import sha256, to_json, write_atomically
 from flowclip_kit.demo import world
 from flowclip_kit.demo.actions import ACTIONS
-from flowclip_kit.demo.captions import Still, caption, describe, vocabulary
+from flowclip_kit.demo.backbone import FOLDER, load_tiny_clip, untrained, word_tokens
 from flowclip_kit.demo.figures import HEIGHT, PLACES, Look, Nuisance
+from flowclip_kit.demo.makers.captions import Still, caption, describe, vocabulary
 from flowclip_kit.distributed.process_pool import end_with_parent
 from flowclip_kit.paths import cache_dir
 
-if TYPE_CHECKING:
-    import torch
-
-WEIGHTS = world.WEIGHTS.parent
 STILLS, STEPS, BATCH, WARM_UP, RATE = 40_000, 2200, 96, 50, 8e-4
-WEB = Look(
-    places=tuple(PLACES),
-    scale=(33.0, 43.0),
-    noise=(4.0, 9.0),
-    clutter=(0, 5),
-    light=(0.8, 1.2),
-    pose_noise=6.0,
-)
+WEB = Look(places=tuple(PLACES), noise=(4.0, 9.0), light=(0.8, 1.2))
 TEMPLATE = "a common human action of {}."
 START, END = 49406, 49407  # CLIP's first and last token
+MEAN, DEVIATION = (torch.tensor(v).view(3, 1, 1) * 255 for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
 
 
-# --- the shipped model --------------------------------------------------------------------------------------
-
-
-def _new_model(seed: int) -> torch.nn.Module:
-    """An untrained model; global random numbers are left as they were."""
-    import torch
-    from open_clip.model import CLIP
-
-    config = json.loads((WEIGHTS / "tiny_clip.json").read_text())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIP(**config)
-        model.token_embedding.weight.data.normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
-    return model
-
-
-def load_tiny_clip(folder: Path = WEIGHTS) -> torch.nn.Module:
-    """The pre-trained tiny CLIP: an open_clip model in evaluation mode, float32, 64x64 pixels, width 64.
-
-    Rows of the token table that no caption ever used come from the seeded initialiser: two loads are equal to
-    the bit. Global random numbers are left alone.
-    Raises InputError if the weights are missing or are not those that the log beside them describes.
-    """
-    path, log_path = folder / "tiny_clip.safetensors", folder / "tiny_clip.log.json"
-    for needed in (path, log_path):
-        if not needed.is_file():
-            raise InputError(f"{needed}: missing; restore it or run python -m flowclip_kit.demo.pretrain")
-    log = json.loads(log_path.read_text())
-    if sha256(path) != log["sha256"]:
-        raise InputError(
-            f"{path}: altered (SHA-256 differs from that in {log_path.name}); restore both files"
-        )
-    from safetensors.torch import load_file
-
-    state = load_file(path)
-    ids, rows = state.pop("token_ids"), state.pop("token_rows")
-    model = _new_model(log["seed"])
-    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    table = model.token_embedding.weight.data
-    table[ids] = rows.float()
-    model.load_state_dict(state | {"token_embedding.weight": table})
-    return model.eval()
-
-
-@cache
-def known_tokens(folder: Path = WEIGHTS) -> frozenset[int]:
-    """Ids of the tokens that the tiny CLIP met in training; all others are random vectors to it."""
-    return frozenset(json.loads((folder / "tiny_clip.log.json").read_text())["token_ids"])
-
-
-@cache
-def _tokenizer():
-    import open_clip
-
-    return open_clip.tokenizer.SimpleTokenizer()
-
-
-@cache
-def _word_tokens(word: str) -> tuple[int, ...]:
-    return tuple(_tokenizer().encode(word))
-
-
-def unknown_words(text: str) -> list[str]:
-    """The words of `text` that the tiny CLIP has never met: a token of theirs was in no caption."""
-    words = dict.fromkeys(re.findall(r"[\w'-]+", text))
-    return [word for word in words if not set(_word_tokens(word)) <= known_tokens()]
-
-
-# --- data ---------------------------------------------------------------------------------------------------
+# --- data ---
 
 
 def _some_stills(seed: int, numbers: range) -> tuple[np.ndarray, list[Still]]:
@@ -162,24 +88,25 @@ def draw_batch(images: np.ndarray, stills: list[Still], seed: int, step: int) ->
 
 
 def tokens(text: str) -> list[int]:
-    """CLIP's token ids of a caption, from a table of its words: as the tokenizer's, and ten times as fast."""
-    return [START, *(token for word in text.replace(".", " .").split() for token in _word_tokens(word)), END]
+    """CLIP's token ids of a caption, word by word: the tokenizer's own, ten times as fast."""
+    return [START, *(token for word in words_of(text) for token in word_tokens(word)), END]
 
 
-# --- training -----------------------------------------------------------------------------------------------
+def words_of(text: str) -> list[str]:
+    """The words of a caption; a full stop is one."""
+    return text.replace(".", " . ").split()
+
+
+# --- training ---
 
 
 class Trainer:
     """Contrastive training with a compact token table: captions use some 130 of the 49,408 rows."""
 
     def __init__(self, steps: int, seed: int) -> None:
-        import torch
-
-        self.steps, self.seed, self.model = steps, seed, _new_model(seed).train()
-        self.ids = sorted({START, END} | {token for word in vocabulary() for token in _word_tokens(word)})
-        self.row = {
-            token: i for i, token in enumerate(self.ids)
-        }  # order is kept: the end token stays the largest
+        self.steps, self.model = steps, untrained(seed).train()
+        self.ids = sorted({START, END} | {token for word in vocabulary() for token in word_tokens(word)})
+        self.row = {token: i for i, token in enumerate(self.ids)}  # in order: the end token stays the largest
         self.table = torch.nn.Parameter(self.model.token_embedding.weight.data[self.ids].clone())
         self.model.token_embedding.weight.requires_grad_(False)
         trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad] + [
@@ -193,8 +120,6 @@ class Trainer:
             lr=RATE,
             betas=(0.9, 0.98),
         )
-        mean, deviation = _pixel_statistics()
-        self.normalise = lambda pixels: (pixels - mean) / deviation
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero."""
@@ -204,8 +129,6 @@ class Trainer:
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         """(B, D) of captions, cut at the longest one: exact, as the text tower is causal."""
-        import torch
-
         rows = [[self.row[token] for token in tokens(text)] for text in texts]
         length, model = max(map(len, rows)), self.model
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
@@ -215,12 +138,9 @@ class Trainer:
 
     def step(self, step: int, pixels: np.ndarray, texts: list[str]) -> float:
         """One update; returns the loss before it."""
-        import torch
-        from torch.nn import functional as F
-
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
-        image = F.normalize(self.model.encode_image(self.normalise(torch.from_numpy(pixels))), dim=-1)
+        image = F.normalize(self.model.encode_image((torch.from_numpy(pixels) - MEAN) / DEVIATION), dim=-1)
         text = F.normalize(self.encode_text(texts), dim=-1)
         logits = self.model.logit_scale.exp() * image @ text.T
         target = torch.arange(len(texts))
@@ -234,65 +154,43 @@ class Trainer:
 
     def weights(self) -> bytes:
         """The safetensors file: half precision, of the token table only the trained rows."""
-        import torch
-        from safetensors.torch import save
-
-        state = {
-            n: v.half() if v.is_floating_point() else v
-            for n, v in self.model.state_dict().items()
-            if n != "token_embedding.weight"
-        }
+        state = self.model.state_dict()
+        del state["token_embedding.weight"]
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         return save({**state, "token_ids": torch.tensor(self.ids), "token_rows": self.table.detach().half()})
 
-    def scattered(self) -> torch.nn.Module:
+    def scattered(self) -> CLIP:
         """The model with the trained rows back in its full token table."""
         self.model.token_embedding.weight.data[self.ids] = self.table.detach()
         return self.model
 
 
-def _pixel_statistics() -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
-    return tuple(torch.tensor(v).view(3, 1, 1) * 255 for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
-
-
 def fresh_clips(name: str, videos: int, frames: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Middle crops (N, frames, 64, 64, 3) uint8 and labels (N,) of videos that are in no set."""
-    clips, labels = [], []
-    for label, class_name in enumerate(world.CLASSES[name]):
-        for index in range(1000, 1000 + videos):
-            clips.append(world.render(name, class_name, index, frames)[:, :, 8:72])
-            labels.append(label)
-    return np.stack(clips), np.array(labels)
+    drawn = [(label, index) for label in world.CLASSES[name] for index in range(1000, 1000 + videos)]
+    clips = np.stack([world.render(name, label, index, frames)[:, :, 8:72] for label, index in drawn])
+    return clips, np.arange(len(drawn)) // videos
 
 
-def zero_shot(model: torch.nn.Module, name: str, clips: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def zero_shot(model: CLIP, name: str, clips: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Percentages: top1, top5 of mean frame features; `order`: how often a true name beats its reverse."""
-    import open_clip
-    import torch
-    from torch.nn import functional as F
-
     classes = list(world.CLASSES[name])
-    mean, deviation = _pixel_statistics()
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        text = model.encode_text(
-            open_clip.tokenize([TEMPLATE.format(world.spaced(c)) for c in classes]), normalize=True
-        )
-        pixels = torch.from_numpy(clips).flatten(0, 1).permute(0, 3, 1, 2)
-        features = torch.cat(
-            [model.encode_image((part.float() - mean) / deviation) for part in pixels.split(256)]
-        )
+        prompts = [TEMPLATE.format(world.spaced(label)) for label in classes]
+        text = model.encode_text(open_clip.tokenize(prompts), normalize=True)
+        parts = torch.from_numpy(clips).flatten(0, 1).permute(0, 3, 1, 2).split(256)
+        features = torch.cat([model.encode_image((part.float() - MEAN) / DEVIATION) for part in parts])
         scores = F.normalize(features.unflatten(0, clips.shape[:2]).mean(dim=1), dim=-1) @ text.T
     model.train(was_training)
     truth = torch.from_numpy(labels)
     best = scores.argsort(dim=-1, descending=True)
-    other = {classes.index(a): classes.index(b) for pair in world.pairs(name) for a, b in (pair, pair[::-1])}
-    order = [
-        float(row[y] > row[other[int(y)]]) for row, y in zip(scores, labels, strict=True) if int(y) in other
-    ]
+    reverse = {
+        classes.index(a): classes.index(b) for pair in world.pairs(name) for a, b in (pair, pair[::-1])
+    }
+    paired = [(row, int(y)) for row, y in zip(scores, labels, strict=True) if int(y) in reverse]
+    order = [float(row[y] > row[reverse[y]]) for row, y in paired]
     return {
         "top1": round(100 * (best[:, 0] == truth).float().mean().item(), 1),
         "top5": round(100 * (best[:, :5] == truth[:, None]).any(-1).float().mean().item(), 1),
@@ -302,35 +200,30 @@ def zero_shot(model: torch.nn.Module, name: str, clips: np.ndarray, labels: np.n
 
 def run(steps: int, seed: int, out: Path, attempts: list[str], threads: int = 2) -> dict:
     """Train and write `tiny_clip.safetensors`, `.json` and `.log.json` to `out`; returns the log."""
-    import open_clip
-    import torch
-
     torch.set_num_threads(threads)
     began = time.time()
     images, stills = web_stills(STILLS, seed, jobs=threads)
     print(f"{len(stills)} stills in {time.time() - began:.0f} s", flush=True)
-    trainer, losses, scores, words = Trainer(steps, seed), {}, {}, set()
+    trainer, losses, scores = Trainer(steps, seed), {}, {}
+    words: set[str] = set()
     watched = {name: fresh_clips(name, 4) for name in world.LOOKS}
     recent = []
     for step in range(steps):
         pixels, texts = draw_batch(images, stills, seed, step)
-        words.update(word for text in texts for word in text.replace(".", " .").split())
+        words.update(word for text in texts for word in words_of(text))
         recent.append(trainer.step(step, pixels, texts))
         if (step + 1) % 50 == 0 or step + 1 == steps:
             losses[step + 1], recent = round(float(np.mean(recent)), 4), []
-            print(
-                f"step {step + 1}/{steps}  loss {losses[step + 1]:.3f}  {time.time() - began:.0f} s",
-                flush=True,
-            )
+            passed = f"{time.time() - began:.0f} s"
+            print(f"step {step + 1}/{steps}  loss {losses[step + 1]:.3f}  {passed}", flush=True)
         if (step + 1) % 400 == 0 or step + 1 == steps:
-            scores[step + 1] = {
-                name: zero_shot(trainer.scattered(), name, *clips) for name, clips in watched.items()
-            }
+            model = trainer.scattered()
+            scores[step + 1] = {name: zero_shot(model, name, *clips) for name, clips in watched.items()}
             print(scores[step + 1], flush=True)
     data = trainer.weights()
     write_atomically(out / "tiny_clip.safetensors", data)
-    if out.resolve() != WEIGHTS.resolve():
-        write_atomically(out / "tiny_clip.json", (WEIGHTS / "tiny_clip.json").read_text())
+    if out.resolve() != FOLDER.resolve():
+        write_atomically(out / "tiny_clip.json", (FOLDER / "tiny_clip.json").read_text())
     log = {
         "sha256": sha256(out / "tiny_clip.safetensors"),
         "world": world.VERSION,
@@ -364,7 +257,7 @@ def run(steps: int, seed: int, out: Path, attempts: list[str], threads: int = 2)
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m flowclip_kit.demo.pretrain", description=__doc__.splitlines()[0]
+        prog="python -m flowclip_kit.demo.makers.pretrain", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps (default %(default)s)")
     parser.add_argument(
