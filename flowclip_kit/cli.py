@@ -16,16 +16,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowclip_core.config import PROFILES, TINY
-from flowclip_core.data.labels import split_names
+from flowclip_core.config import TINY
 from flowclip_core.errors import InputError, shown
 from flowclip_core.files import to_json
 from flowclip_kit import surroundings
 from flowclip_kit.datasets.formats import lines_of
 from flowclip_kit.distributed.rank import rank
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_kit.label_lists import split_names
 from flowclip_kit.parser import parser
 from flowclip_kit.paths import need_checkout, root
+from flowclip_kit.profiles import PROFILES
 
 if TYPE_CHECKING:
     from flowclip_kit.experiments import Options
@@ -177,13 +178,14 @@ def _extract(asked: argparse.Namespace) -> int:
     """Encode one data set ahead of its experiments: the whole, or one share of several processes' or
     machines'."""
     from flowclip_kit.experiments import runs
+    from flowclip_kit.experiments.experiment import need_data, with_backbone
     from flowclip_kit.paths import cache_dir
 
     share, options = rank(asked.shard, os.environ), _options(asked)
-    runs.need_data(asked.name, options)
+    need_data(asked.name, options)
     _need_writable(cache_dir(), "FLOWCLIP_CACHE")
     began = time.monotonic()
-    with runs.Workshop(runs.with_backbone(asked.profile, options), options) as workshop:
+    with runs.Workshop(with_backbone(asked.profile, options), options) as workshop:
         wanted, filled, store = workshop.extract(asked.name, share)
     seconds = time.monotonic() - began
     print(

@@ -15,11 +15,13 @@ from flowclip_core.errors import InputError
 from flowclip_core.files import sha256, to_json
 from flowclip_kit.demo import world
 from flowclip_kit.experiments.catalogue import ALL_TARGETS
+from flowclip_kit.experiments.experiment import Experiment, Options
 from flowclip_kit.experiments.results_table import by_key, read_hits, read_tidy
-from flowclip_kit.experiments.runs import Options, Result, ensure, ensure_all
+from flowclip_kit.experiments.runs import Result, ensure, ensure_all
 from flowclip_kit.paths import root
 
 __all__ = [
+    "Experiment",
     "Options",
     "OwnRun",
     "Result",

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from flowclip_core.config import PROMPTS, ModelConfig, Profile, RunConfig, TrainConfig, Transfer
+from flowclip_core.config import PROMPTS, ModelConfig, TrainConfig
 from flowclip_core.errors import InputError
 from flowclip_kit.experiments.knobs import FIELDS, KNOBS, MODEL, TRAIN, check, prompt_of
+from flowclip_kit.experiments.run_config import RunConfig, Transfer
+from flowclip_kit.profiles import Profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,11 +152,19 @@ def grid(
     cells = []
 
     def add(role: str, source: str | None, split: int, k: int | None) -> None:
-        usual = profile.few_shot if k else profile.kinetics if (source or role) == KINETICS else profile.closed_set
+        usual = (
+            profile.few_shot
+            if k
+            else profile.kinetics
+            if (source or role) == KINETICS
+            else profile.closed_set
+        )
         transfer = Transfer(profile.roles[role], split) if source else None
         trained_split = 1 if source == KINETICS else split
         for name, config, changes in rows:
-            run = RunConfig(profile.roles[role], None, 0, split, config, None, evaluation, profile.backbone, transfer)
+            run = RunConfig(
+                profile.roles[role], None, 0, split, config, None, evaluation, profile.backbone, transfer
+            )
             if not trains(config):
                 if k == ks[0]:
                     cells.append(Cell(role, name, run))
@@ -222,7 +232,10 @@ def variants_of(variants: Sequence[str | Mapping] | str | Mapping) -> dict[str, 
 
 
 def _rows(
-    variants: Mapping[str, Mapping[str, Any]], model: Mapping[str, Any], train: Mapping[str, Any], more: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]],
+    model: Mapping[str, Any],
+    train: Mapping[str, Any],
+    more: Mapping[str, Any],
 ) -> Iterator[tuple[str, ModelConfig, dict[str, Any]]]:
     """(name, model, changes of the training) of every variant at every point of the axes.
 
@@ -249,7 +262,9 @@ def _rows(
         for point in itertools.product(*axes.values()):
             at = dict(zip(axes, point, strict=True))
             if both := [axis for axis in at if _field(axis) in changes]:
-                raise InputError(f"variants: {name!r} sets {_field(both[0])}, which is also the axis {both[0]}; take one")
+                raise InputError(
+                    f"variants: {name!r} sets {_field(both[0])}, which is also the axis {both[0]}; take one"
+                )
             merged = {_field(knob): value for knob, value in {**knobs, **at}.items() if knob != "H"}
             if "H" in knobs:
                 merged["prompt"] = prompt_of({**knobs, **at}["H"])
@@ -336,7 +351,9 @@ def table6(profile: Profile, *, variants=("clip", "full"), splits=None, **knobs:
     return _zero_shot(profile, lambda role: KINETICS, variants=variants, splits=splits, **knobs)
 
 
-def table7(profile: Profile, *, variants=("clip", "baseline", "full"), splits=None, **knobs: Any) -> list[Cell]:
+def table7(
+    profile: Profile, *, variants=("clip", "baseline", "full"), splits=None, **knobs: Any
+) -> list[Cell]:
     """Zero-shot between HMDB-51 and UCF-101: trained on a split of one, tested on the same split of the
     other."""
     other = {HMDB: UCF, UCF: HMDB}
@@ -385,7 +402,9 @@ def ablation(profile: Profile, *, variants=("baseline", "mmb", "full"), k=16, **
     return grid(profile, variants=variants, k=k, controls=True, **knobs)
 
 
-def readings(profile: Profile, *, variants=tuple(READINGS), k=16, lr=None, seeds=None, **knobs: Any) -> list[Cell]:
+def readings(
+    profile: Profile, *, variants=tuple(READINGS), k=16, lr=None, seeds=None, **knobs: Any
+) -> list[Cell]:
     """Which learning rate suits each reading: one run at each rate, tested on training videos set aside."""
     found = []
     for rate in profile.rates if lr is None else listed(lr):

@@ -100,12 +100,17 @@ def check(target: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> di
     """
     for name in given:
         if name not in known:
-            raise InputError(f"{target} has no parameter {name!r}{_meant(name, known)}; it has {', '.join(known)}")
+            raise InputError(
+                f"{target} has no parameter {name!r}{_meant(name, known)}; it has {', '.join(known)}"
+            )
     return {name: _typed(name, value, known[name]) for name, value in given.items()}
 
 
 def _meant(name: str, known: Mapping[str, Any]) -> str:
-    letters = {field: letter for letter, field in FIELDS.items()} | {"data": "datasets", "dataset": "datasets"}
+    letters = {field: letter for letter, field in FIELDS.items()} | {
+        "data": "datasets",
+        "dataset": "datasets",
+    }
     near = letters.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
     if near is None and name in MODEL | TRAIN:
         return f" (set={{{name!r}: ...}} sets that field)"

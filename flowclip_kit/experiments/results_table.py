@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flowclip_core.config import RunConfig
 from flowclip_core.errors import InputError, NotFinite
 from flowclip_core.files import write_atomically
 from flowclip_kit import paths
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, Cell
+from flowclip_kit.experiments.run_config import RunConfig
 
 TIDY = (
     "target profile dataset role trained_on variant mmb map mcb T H s L prompt lr k seed split views metric value key"

@@ -21,18 +21,7 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from flowclip_core.config import (
-    DEMO_ROLES,
-    PAPER_ROLES,
-    PROFILES,
-    PROMPTS,
-    TINY,
-    BackboneConfig,
-    EvalConfig,
-    Profile,
-    RunConfig,
-    run_key,
-)
+from flowclip_core.config import PROMPTS, EvalConfig
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.files import sha256
 from flowclip_core.model import hub
@@ -57,10 +46,16 @@ from flowclip_kit.experiments.devices import (
     pick_precision,
     weights_hash,
 )
-from flowclip_kit.experiments.plans import Options, Plan, need_data, plan, possible
+from flowclip_kit.experiments.experiment import (
+    Experiment,
+    Options,
+    need_data,
+    possible,
+)
 from flowclip_kit.experiments.records import read_record, software, write_record
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
-from flowclip_kit.paths import root
+from flowclip_kit.experiments.run_config import RunConfig, run_key
+from flowclip_kit.profiles import DEMO_ROLES, PAPER_ROLES, BackboneConfig, Profile
 
 ALONE = Rank()
 Chosen = TypeVar("Chosen")
@@ -113,34 +108,36 @@ def ensure_all(
     options: Options | None = None,
     parameters: Mapping[str, Any] | None = None,
     name: str = "",
-    say: Callable[[list[Plan]], None] = lambda plans: None,
+    say: Callable[[list[Experiment]], None] = lambda experiments: None,
 ) -> dict[str, Result]:
     """The finished runs of several targets; a run that they share is made once.
 
     parameters: what the user changes of each target (see `catalogue.parameters`). name: of that change. say: is
-    told the plans before any work. Raises InputError for an unknown target or parameter, data that are absent or
+    told the experiments before any work. Raises InputError for an unknown target or parameter, data that are absent or
     unreadable, or weights that cannot be had. A kill at any moment loses at most the runs in work; two calls at
     once share the work. Ranks of torchrun or srun do too, and are together at each training of Kinetics-400's
     stage; the main one alone gets the results.
     """
     options, started = options or Options(), time.monotonic()
-    plans = {target: plan(target, profile, options, parameters, name) for target in targets}
-    styles = {asked.changes["class_names"] for asked in plans.values() if "class_names" in asked.changes}
+    chosen = {target: Experiment.of(target, profile, options, parameters, name) for target in targets}
+    styles = {experiment.changes["class_names"] for experiment in chosen.values() if "class_names" in experiment.changes}
     if styles:
         options = replace(options, class_names=styles.pop())
-    with Workshop(next(iter(plans.values())).profile, options, rank(None, os.environ)) as workshop:
+    with Workshop(next(iter(chosen.values())).profile, options, rank(None, os.environ)) as workshop:
         if workshop.main:
-            say(list(plans.values()))
-        prompts = {cell.config.model.prompt for asked in plans.values() for cell in asked.cells()}
-        workshop.open({name for asked in plans.values() for name in asked.profile.roles.values()}, prompts)
-        plans = {target: workshop.possible(asked) for target, asked in plans.items()}
-        cells = {target: asked.cells() for target, asked in plans.items()}
+            say(list(chosen.values()))
+        prompts = {cell.config.model.prompt for experiment in chosen.values() for cell in experiment.cells()}
+        workshop.open(
+            {name for experiment in chosen.values() for name in experiment.profile.roles.values()}, prompts
+        )
+        chosen = {target: workshop.possible(experiment) for target, experiment in chosen.items()}
+        cells = {target: experiment.cells() for target, experiment in chosen.items()}
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
         made = workshop.make([cell for of_target in cells.values() for cell in of_target], about)
         cells = {target: workshop.sound(of_target) for target, of_target in cells.items()}
-        for target, asked in plans.items():
-            if asked.about.then:
-                more = asked.then(workshop.decide(workshop.tidy, asked, cells[target]))
+        for target, experiment in chosen.items():
+            if experiment.about.then:
+                more = experiment.then(workshop.decide(workshop.tidy, experiment, cells[target]))
                 made += workshop.make(more, target)
                 cells[target] = cells[target] + more
         if not workshop.main:
@@ -148,13 +145,13 @@ def ensure_all(
         workshop.remark({cell.config for of_target in cells.values() for cell in of_target})
         return {
             target: Result(
-                workshop.tidy(asked, cells[target]),
+                workshop.tidy(experiment, cells[target]),
                 workshop.hits(cells[target]),
-                workshop.provenance(asked, cells[target], made, started),
+                workshop.provenance(experiment, cells[target], made, started),
                 workshop.kept(target, cells[target]),
-                asked.name,
+                experiment.name,
             )
-            for target, asked in plans.items()
+            for target, experiment in chosen.items()
         }
 
 
@@ -312,8 +309,8 @@ class Workshop:
             with Pool(len(found), self.pool.threads) as pool:
                 yield found, pool, decoders
 
-    def possible(self, asked: Plan) -> Plan:
-        """The plan with the k and splits that its data sets, or the published lists, can give."""
+    def possible(self, asked: Experiment) -> Experiment:
+        """The experiment with the k and splits that its data sets, or the published lists, can give."""
         sets = {
             role: self._held_out(name) if asked.about.then else self.sets[name]
             for role, name in asked.profile.roles.items()
@@ -447,7 +444,7 @@ class Workshop:
             self._records[key] = read_record(self.folder / f"{key}.json")
         return self._records[key]
 
-    def tidy(self, asked: Plan, cells: Sequence[Cell]) -> pd.DataFrame:
+    def tidy(self, asked: Experiment, cells: Sequence[Cell]) -> pd.DataFrame:
         """The tidy table of finished cells."""
         name = self.profile.name
         return pd.DataFrame(
@@ -480,7 +477,7 @@ class Workshop:
             for cell in cells if cell.keep and (cell.config.seed, cell.config.split) == (0, 1)
         }  # fmt: skip
 
-    def provenance(self, asked: Plan, cells: Sequence[Cell], made: int, started: float) -> dict:
+    def provenance(self, asked: Experiment, cells: Sequence[Cell], made: int, started: float) -> dict:
         """What a target's table rests on. made, started: of the whole call."""
         profile = asked.profile
         configs = list(dict.fromkeys(cell.config for cell in cells))
@@ -548,7 +545,7 @@ class Workshop:
         return {name: value for name, value in said.items() if value != usual[name]}
 
 
-def own_call(asked: Plan) -> dict:
+def own_call(asked: Experiment) -> dict:
     """What a provenance says of a call whose parameters are its own; nothing for a target as the paper has it."""
     if not asked.name:
         return {}

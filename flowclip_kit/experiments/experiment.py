@@ -11,14 +11,24 @@ from typing import Any
 
 import pandas as pd
 
-from flowclip_core.config import PAPER_ROLES, PROFILES, TINY, BackboneConfig, Profile
+from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.formats import Dataset
 from flowclip_kit.demo import world
-from flowclip_kit.experiments.catalogue import KINETICS, TARGETS, Cell, Target, changed, listed, parameters
+from flowclip_kit.experiments.catalogue import (
+    ASIDE,
+    KINETICS,
+    TARGETS,
+    Cell,
+    Target,
+    changed,
+    listed,
+    parameters,
+)
 from flowclip_kit.experiments.knobs import MODEL, TRAIN, short_key
 from flowclip_kit.paths import root
+from flowclip_kit.profiles import PAPER_ROLES, PROFILES, BackboneConfig, Profile
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Experiment:
     """What one call asks of a target.
 
     profile: with the user's changes, and the data sets of this call. changes: the parameters that differ from
@@ -67,6 +77,35 @@ class Plan:
     changes: Mapping[str, Any] = field(default_factory=dict)
     knobs: Mapping[str, Any] = field(default_factory=dict)
     given_name: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        target: str,
+        profile: str = "demo",
+        options: Options | None = None,
+        given: Mapping[str, Any] | None = None,
+        name: str = "",
+    ) -> Experiment:
+        """What a call asks for, before any data are opened. given: parameters that the user sets.
+
+        Raises InputError where the target, the profile, a parameter, a data set or a combination is unknown or
+        cannot be.
+        """
+        options = options or Options()
+        if target not in TARGETS:
+            raise InputError(f"target {target!r} is unknown; ./reproduce.sh list shows all")
+        if not re.fullmatch(r"[\w.+=-]{0,60}", name) or name.startswith("."):
+            raise InputError(f"name={name!r:.80}: expected a folder's name: letters, digits and . _ + = -")
+        changes = changed(target, {**_short_forms(options), **(given or {})})
+        chosen = resolve(profile, target, replace(options, dataset=None), changes.get("datasets"))
+        knobs = {knob: value for knob, value in changes.items() if knob not in ASIDE}
+        if "datasets" in knobs:
+            knobs["datasets"] = tuple(chosen.roles)
+        found = cls(target, chosen, changes, knobs, name)
+        for cell in found.cells():
+            _need_stored(cell, chosen)
+        return found
 
     @property
     def about(self) -> Target:
@@ -115,7 +154,9 @@ class Plan:
         """The column that the rows vary, where it is a single one: T, H, s or k."""
         if not self.name:
             return self.about.axis
-        several = [name for name, value in self.knobs.items() if isinstance(value, tuple) and name in ("T", "H", "s")]
+        several = [
+            name for name, value in self.knobs.items() if isinstance(value, tuple) and name in ("T", "H", "s")
+        ]
         whole = {**parameters(self.target), **self.knobs}
         model = [name for name in ("T", "H", "s", "prompt", "tau", "lr", "steps", "epochs", "batch")
                  if isinstance(whole[name], list | tuple)]  # fmt: skip
@@ -135,33 +176,6 @@ class Plan:
         return list(dict.fromkeys(setting for setting in named if setting in (MODEL | TRAIN) - shown))
 
 
-def plan(
-    target: str,
-    profile: str,
-    options: Options,
-    given: Mapping[str, Any] | None = None,
-    name: str = "",
-) -> Plan:
-    """The plan of a call, before any data are opened. given: parameters that the user sets.
-
-    Raises InputError where the target, the profile, a parameter, a data set or a combination is unknown or cannot
-    be.
-    """
-    if target not in TARGETS:
-        raise InputError(f"target {target!r} is unknown; ./reproduce.sh list shows all")
-    if not re.fullmatch(r"[\w.+=-]{0,60}", name) or name.startswith("."):
-        raise InputError(f"name={name!r:.80}: names a folder: letters, digits and . _ + = - only, 60 at most")
-    changes = changed(target, {**_short_forms(options), **(given or {})})
-    chosen = resolve(profile, target, replace(options, dataset=None), changes.get("datasets"))
-    knobs = {name: value for name, value in changes.items() if name != "class_names"}
-    if "datasets" in knobs:
-        knobs["datasets"] = tuple(chosen.roles)
-    found = Plan(target, chosen, changes, knobs, name)
-    for cell in found.cells():
-        _need_stored(cell, chosen)
-    return found
-
-
 def _short_forms(options: Options) -> dict[str, Any]:
     short = {"datasets": options.dataset, "seeds": options.seeds}
     short["class_names"] = options.class_names if options.class_names != "words" else None
@@ -174,7 +188,9 @@ def _need_stored(cell: Cell, profile: Profile) -> None:
     """Raises InputError where a cell takes frames or views that the profile does not store."""
     frames, train = cell.config.model.frames, cell.config.train
     if frames > profile.frames_stored:
-        raise InputError(f"T={frames}: {profile.frames_stored} frames of a video are stored; take as many at most")
+        raise InputError(
+            f"T={frames}: {profile.frames_stored} frames of a video are stored; take as many at most"
+        )
     for views in (cell.config.evaluation.crops, train.crops if train else ()):
         if not set(views) <= set(profile.store_crops):
             raise InputError(f"crops={list(views)}: profile {profile.name} stores the views"
@@ -251,13 +267,13 @@ def need_data(name: str, options: Options) -> None:
 
 
 def possible(
-    asked: Plan,
+    asked: Experiment,
     sets: Mapping[str, Dataset],
     has: Callable[[str], Callable[[str], bool]],
     lists: Mapping[str, int],
     seeds: int | None = None,
-) -> Plan:
-    """The plan with the k and splits that its data sets, or the published lists, can give.
+) -> Experiment:
+    """The experiment with the k and splits that its data sets, or the published lists, can give.
 
     sets: role -> data set, for targets that set training videos aside without these. has: role -> whether a video
     could be read. lists: hash of a published list -> its k. seeds: that the user asked for. Raises InputError for
@@ -280,7 +296,9 @@ def possible(
             splits = tuple(split for split in splits if split in dataset.splits)
             wanted = listed(knobs.get("splits") or ())
             if lost := [split for split in wanted if split not in dataset.splits]:
-                raise InputError(f"splits={lost[0]}: {dataset.name} has the splits {', '.join(map(str, dataset.splits))}")
+                raise InputError(
+                    f"splits={lost[0]}: {dataset.name} has the splits {', '.join(map(str, dataset.splits))}"
+                )
     profile = replace(profile, splits=splits)
     if not lists:
         return replace(asked, profile=profile, knobs=knobs)
@@ -290,7 +308,9 @@ def possible(
         expected = "as many lists of each k" if asked.about.axis == "k" else "one k"
         raise InputError(f"--few-shot-list: {said}; expected {expected}")
     knobs["k"] = tuple(sorted(many))
-    if not seeds and len(lists) > len(many):  # ten lists are ten runs; a single one is trained on with every seed
+    if not seeds and len(lists) > len(
+        many
+    ):  # ten lists are ten runs; a single one is trained on with every seed
         knobs["seeds"] = 1
     return replace(asked, profile=replace(profile, lists=tuple(lists.items())), knobs=knobs)
 
