@@ -17,7 +17,7 @@ from flowclip_kit.demo import world
 from flowclip_kit.experiments.catalogue import ALL_TARGETS
 from flowclip_kit.experiments.experiment import Experiment, Options
 from flowclip_kit.experiments.results_table import by_key, read_hits, read_tidy
-from flowclip_kit.experiments.runs import Result, ensure, ensure_all
+from flowclip_kit.experiments.runs import Result, ensure, ensure_all, own_call
 from flowclip_kit.paths import root
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "ensure_all",
     "load",
     "model_note",
+    "own_call",
     "own_runs",
     "pair_share",
     "results_folder",

@@ -131,7 +131,7 @@ def grid(
     splits: Sequence[int] | int | None = 1,
     clips: int | None = None,
     crops: Sequence[str] | str | None = None,
-    set: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     controls: bool = False,
     keep: bool = False,
     trained_on: Callable[[str], str | None] = lambda role: None,
@@ -147,7 +147,7 @@ def grid(
     evaluation = replace(evaluation, **_given(clips=clips, crops=None if crops is None else listed(crops)))
     model = {"T": T, "s": s, "H": H, "prompt": prompt, "tau": tau}
     train = _given(lr=lr, steps=steps, epochs=epochs, batch=batch)
-    rows = list(_rows(variants_of(variants), model, train, set or {}))
+    rows = list(_rows(variants_of(variants), model, train, settings or {}))
     ks = listed(k)
     cells = []
 
@@ -242,7 +242,7 @@ def _rows(
     A row's name says what it is on the axes, except on those that make no difference to it.
     """
     if unknown := [field for field in more if FIELDS.get(field, field) not in MODEL | TRAIN]:
-        raise InputError(f"set: {unknown[0]!r} is no field of the model or the training; there are"
+        raise InputError(f"settings: {unknown[0]!r} is no field of the model or the training; there are"
                          f" {', '.join(sorted(MODEL | TRAIN))}")  # fmt: skip
     knobs = {**model, **train}
     for field, value in more.items():

@@ -164,12 +164,34 @@ class Experiment:
             return model[0]
         return "k" if not several and not model and len(listed(whole["k"])) > 1 else None
 
+    def check(self, tidy: pd.DataFrame) -> None:
+        """Raises AssertionError where a results table is not that of this experiment: another set of rows, rows that
+        were run with other settings than asked for, or some with fewer runs than others. tidy: test videos only."""
+        models = {cell.variant: cell.config.model for cell in self.cells() if not cell.config.held_out}
+        models = models or {cell.variant: cell.config.model for cell in self.cells()}
+        rows = tidy[tidy["metric"] == "top1"]
+        if set(rows["variant"]) != set(models):
+            raise AssertionError(f"rows {sorted(set(rows['variant']))}, asked for {sorted(models)}")
+        for row in rows.itertuples():
+            model = models[row.variant]
+            length = model.differences if model.mmb else 0  # Eq. 5
+            asked = (model.frames, model.prompt_length, model.step, length, *map(int, (model.mmb, model.map, model.mcb)))
+            if (row.T, row.H, row.s, row.L, row.mmb, row.map, row.mcb) != asked:
+                raise AssertionError(f"run {row.key} of {row.variant}: T, H, s, L and parts are not {asked}")
+        trained = rows[rows["trained_on"] != ""].groupby(["dataset", "trained_on", "variant", "k"])
+        per_set = trained.size().groupby("dataset").nunique()
+        if (per_set > 1).any():
+            raise AssertionError(f"cells with fewer runs than others: {trained.size().to_dict()}")
+        seeds = self.changes.get("seeds")
+        if seeds and len(trained) and set(trained["seed"].nunique()) != {seeds}:
+            raise AssertionError(f"{trained['seed'].nunique().to_dict()} seeds, asked for {seeds}")
+
     @property
     def settings(self) -> list[str]:
         """Fields of the model and the training that this call names and a results table has no column for."""
         shown = {"T", "s", "H", "lr", "mmb", "map", "mcb", "prompt", "frames", "step"}
         named = [name for name in self.changes if name in MODEL | TRAIN]
-        named += list(self.changes.get("set", {}))
+        named += list(self.changes.get("settings") or {})
         for row in listed(self.changes.get("variants", ())):
             if isinstance(row, Mapping):
                 named += [setting for change in row.values() for setting in change]

@@ -50,7 +50,7 @@ KNOBS = {
     "clips": Knob("draws of T frames from each test video", int, many=False),
     "crops": Knob(f"views of each test frame: {', '.join(CROPS)}", str),
     "class_names": Knob(f"how class names read in prompts: {' or '.join(STYLES)}", str, many=False),
-    "set": Knob("{field: value} of any other setting of the model or the training; a list makes an axis", dict, False),
+    "settings": Knob("{field: value} of any other setting of the model or the training; a list makes an axis", dict, False),
 }  # fmt: skip
 
 # What the user may call the paper's letters, as the settings classes do.
@@ -96,8 +96,10 @@ def from_shell(words: list[str]) -> dict[str, Any]:
 def check(target: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """`given` with lists as tuples. known: the target's parameters with their defaults.
 
-    Raises InputError naming the parameter that the target does not have, or whose value has the wrong type.
+    `set` is short for `settings`. Raises InputError naming the parameter that the target does not have, or whose
+    value has the wrong type.
     """
+    given = {"settings" if name == "set" else name: value for name, value in given.items()}
     for name in given:
         if name not in known:
             raise InputError(
@@ -113,7 +115,7 @@ def _meant(name: str, known: Mapping[str, Any]) -> str:
     }
     near = letters.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
     if near is None and name in MODEL | TRAIN:
-        return f" (set={{{name!r}: ...}} sets that field)"
+        return f" (settings={{{name!r}: ...}} sets that field)"
     return f", did you mean {near}?" if near in known else ""
 
 
@@ -121,7 +123,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
     knob = KNOBS[name]
     if value is None and (default is None or name in ("k", "splits")):
         return None
-    if name == "set":
+    if name == "settings":
         if not isinstance(value, Mapping):
             raise InputError(f"{name}={value!r:.80}: expected {{field: value}}")
         return {field: tuple(one) if isinstance(one, list) else one for field, one in value.items()}

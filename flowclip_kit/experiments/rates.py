@@ -29,7 +29,9 @@ def trials(profile: Profile, rates: tuple[float, ...] = RATES) -> list[Cell]:
     """Every variant at every rate, few-shot and closed-set, one seed, tested on videos set aside."""
     cells = []
     for rate in rates:
-        cells += grid(profile, datasets=tuple(profile.roles), variants=FIVE, k=(*SHOTS, None), lr=rate, seeds=1)
+        cells += grid(
+            profile, datasets=tuple(profile.roles), variants=FIVE, k=(*SHOTS, None), lr=rate, seeds=1
+        )
     return [
         replace(cell, config=replace(cell.config, seed=RATE_SEED, held_out=True), keep=False)
         for cell in cells

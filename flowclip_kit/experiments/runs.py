@@ -120,7 +120,11 @@ def ensure_all(
     """
     options, started = options or Options(), time.monotonic()
     chosen = {target: Experiment.of(target, profile, options, parameters, name) for target in targets}
-    styles = {experiment.changes["class_names"] for experiment in chosen.values() if "class_names" in experiment.changes}
+    styles = {
+        experiment.changes["class_names"]
+        for experiment in chosen.values()
+        if "class_names" in experiment.changes
+    }
     if styles:
         options = replace(options, class_names=styles.pop())
     with Workshop(next(iter(chosen.values())).profile, options, rank(None, os.environ)) as workshop:
@@ -549,13 +553,14 @@ def own_call(asked: Experiment) -> dict:
     """What a provenance says of a call whose parameters are its own; nothing for a target as the paper has it."""
     if not asked.name:
         return {}
-    return {
+    found = {
         "name": asked.name,
         "parameters": {name: value for name, value in asked.changes.items() if name != "seeds"},
         "variants": asked.variants,
         "compare": asked.compare,
         "axis": asked.axis,
     }
+    return json.loads(json.dumps(found))  # as it is read again
 
 
 def _remarkable(records: Sequence[dict]) -> tuple[dict[str, int], dict[str, int]]:
@@ -571,14 +576,26 @@ def _remarkable(records: Sequence[dict]) -> tuple[dict[str, int], dict[str, int]
 
 
 class Bar:
-    """A progress bar on stderr with the time left; nothing is shown for work already done."""
+    """A progress bar on stderr, in a notebook a widget, with the time left; nothing is shown for work already
+    done."""
 
     def __init__(self, what: str, unit: str, total: int = 0, done: int = 0, shown: bool = True) -> None:
-        self._make = functools.partial(
-            tqdm, disable=not shown, desc=what, unit=f" {unit}", file=sys.stderr, initial=done, dynamic_ncols=True,
-            mininterval=0.2 if sys.stderr.isatty() else 15,
-            bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left, {rate_noinv_fmt}]",
-        )  # fmt: skip
+        usual = {
+            "disable": not shown,
+            "desc": what,
+            "unit": f" {unit}",
+            "initial": done,
+            "dynamic_ncols": True,
+        }
+        if "ipykernel" in sys.modules:  # tqdm.auto would also draw a widget in a plain terminal of IPython
+            from tqdm.notebook import tqdm as widget
+
+            self._make = functools.partial(widget, **usual)
+        else:
+            self._make = functools.partial(
+                tqdm, **usual, file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 15,
+                bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left, {rate_noinv_fmt}]",
+            )  # fmt: skip
         self._total, self._bar = total, None
 
     def update(self, done: int, total: int) -> None:

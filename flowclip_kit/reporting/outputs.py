@@ -45,7 +45,7 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
     When nothing has changed since the last call the notebook and the figures are left as they are.
     """
     folder = experiments.results_folder(profile, str(results), target, result.name)
-    data = _write_data(target, result, result.provenance, folder)
+    data = write_tables(target, profile, result, results)
     html, summary = folder / f"{target}.html", data[0].with_suffix(".summary.csv")
     made, drawings = partial(_fingerprint, target, *data[:2]), f"{target}[._]*"
     with _Seal(folder / f".{target}.made", made, html, summary, figures=drawings) as stale:
@@ -65,6 +65,12 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
         card = model_card.of_run(about["model"], record)
         kept += hub.write_folder(folder / "checkpoints" / name, path.read_bytes(), about, **card)
     return [*data, summary, html, *sorted((folder / "figures").glob(f"{target}[._]*")), *kept]
+
+
+def write_tables(target: str, profile: str, result: Result, results: Path) -> list[Path]:
+    """The table, the videos table and the provenance of a target, without figures or notebook."""
+    folder = experiments.results_folder(profile, str(results), target, result.name)
+    return _write_data(target, result, result.provenance, folder)
 
 
 def write_costs(profile: str, results: Path) -> list[Path]:
