@@ -115,6 +115,8 @@ def _meant(name: str, known: Mapping[str, Any]) -> str:
     }
     if name in letters:
         return f", did you mean {letters[name]}?"
+    if name in ("profile", "source", "name", "data_root"):
+        return f" (--{name.replace('_', '-')} is an option of its own)"
     if name in MODEL | TRAIN:
         return f" (settings={{{name!r}: ...}} sets that field)"
     near = difflib.get_close_matches(name, known, 1)
