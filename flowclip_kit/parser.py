@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from flowclip_core.config import PRECISIONS
 from flowclip_core.data.labels import STYLES
 from flowclip_core.errors import InputError
 from flowclip_kit.distributed import ENGINES
+from flowclip_kit.experiments import catalogue, knobs
 from flowclip_kit.profiles import PROFILES
 
 # What a target is in a line; `experiments.catalogue` says what it trains.
@@ -33,6 +35,7 @@ TARGETS = {
     "figure3b": "frames T",
     "figure3c": "prompt vectors H",
     "figure3d": "temporal step s",
+    "ablation": "a grid of your own: any rows, k, T, s, H, temperature, rate, training",
     "readings": "what the paper leaves open, one choice changed at a time, and two controls",
     "all": "table1 to figure3d, then the verdicts on the paper's claims and one report",
 }
@@ -121,11 +124,22 @@ def parser() -> argparse.ArgumentParser:
     tower, stored = _tower(), _stored()
     for name, about in TARGETS.items():
         target = command(name, about, tower, stored)
+        target.epilog = _knobs(name)
         target.add_argument(
             "--profile", default="demo", metavar="NAME",
             help=f"{', '.join(PROFILES)}: the demo's generated world needs no data, quick and paper take the"
             " real data (default: demo)",
         )  # fmt: skip
+        target.add_argument(
+            "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
+            help="change a knob of the experiment: JSON or bare words; a list makes an axis; give it again for more",
+        )  # fmt: skip
+        target.add_argument(
+            "--name",
+            default="",
+            metavar="NAME",
+            help="of such a change: the folder of its results is TARGET-NAME",
+        )
         target.add_argument("--dataset", metavar="NAME", help="one data set only; folder: videos of your own")
         target.add_argument(
             "--results", type=Path, metavar="DIR", help="where tables, figures and records go"
@@ -235,6 +249,20 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("what", help=", ".join(names))
     bench.add_argument("--record", action="store_true", help="write the figures into the benchmarks' README")
     return whole
+
+
+def _knobs(target: str) -> str | None:
+    """What -p takes, for the help of a target."""
+    if target not in catalogue.TARGETS:
+        return None
+    lines = [f"parameters of {target} (-p NAME=VALUE), with their defaults; none stands for the profile's:"]
+    for name, default in catalogue.parameters(target).items():
+        words = json.dumps(default) if default is not None else "none"
+        text = f"{name} = {words}: {knobs.KNOBS[name].about}"
+        lines += textwrap.wrap(
+            text, 108, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False
+        )
+    return "\n".join(lines)
 
 
 def _tower() -> _Parser:

@@ -20,9 +20,9 @@ from test_estimates import here
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
 from flowclip_core.files import write_atomically
-from flowclip_kit import environment, experiments, paths
+from flowclip_kit import environment, paths
 from flowclip_kit.datasets.class_names import CLASSES
-from flowclip_kit.experiments import Result, runs
+from flowclip_kit.experiments import Result, experiment, loading
 from flowclip_kit.experiments import costs as counting
 from flowclip_kit.experiments.catalogue import TARGETS
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
@@ -50,7 +50,8 @@ def made(target="table5", profile="demo", seed=0, variants=(), shots=(2, 16), ro
     """
     chosen, found = PROFILES[profile], TARGETS[target]
     roles = {role: name for role, name in chosen.roles.items() if role in (roles or found.roles)}
-    chosen = replace(chosen, roles=roles, shots=shots)
+    chosen = replace(chosen, roles=roles)
+    knobs = {"k": shots} if target == "table5" else {}
     rows, hits = [], []
 
     def add(cells) -> None:
@@ -72,7 +73,7 @@ def made(target="table5", profile="demo", seed=0, variants=(), shots=(2, 16), ro
             rows.extend(tidy_rows(target, profile, cell, record))
             hits.append(hit_row(record))
 
-    add(found.cells(chosen))
+    add(found.cells(chosen, **knobs))
     if found.then:
         add(found.then(chosen, pd.DataFrame(rows)))
     sets = {name: dict(zip(("pair_classes", "classes"), PAIRS.get(name, (0, 51)), strict=True))
@@ -139,7 +140,7 @@ def checkout_in(folder: Path, monkeypatch) -> Path:
 
 
 def take_for_checkout(folder: Path, monkeypatch) -> None:
-    for module in (paths, experiments, runs, outputs):
+    for module in (paths, loading, experiment, outputs):
         monkeypatch.setattr(module, "root", lambda: folder)
     monkeypatch.setattr(outputs, "_counted", counts_text)
     monkeypatch.setattr(claims, "register", some_claims)
