@@ -284,7 +284,7 @@ def test_F17_a_lock_that_passes_this_platform_over_is_not_taken_for_complete(fre
 
 
 def test_F17_without_an_index_one_line_says_what_to_do(fresh):
-    nowhere = {"PIP_INDEX_URL": "http://localhost:9/simple", "UV_DEFAULT_INDEX": "http://localhost:9/simple"}
+    nowhere = {"PIP_INDEX_URL": "http://localhost:9", "UV_DEFAULT_INDEX": "http://localhost:9"}
     done = fresh.set_up(fresh.digest, **nowhere)
     assert done.returncode == 2 and "no package index answers. Connect, or name a mirror" in said(done)[-1]
 

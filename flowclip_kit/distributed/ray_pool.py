@@ -237,8 +237,9 @@ def _drive(talk, jobs: int, device: str, threads: int, address: str | None, name
         while True:
             if (order := talk.recv()) is None:
                 continue
+            work, tasks, retries, seen, folder = order
             try:
-                for message in _results(ray, *order, jobs, device, threads, talk):
+                for message in _results(ray, work, tasks, retries, seen, folder, jobs, device, threads, talk):
                     talk.send(message)
                 talk.send(None)
             except (EOFError, OSError) as error:
