@@ -53,7 +53,7 @@ def hmdb_names() -> dict[str, list[str]]:
 def ucf_names() -> dict[str, list[list[str]]]:
     """Class -> 25 groups of file names, 13,320 in all; files in HandstandPushups begin with
     v_HandStandPushups."""
-    names = {inside: [] for inside in UCF_CLASSES}
+    names: dict[str, list] = {inside: [] for inside in UCF_CLASSES}
     for groups, clips in UCF_BLOCKS:
         cells, cell = groups * len(UCF_CLASSES), 0
         for inside, own in names.items():

@@ -375,7 +375,7 @@ def test_B7_opening_a_data_set_needs_no_tokenizer(tmp_path, monkeypatch):
 def test_C8_a_re_encoded_copy_is_the_same_data(build, tmp_path):
     name = {hmdb: "hmdb51", ucf: "ucf101"}[build]
     whole, said = load(name, build(tmp_path)), []
-    files = [path for path in whole.folder.rglob("*.avi")]
+    files = list(whole.folder.rglob("*.avi"))
     for path in files:
         path.rename(path.with_suffix(".mp4"))
     copy = load(name, tmp_path, say=said.append)

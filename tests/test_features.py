@@ -124,7 +124,7 @@ def asked(log: Path) -> int:
 @functools.lru_cache(maxsize=1)
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flowclip_core.training.loop", "flowclip_core.data.video"])
+    context.set_forkserver_preload(["torch", "pandas", "av", "psutil", "pytest", "safetensors.torch"])
     return context
 
 

@@ -192,9 +192,6 @@ def folder(pristine, tmp_path, monkeypatch, capsys) -> Path:
     """A warm copy: a second call finds all that is there whole, and notes it."""
     shutil.copytree(pristine, tmp_path / "all")
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "all/cache"))
-    monkeypatch.setattr(
-        outputs, "as_text", lambda *arguments: ""
-    )  # the table for a terminal, which takes most of the time
     time.sleep(0.1)
     assert answer(capsys, *words(tmp_path / "all"))[0] == 0
     return tmp_path / "all"
