@@ -33,8 +33,7 @@ __all__ = ["cheap", "pristine", "recorded", "template"]  # fixtures
 COUNT = 200
 
 
-# --- mutations
-# ------------------------------------------------------------------------------------------------
+# --- mutations ---
 
 
 def bit(data: bytes, rng: np.random.Generator) -> bytes:
@@ -130,8 +129,7 @@ def write(path: Path, data: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-# --- what is mutated, and what may come of it
-# -----------------------------------------------------------------
+# --- what is mutated, and what may come of it ---
 
 
 def one_of(pattern: str) -> Callable[[Path, np.random.Generator], Path]:

@@ -46,8 +46,7 @@ def test_sources_have_their_digests_and_a_mirror_takes_the_place_of_the_hosts(mo
     one_line(lambda: acquire.sources("figures-h"), "expected one of hmdb51, ucf101, kinetics400")
 
 
-# --- the official trees
-# ---------------------------------------------------------------------------------------
+# --- the official trees ---
 
 COUNTS = {
     "hmdb51": dict.fromkeys((1, 2, 3), (3570, 1530)),
@@ -211,8 +210,7 @@ def test_kinetics_videos_come_by_hand(server, tmp_path):
     assert call().splits == {1: ((12, 12), (4, 4))} and len(server.asked) == 2
 
 
-# --- all of it
-# ------------------------------------------------------------------------------------------------
+# --- all of it ---
 
 
 @pytest.fixture
@@ -300,8 +298,7 @@ def test_no_program_for_rar_is_said_before_gigabytes_come_in(tmp_path, monkeypat
     one_line(lambda: acquire.prepare("hmdb51", tmp_path / "h", say=lambda line: None), "install unar")
 
 
-# --- the command
-# ----------------------------------------------------------------------------------------------
+# --- the command ---
 
 
 def test_a_data_set_has_a_folder_of_its_own_unless_the_root_is_it_already(tmp_path):
