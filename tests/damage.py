@@ -18,7 +18,7 @@ from test_outputs import files_of_sketches, sketches
 from flowclip_core.files import write_atomically
 from flowclip_kit.cli import main
 from flowclip_kit.experiments import devices, runs
-from flowclip_kit.reporting import notebooks, plots
+from flowclip_kit.reporting import notebooks, outputs, plots
 
 LISTS = {"train.csv": range(3), "test.csv": range(3, 5)}
 CLASSES = ("clap", "wave")
@@ -43,7 +43,7 @@ class Inline:
 
 @pytest.fixture(scope="module")
 def cheap():
-    """Commands with a small tower, without processes, notebooks or drawings."""
+    """Commands with a small tower, without processes, notebooks, drawings or text tables."""
     tower = backbone(SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "Pool", Inline)
@@ -54,6 +54,7 @@ def cheap():
         patch.setattr(
             notebooks, "execute", lambda notebook, parameters, html, cwd: write_atomically(html, "shown")
         )
+        patch.setattr(outputs, "as_text", lambda *arguments: "")  # the table for a terminal, slow to lay out
         patch.setattr(plots, "figures", sketches)
         patch.setattr(plots, "files", files_of_sketches)
         runs._tree.cache_clear()

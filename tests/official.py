@@ -3,6 +3,7 @@ videos."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import zlib
@@ -25,7 +26,8 @@ UCF_BLOCKS = (
 )  # groups and clips: test of split 1, 2, 3; never tested
 # In the manner of the real ones: brackets, quotes, & ; ! ( ) # + and a title that holds another class's name.
 TITLES = (
-    "April_09", "(Rad)Schlag_die_Bank!", "It's_Me_&_You;_Part_2", "#20_Rhythm", "96-_Torwarttraining[1]", "RATRACE+1",
+    "April_09", "(Rad)Schlag_die_Bank!", "It's_Me_&_You;_Part_2", "#20_Rhythm",
+    "96-_Torwarttraining[1]", "RATRACE+1",
     "_I_ll_Just_Wave_My_Hand_", "Sit_stand_up!!", "prelinger_Let'sB1947", "50_FIRST_DATES",
 )  # fmt: skip
 
@@ -53,7 +55,7 @@ def hmdb_names() -> dict[str, list[str]]:
 def ucf_names() -> dict[str, list[list[str]]]:
     """Class -> 25 groups of file names, 13,320 in all; files in HandstandPushups begin with
     v_HandStandPushups."""
-    names = {inside: [] for inside in UCF_CLASSES}
+    names: dict[str, list] = {inside: [] for inside in UCF_CLASSES}
     for groups, clips in UCF_BLOCKS:
         cells, cell = groups * len(UCF_CLASSES), 0
         for inside, own in names.items():
@@ -70,9 +72,9 @@ def hmdb_lists() -> dict[str, str]:
     files = {}
     for inside, names in hmdb_names().items():
         for split in (1, 2, 3):
-            codes = {name: 2 for name in names[30 * (split - 1) : 30 * split]}
+            codes = dict.fromkeys(names[30 * (split - 1) : 30 * split], 2)
             rest = [name for name in names[split:] + names[:split] if name not in codes]
-            codes |= {name: 1 for name in rest[:70]}
+            codes |= dict.fromkeys(rest[:70], 1)
             text = "".join(f"{name} {codes.get(name, 0)} \n" for name in names)
             files[f"{inside}_test_split{split}.txt"] = text
     return files
@@ -112,7 +114,7 @@ def build_ucf(
 ) -> Path:
     """A UCF-101 tree below `folder`, alike."""
     _write(folder / "ucfTrainTestlist", ucf_lists(classes))
-    names = {name: sum(groups, []) for name, groups in ucf_names().items() if name in classes}
+    names = {name: [*itertools.chain(*groups)] for name, groups in ucf_names().items() if name in classes}
     _fill(folder / inside, names, videos)
     return folder
 
@@ -140,7 +142,7 @@ def _fill(folder: Path, names: dict[str, list[str]], videos: bool | bytes) -> No
 
 
 def rar(entries: Iterable[tuple[str, bytes, int]]) -> bytes:
-    """A rar file (version 3, stored) of (name with «/», content, Unix mode): links and bad names as asked
+    """A rar file (version 3, stored) of (name with "/", content, Unix mode): links and bad names as asked
     for."""
 
     def block(kind: int, flags: int, body: bytes) -> bytes:

@@ -34,8 +34,7 @@ THEN = 3 << 16
 FILE, FOLDER, LINK = 0o100644, 0o040755, 0o120777
 
 
-# --- a server with faults
-# -------------------------------------------------------------------------------------
+# --- a server with faults ---
 
 
 class Server(ThreadingHTTPServer):
@@ -163,7 +162,8 @@ def test_a_server_that_goes_on_elsewhere_is_not_believed(server, tmp_path):
 
 def test_a_killed_download_goes_on_where_it_was(server, tmp_path):
     archive = offered(server, "stall")
-    code = f"from flowclip_kit.datasets.archives import *; fetch(Archive(*{tuple(archive)!r}), {str(tmp_path)!r})"
+    call = f"fetch(Archive(*{tuple(archive)!r}), {str(tmp_path)!r})"
+    code = f"from flowclip_kit.datasets.archives import *; {call}"
     child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(archives.__file__).parents[2])
     part, end = tmp_path / "data.zip.part", time.time() + 60
     try:
@@ -257,8 +257,7 @@ def test_a_disk_too_small_is_said_before(server, tmp_path, monkeypatch):
     assert inside(tmp_path / "o") == []
 
 
-# --- unpacking
-# ------------------------------------------------------------------------------------------------
+# --- unpacking ---
 
 GOOD = [("wave", b"", FOLDER), ("wave/a [1]'s & ;!(x).avi", b"hello", FILE), ("wave/b.avi", b"world!", FILE)]
 WHOLE = {"wave/a [1]'s & ;!(x).avi": b"hello", "wave/b.avi": b"world!"}
@@ -422,7 +421,8 @@ def tools_or_skip() -> None:
 
 def tool(folder: Path, listing: str, work: str, banner: str = "UNRAR 6 freeware  Alexander Roshal") -> None:
     """A program called unrar that says and does as told; $3 is the folder."""
-    script = f'#!/bin/sh\ncase "$1" in\nvt) echo \'{listing}\';;\nx) cd "$5" && {work};;\n*) echo "{banner}";;\nesac\n'
+    cases = f'vt) echo \'{listing}\';;\nx) cd "$5" && {work};;\n*) echo "{banner}";;\n'
+    script = f'#!/bin/sh\ncase "$1" in\n{cases}esac\n'
     put(folder / "unrar", script).chmod(0o755)
 
 

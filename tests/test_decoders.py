@@ -36,8 +36,7 @@ def by_reader(readings: list[Reading], name: str) -> dict[str, Reading]:
     return {reading.reader: reading for reading in readings if reading.name == name}
 
 
-# --- what it finds
-# --------------------------------------------------------------------------------------------
+# --- what it finds ---
 
 
 @needs_decord
@@ -104,8 +103,7 @@ def test_other_pixels_are_not_taken_for_other_moments(tmp_path):
     assert "other moments" not in text(readings) and "other pixels" in text(readings)
 
 
-# --- a decoder that does not come back
-# ------------------------------------------------------------------------
+# --- a decoder that does not come back ---
 
 
 @needs_decord
@@ -154,8 +152,7 @@ def test_a_program_that_stops_leaves_no_process(made):
     assert not multiprocessing.active_children()
 
 
-# --- which videos
-# ---------------------------------------------------------------------------------------------
+# --- which videos ---
 
 
 class Idle:
@@ -235,8 +232,7 @@ def test_without_decord_it_is_asked_for(tmp_path, monkeypatch):
         audit(tmp_path)
 
 
-# --- telling
-# --------------------------------------------------------------------------------------------------
+# --- telling ---
 
 
 def three(name: str, ours: dict, order: dict, seek: dict) -> list[Reading]:

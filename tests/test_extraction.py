@@ -28,8 +28,7 @@ from flowclip_kit.distributed.rank import Rank, rank
 __all__ = ["cache", "dataset"]  # fixtures
 
 
-# --- decoders, lanes, shares
-# ----------------------------------------------------------------------------------
+# --- decoders, lanes, shares ---
 
 
 def test_decoder_processes_give_the_same_store(dataset, tmp_path, monkeypatch):
@@ -129,14 +128,15 @@ def test_a_failure_leaves_its_shards_to_others(dataset):
 
 
 @pytest.mark.parametrize(
-    "shard, environment, expected",
+    ("shard", "environment", "expected"),
     [
         (None, {}, Rank()),
         ("2/4", {}, Rank(1, 4)),
         ("2/4", {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "3"}, Rank(1, 4)),
         (
             None,
-            {"TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"},
+            {"TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1",
+             "LOCAL_WORLD_SIZE": "4"},
             Rank(5, 8, 1, 4),
         ),
         (
@@ -152,7 +152,8 @@ def test_a_failure_leaves_its_shards_to_others(dataset):
         (None, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node1"}, Rank(1, 2)),
         (
             None,
-            {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
+            {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "LOCAL_RANK": "1",
+             "LOCAL_WORLD_SIZE": "2"},
             Rank(3, 4, 1, 2),
         ),
     ],
@@ -163,7 +164,7 @@ def test_the_share_comes_from_the_option_or_the_launcher(shard, environment, exp
 
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "1/0", "a/b", "", "-1/4", "1/4/2"])
 def test_a_share_that_is_none_is_refused(shard):
-    with pytest.raises(InputError, match="--shard .*expected i/n"):
+    with pytest.raises(InputError, match=r"--shard .*expected i/n"):
         rank(shard, {})
 
 
@@ -176,8 +177,7 @@ def test_precision_has_a_store_of_its_own(dataset):
     assert ensure(dataset).precision == "float32"
 
 
-# --- disks, and data that move
-# --------------------------------------------------------------------------------
+# --- disks, and data that move ---
 
 
 def test_a_disk_too_small_is_said_after_the_first_video(dataset, monkeypatch):
@@ -202,9 +202,10 @@ def test_a_full_disk_in_the_middle_leaves_nothing_that_counts(fatal, dataset, ca
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(extraction.os, "fsync", full)
-        ensure(dataset)
+        with pytest.raises(OSError, match="No space left"):
+            ensure(dataset)
     features = tmp_path / "full/features"
     assert not list(features.glob("*/about.json"))
     shards = list(features.glob("*.shards/*.safetensors"))
@@ -232,7 +233,7 @@ def test_a_store_that_others_made_can_be_read_where_nothing_can_be_written(datas
 
 
 @pytest.mark.parametrize(
-    "launched, mine, machine, cores",
+    ("launched", "mine", "machine", "cores"),
     [
         (Rank(), 12, 64, 12),  # alone: what it may use
         (Rank(1, 8, 1, 4), 64, 64, 16),  # torchrun: all see all cores
@@ -247,7 +248,7 @@ def test_ranks_of_one_machine_share_its_cores(launched, mine, machine, cores, mo
     assert launched.cores == cores
 
 
-def test_a_decoder_that_dies_is_named_by_its_video(dataset):
+def test_a_decoder_that_dies_is_named_by_its_video(dataset, monkeypatch):
     class Dying:
         def result(self):
             raise BrokenProcessPool
@@ -256,13 +257,10 @@ def test_a_decoder_that_dies_is_named_by_its_video(dataset):
     def decoding(processes):
         yield lambda *arguments: Dying()
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(InputError, match="killed.*clap/0.avi.*--decoders") as e,
-    ):
-        patch.setattr(extraction, "_decoding", decoding)
+    monkeypatch.setattr(extraction, "_decoding", decoding)
+    with pytest.raises(InputError, match=r"killed.*clap/0.avi.*--decoders") as error:
         ensure(dataset, decoders=2)
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(error.value)
 
 
 def test_data_that_moved_keep_their_features(dataset, tmp_path, monkeypatch):
@@ -271,7 +269,7 @@ def test_data_that_moved_keep_their_features(dataset, tmp_path, monkeypatch):
     expected = content(ensure_all(dataset))
     moved = tmp_path / "elsewhere"
     shutil.move(dataset.folder, moved)
-    with pytest.raises(InputError, match="no such video .*complete the data set"):
+    with pytest.raises(InputError, match=r"no such video .*complete the data set"):
         ensure(dataset)
     assert content(ensure_all(replace(dataset, folder=moved), load=None)) == expected  # nothing is encoded
     copied = tmp_path / "copied"
@@ -310,7 +308,7 @@ def test_what_the_lists_name_and_the_disk_lacks_stops_or_is_left_out(what, tmp_p
         with pytest.raises(InputError, match=r"clap.*--incomplete skip") as error:
             load("folder", root)
         assert "\n" not in str(error.value)
-        with pytest.raises(InputError, match="no training video.*clap"):
+        with pytest.raises(InputError, match=r"no training video.*clap"):
             load("folder", root, missing="skip")  # a class that nobody can learn
         return
     with pytest.raises(InputError, match=r"wave/9.avi.*--incomplete skip") as error:

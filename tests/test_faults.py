@@ -44,7 +44,7 @@ def sound(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def root(tmp_path, monkeypatch, sound) -> Path:
-    """A data set of two classes with two sound videos each; a test adds one to «walk»."""
+    """A data set of two classes with two sound videos each; a test adds one to "walk"."""
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "cache"))
     for name in SOUND:
         path = tmp_path / "data" / name
@@ -68,8 +68,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a, b, rtol=2e-3, atol=2e-3)  # a float16 ulp: other batch sizes
 
 
-# --- what cannot be read
-# --------------------------------------------------------------------------------------
+# --- what cannot be read ---
 
 
 def cut(path: Path, share: float, **options) -> None:
@@ -134,8 +133,7 @@ def test_a_real_clip_that_is_damaged(root, clips):
     assert_left_out(root, "walk/corrupted.mp4", "damaged|cannot be read as a video")
 
 
-# --- what is unusual and can be read
-# --------------------------------------------------------------------------
+# --- what is unusual and can be read ---
 
 
 def needs(*codecs: str) -> str:
@@ -229,8 +227,7 @@ def test_real_clips_give_the_right_frames(root, clips, name, count, size):
     assert_stored(ensure(root), f"walk/{name}", frames)
 
 
-# --- large and long
-# -------------------------------------------------------------------------------------------
+# --- large and long ---
 
 
 def traced(root: Path, config: StoreConfig) -> tuple[FeatureStore, int, float]:

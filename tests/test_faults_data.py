@@ -91,6 +91,12 @@ def fifo(root: Path) -> Path:
     return data
 
 
+def elsewhere(root: Path) -> Path:
+    data = lists(root, "run/0.mp4,run\nwave/0.mp4,wave\nx/9.mp4,run\n")
+    put(data / "run/later/9.mp4")
+    return data
+
+
 def not_utf8(root: Path, name: bytes) -> Path:
     data = classes(root, "run", "wave")
     path = os.fsencode(data) + b"/" + name
@@ -133,151 +139,83 @@ TAKE = "take open_clip_model.safetensors of timm/vit_base_patch16_clip_224.opena
 PREDICT = ("predict", "absent.mp4")
 LONG = " ".join("ab"[number % 2] for number in range(75))
 FAULTS = [
-    Fault(
-        "B6", "a comma at the end", lambda at: (*PREDICT, "--labels", "run,wave,"), 2,
-        "'run,wave,' ends with a comma",
-    ),
-    Fault(
-        "B6", "an empty name", lambda at: (*PREDICT, "--labels", "run,,wave"), 2,
-        "two commas follow each other",
-    ),
-    Fault(
-        "B6", "an open quote", lambda at: (*PREDICT, "--labels", '"up, down,wave'), 2,
-        "a quote that does not close",
-    ),
-    Fault(
-        "B6", "a sign unseen", lambda at: (*PREDICT, "--labels", f"run,{HIDDEN}"), 2,
-        r"U\+200B \(ZERO WIDTH SPACE\)",
-    ),
-    Fault(
-        "B6", "a control character", lambda at: (*PREDICT, "--label", "a\x07b", "--label", "c"), 2,
-        r"U\+0007",
-    ),
-    Fault(
-        "B6", "a border of texts", lambda at: (*PREDICT, "--labels", "run,<End_of_text>"), 2, "holds <end_of_text>"
-    ),
-    Fault(
-        "B6", "a border of texts, escaped", lambda at: (*PREDICT, "--labels", "run,&lt;start_of_text&gt;"), 2,
-        "holds <start_of_text>",
-    ),
-    Fault(
-        "B6", "no such file", lambda at: (*PREDICT, "--labels-file", at / "no.txt"), 2,
-        r"no\.txt: no such file",
-    ),
-    Fault("B6", "one label", lambda at: (*PREDICT, "--label", "run"), 2, "at least two different names"),
-    Fault(
-        "B6", "twins", lambda at: (*PREDICT, "--labels", "sit_down,sit down,run"), 2,
-        "'sit_down' and 'sit down' read",
-    ),
-    Fault(
-        "B7", "case", lambda at: table5(classes(at, "Run", "run")), 2,
-        "'Run' and 'run' read the same .*case alone",
-    ),
-    Fault(
-        "B7", "Unicode form", lambda at: extract(classes(at, "café", unicodedata.normalize("NFD", "café"))), 2,
-        r"'cafe\\u0301' and 'caf\\xe9' read the same .*Unicode form alone",
-    ),
-    Fault(
-        "B7", "entities", lambda at: extract(classes(at, "a & b", "a &amp; b")), 2,
-        "'a & b' and 'a &amp; b' read",
-    ),
-    Fault(
-        "B7", "ligature", lambda at: table5(classes(at, "fish", "ﬁsh")), 2,
-        "'fish' and 'ﬁsh' read the same",
-    ),
-    Fault(
-        "B7", "over the context", lambda at: table5(classes(at, "run", LONG)), 2,
-        f"'{LONG}': 83 tokens .* takes 77",
-    ),
-    Fault(
-        "B7", "over it to extract", lambda at: extract(classes(at, "run", LONG)), 2,
-        f"'{LONG}': 81 tokens",
-    ),
-    Fault(
-        "C8", "what is no file", lambda at: extract(fifo(at)), 2,
-        "3 of 7 videos cannot be read: run/p.mp4 \(not a regular.*gone.mp4 \(a broken link.*x.mp4 \(a"
-        " folder\)",
-    ),
-    Fault(
-        "C8", "a name in no UTF-8", lambda at: extract(not_utf8(at, b"run/caf\xe9")), 2,
-        r"run/caf\\xe90.mp4 \(its name",
-    ),
-    Fault(
-        "C8", "a class in no UTF-8", lambda at: extract(not_utf8(at, b"caf\xe9/")), 2,
-        r"class 'caf\\xe9': its name is",
-    ),
-    Fault(
-        "C8", "a NUL", lambda at: extract(lists(at, "run/0.mp4,run\nwave/0.mp4,wa\0ve\n")), 2,
-        "train.csv, line 3: .*NUL",
-    ),
-    Fault(
-        "C8", "an open quote", lambda at: extract(lists(at, 'run/0.mp4,"run\nwave/0.mp4,wave')), 2,
-        "train.csv, line 2: ",
-    ),
-    Fault(
-        "C8", "an open quote at the end", lambda at: extract(lists(at, 'run/0.mp4,run\nwave/0.mp4,"wave\n')), 2,
-        "train.csv, line 3: .*quote",
-    ),
-    Fault(
-        "C8", "several could be meant",
-        lambda at: extract(lists(put(at / "data/run/0.mkv").parents[2], "run/0.avi,run\nwave/0.mp4,wave\n")), 2,
-        "run/0.avi fits run/0.mkv, run/0.mp4; keep one",
-    ),
-    Fault(
-        "C8", "another folder", lambda at: extract(lists(at, "run/0.mp4,run\nwave/0.mp4,wave\nx/9.mp4,run\n")
-        if put(at / "data/run/later/9.mp4").exists() else ()), 2, "in the place of x/9.mp4 there is run/later/9.mp4",
-    ),
-    Fault(
-        "C8", "one folder around all", lambda at: extract(classes(at, "set/run", "set/wave")), 2,
-        "holds 1 class folders .set, which holds 2 folders",
-    ),
-    Fault(
-        "C8", "a test class of its own",
-        lambda at: extract(classes(at, "train/run", "train/wave", "test/run", "test/jump")), 2,
-        "test/jump: label 'jump' is not a class of train/",
-    ),
-    Fault(
-        "C8", "stills", lambda at: extract(put(classes(at, "run") / "wave/0.png").parents[1]), 2,
-        r"wave: holds 0 videos and 1 other files \(0.png\); expected two or more videos",
-    ),
-    Fault(
-        "C9", "a root that is not to be written", lambda at: ("data", "hmdb51", "--data-root", put(at / "file")), 2,
-        "--data-root .*file.*: cannot be written .*; name another folder",
-    ),
-    Fault(
-        "C9", "no network", lambda at: ("data", "kinetics400", "--data-root", at, "--mirror", "http://localhost:9/x"), 2,
-        "cannot be fetched .*put it at .*run the same command again",
-    ),
-    Fault(
-        "C10", "Hugging Face's folder", lambda at: with_weights(at, hugging_face(at)), 2,
-        f"transformers .*; {TAKE}",
-    ),
-    Fault(
-        "C10", "Hugging Face's file", lambda at: with_weights(at, hugging_face(at) / "model.safetensors"), 2,
-        f"transformers .*; {TAKE}",
-    ),
-    Fault("C10", "pieces", lambda at: with_weights(at, pieces(at)), 2, f"in several pieces.*; {TAKE}"),
-    Fault(
-        "C10", "one piece", lambda at: with_weights(at, next(pieces(at).glob("*.safetensors"))), 2,
-        f"one of several pieces.*; {TAKE}",
-    ),
-    Fault(
-        "C10", "Git LFS", lambda at: with_weights(at, pointer(at)), 2,
-        f"a pointer of Git LFS.*598,641,023.*{TAKE}",
-    ),
-    Fault(
-        "C10", "another size", lambda at: with_weights(at, large(at)), 2,
-        f"holds the weights of ViT-L-14 .width 1024.*--backbone ViT-L-14, or {TAKE}",
-    ),
-    Fault(
-        "C10", "a folder of open_clip's", lambda at: with_weights(at, pointer(at / "own").parent), 2,
-        "give the file in it",
-    ),
-    Fault(
-        "C10", "data before weights",
-        lambda at: ("table5", "--profile", "paper", "--data-root", at, "--results", at), 2,
-        "testTrainMulti_7030_splits: no such folder.* data hmdb51",
-    ),
+    Fault(number, name, given, 2, line) for number, name, given, line in (
+        ("B6", "a comma at the end", lambda at: (*PREDICT, "--labels", "run,wave,"),
+         "'run,wave,' ends with a comma"),
+        ("B6", "an empty name", lambda at: (*PREDICT, "--labels", "run,,wave"),
+         "two commas follow each other"),
+        ("B6", "an open quote", lambda at: (*PREDICT, "--labels", '"up, down,wave'),
+         "a quote that does not close"),
+        ("B6", "a sign unseen", lambda at: (*PREDICT, "--labels", f"run,{HIDDEN}"),
+         r"U\+200B \(ZERO WIDTH SPACE\)"),
+        ("B6", "a control character", lambda at: (*PREDICT, "--label", "a\x07b", "--label", "c"), r"U\+0007"),
+        ("B6", "a border of texts", lambda at: (*PREDICT, "--labels", "run,<End_of_text>"),
+         "holds <end_of_text>"),
+        ("B6", "a border of texts, escaped", lambda at: (*PREDICT, "--labels", "run,&lt;start_of_text&gt;"),
+         "holds <start_of_text>"),
+        ("B6", "no such file", lambda at: (*PREDICT, "--labels-file", at / "no.txt"),
+         r"no\.txt: no such file"),
+        ("B6", "one label", lambda at: (*PREDICT, "--label", "run"), "at least two different names"),
+        ("B6", "twins", lambda at: (*PREDICT, "--labels", "sit_down,sit down,run"),
+         "'sit_down' and 'sit down' read"),
+        ("B7", "case", lambda at: table5(classes(at, "Run", "run")),
+         "'Run' and 'run' read the same .*case alone"),
+        ("B7", "Unicode form", lambda at: extract(classes(at, "café", unicodedata.normalize("NFD", "café"))),
+         r"'cafe\\u0301' and 'caf\\xe9' read the same .*Unicode form alone"),
+        ("B7", "entities", lambda at: extract(classes(at, "a & b", "a &amp; b")),
+         "'a & b' and 'a &amp; b' read"),
+        ("B7", "ligature", lambda at: table5(classes(at, "fish", "ﬁsh")), "'fish' and 'ﬁsh' read the same"),
+        ("B7", "over the context", lambda at: table5(classes(at, "run", LONG)),
+         f"'{LONG}': 83 tokens .* takes 77"),
+        ("B7", "over it to extract", lambda at: extract(classes(at, "run", LONG)), f"'{LONG}': 81 tokens"),
+        ("C8", "what is no file", lambda at: extract(fifo(at)),
+         r"3 of 7 videos cannot be read: run/p.mp4 \(not a.*gone.mp4 \(a broken link.*x.mp4 \(a folder\)"),
+        ("C8", "a name in no UTF-8", lambda at: extract(not_utf8(at, b"run/caf\xe9")),
+         r"run/caf\\xe90.mp4 \(its name"),
+        ("C8", "a class in no UTF-8", lambda at: extract(not_utf8(at, b"caf\xe9/")),
+         r"class 'caf\\xe9': its name is"),
+        ("C8", "a NUL", lambda at: extract(lists(at, "run/0.mp4,run\nwave/0.mp4,wa\0ve\n")),
+         "train.csv, line 3: .*NUL"),
+        ("C8", "an open quote", lambda at: extract(lists(at, 'run/0.mp4,"run\nwave/0.mp4,wave')),
+         "train.csv, line 2: "),
+        ("C8", "an open quote at the end", lambda at: extract(lists(at, 'run/0.mp4,run\nwave/0.mp4,"wave\n')),
+         "train.csv, line 3: .*quote"),
+        ("C8", "several could be meant",
+         lambda at: extract(lists(put(at / "data/run/0.mkv").parents[2], "run/0.avi,run\nwave/0.mp4,wave\n")),
+         "run/0.avi fits run/0.mkv, run/0.mp4; keep one"),
+        ("C8", "another folder",
+         lambda at: extract(elsewhere(at)),
+         "in the place of x/9.mp4 there is run/later/9.mp4"),
+        ("C8", "one folder around all", lambda at: extract(classes(at, "set/run", "set/wave")),
+         "holds 1 class folders .set, which holds 2 folders"),
+        ("C8", "a test class of its own",
+         lambda at: extract(classes(at, "train/run", "train/wave", "test/run", "test/jump")),
+         "test/jump: label 'jump' is not a class of train/"),
+        ("C8", "stills", lambda at: extract(put(classes(at, "run") / "wave/0.png").parents[1]),
+         r"wave: holds 0 videos and 1 other files \(0.png\); expected two or more videos"),
+        ("C9", "a root that is not to be written",
+         lambda at: ("data", "hmdb51", "--data-root", put(at / "file")),
+         "--data-root .*file.*: cannot be written .*; name another folder"),
+        ("C9", "no network",
+         lambda at: ("data", "kinetics400", "--data-root", at, "--mirror", "http://localhost:9/x"),
+         "cannot be fetched .*put it at .*run the same command again"),
+        ("C10", "Hugging Face's folder", lambda at: with_weights(at, hugging_face(at)),
+         f"transformers .*; {TAKE}"),
+        ("C10", "Hugging Face's file", lambda at: with_weights(at, hugging_face(at) / "model.safetensors"),
+         f"transformers .*; {TAKE}"),
+        ("C10", "pieces", lambda at: with_weights(at, pieces(at)), f"in several pieces.*; {TAKE}"),
+        ("C10", "one piece", lambda at: with_weights(at, next(pieces(at).glob("*.safetensors"))),
+         f"one of several pieces.*; {TAKE}"),
+        ("C10", "Git LFS", lambda at: with_weights(at, pointer(at)),
+         f"a pointer of Git LFS.*598,641,023.*{TAKE}"),
+        ("C10", "another size", lambda at: with_weights(at, large(at)),
+         f"holds the weights of ViT-L-14 .width 1024.*--backbone ViT-L-14, or {TAKE}"),
+        ("C10", "a folder of open_clip's", lambda at: with_weights(at, pointer(at / "own").parent),
+         "give the file in it"),
+        ("C10", "data before weights",
+         lambda at: ("table5", "--profile", "paper", "--data-root", at, "--results", at),
+         "testTrainMulti_7030_splits: no such folder.* data hmdb51"),
+    )
 ]  # fmt: skip
 
 
@@ -287,8 +225,7 @@ def test_faults(fault, tmp_path, capsys):
     assert not list((tmp_path / "cache").rglob("*.safetensors"))  # nothing was encoded
 
 
-# --- B6 names
-# -------------------------------------------------------------------------------------------------
+# --- B6 names ---
 
 
 def test_B6_names_with_commas_have_three_ways_in(tmp_path, capsys):
@@ -353,8 +290,7 @@ def test_B6_a_cosine_beside_the_share(tmp_path):
     assert all(-1 <= row["cosine"] <= 1 for row in more.values())
 
 
-# --- B7 cheap checks
-# ------------------------------------------------------------------------------------------
+# --- B7 cheap checks ---
 
 
 def test_B7_opening_a_data_set_needs_no_tokenizer(tmp_path, monkeypatch):
@@ -368,15 +304,14 @@ def test_B7_opening_a_data_set_needs_no_tokenizer(tmp_path, monkeypatch):
     check_prompts(workshop.profile.backbone, data, "a common human action of")
 
 
-# --- C8 data sets
-# ---------------------------------------------------------------------------------------------
+# --- C8 data sets ---
 
 
 @pytest.mark.parametrize("build", [hmdb, ucf])
 def test_C8_a_re_encoded_copy_is_the_same_data(build, tmp_path):
     name = {hmdb: "hmdb51", ucf: "ucf101"}[build]
     whole, said = load(name, build(tmp_path)), []
-    files = [path for path in whole.folder.rglob("*.avi")]
+    files = list(whole.folder.rglob("*.avi"))
     for path in files:
         path.rename(path.with_suffix(".mp4"))
     copy = load(name, tmp_path, say=said.append)
@@ -560,8 +495,7 @@ def test_C8_all_videos_that_cannot_be_read_are_named_in_one_go(tmp_path):
     assert "--incomplete skip" in str(caught.value)
 
 
-# --- C9 counting first
-# ----------------------------------------------------------------------------------------
+# --- C9 counting first ---
 
 
 @pytest.mark.parametrize("there", ["nothing", "videos", "lists", "all but one"])

@@ -33,8 +33,7 @@ __all__ = ["cheap", "pristine", "recorded", "template"]  # fixtures
 COUNT = 200
 
 
-# --- mutations
-# ------------------------------------------------------------------------------------------------
+# --- mutations ---
 
 
 def bit(data: bytes, rng: np.random.Generator) -> bytes:
@@ -130,8 +129,7 @@ def write(path: Path, data: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-# --- what is mutated, and what may come of it
-# -----------------------------------------------------------------
+# --- what is mutated, and what may come of it ---
 
 
 def one_of(pattern: str) -> Callable[[Path, np.random.Generator], Path]:
@@ -192,9 +190,6 @@ def folder(pristine, tmp_path, monkeypatch, capsys) -> Path:
     """A warm copy: a second call finds all that is there whole, and notes it."""
     shutil.copytree(pristine, tmp_path / "all")
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "all/cache"))
-    monkeypatch.setattr(
-        outputs, "as_text", lambda *arguments: ""
-    )  # the table for a terminal, which takes most of the time
     time.sleep(0.1)
     assert answer(capsys, *words(tmp_path / "all"))[0] == 0
     return tmp_path / "all"

@@ -181,7 +181,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """The official classes and counts, all there, readable, none listed twice or in both train and test."""
+        """The official classes and counts; nothing missing, unreadable, listed twice or in train and test."""
         facts = FACTS[self.name]
         lists = {number: (train[1], test[1]) for number, (train, test) in self.splits.items()}
         wrong = self.missing or self.repeated or any(self.overlap.values()) or self.unreadable

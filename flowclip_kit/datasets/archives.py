@@ -198,8 +198,9 @@ def unpack(path: str | Path, folder: str | Path, nested: bool = True) -> None:
 
 
 _DAMAGE = (
-    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error,
-    NotImplementedError, RuntimeError, ValueError, FileExistsError, NotADirectoryError, IsADirectoryError,
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError,
+    struct.error, NotImplementedError, RuntimeError, ValueError, FileExistsError, NotADirectoryError,
+    IsADirectoryError,
 )  # fmt: skip
 
 

@@ -203,7 +203,7 @@ def _by_decord(
 
 
 def _offsets(path: Path, wrong: dict[int, np.ndarray]) -> list[int]:
-    """How many frames after the wanted one the nearest equal frame comes, for each picture that has an equal."""
+    """How many frames after the wanted one the nearest equal frame comes, for each picture with an equal."""
     nearest: dict[int, int] = {}
     for number, picture in enumerate(decoders.pictures(path)):
         for wanted, theirs in wrong.items():
@@ -321,7 +321,7 @@ class _Process:
 
 
 def text(readings: Sequence[Reading]) -> str:
-    """A report of at most WIDTH columns: a row for each video where anything disagrees or fails, then counts."""
+    """A report of at most WIDTH columns: a row per video where anything disagrees or fails, then counts."""
     videos = [readings[i : i + 3] for i in range(0, len(readings), 3)]
     rows = [(ours, what) for ours, *theirs in videos if (what := "; ".join(_disagreements(ours, *theirs)))]
     lines = []

@@ -231,7 +231,7 @@ class _Shard:
 def fill(
     wanted: Plan, parts: Sequence[Part], lane: int, load_encoder: Callable[[], Encoder], decoders: int = 0
 ) -> Filled:
-    """Encode those of `parts` that are missing and that nobody else is working on. Runs in its own process."""
+    """Encode those of `parts` that are missing and nobody else is working on. Runs in its own process."""
     claims, began = _Claims(wanted, parts, lane), time.monotonic()
     done, waited = 0, 0.0
     try:
@@ -394,7 +394,7 @@ def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> _En
 
 
 def _finite(features: torch.Tensor, video: Path) -> torch.Tensor:
-    """The features (C,F,D) float16 of a video. Raises NotFinite, so that they are not stored, if one is not."""
+    """The features (C,F,D) float16 of a video. Raises NotFinite, so that they are not stored."""
     if not (finite := features.isfinite()).all():
         bad = float(features[~finite][0])
         why = "no number" if bad != bad else "too large to be stored (float16 ends at 65504)"
@@ -406,7 +406,7 @@ def _finite(features: torch.Tensor, video: Path) -> torch.Tensor:
 
 
 def _need_space(wanted: Plan, video_bytes: int) -> None:
-    """Raises InputError before hours of work if the disk cannot hold the shards and the array made of them."""
+    """Raises InputError before hours of work if the disk cannot hold the shards and their array."""
     there = sum(path.stat().st_size for path, _ in wanted.parts if path.exists())
     need = 2 * wanted.total * video_bytes - there
     if need > (free := shutil.disk_usage(wanted.folder.parent).free):
@@ -512,7 +512,7 @@ def _unchanged(index: list[dict], failed: list[dict], videos: Path) -> bool:
 
 
 def _read_shard(shard: Path, names: Sequence[str]) -> tuple[list[dict], list[dict]] | None:
-    """Rows of a shard's encoded and of its unreadable videos; None where there is no sound shard of `names`."""
+    """Rows of a shard's encoded and of its unreadable videos; None where no sound shard of `names` is."""
     from safetensors import SafetensorError, safe_open
 
     if not shard.exists():

@@ -162,7 +162,7 @@ def video_sum(row: Mapping, features: bytes) -> str:
 
 
 def sums_of(videos: Mapping[str, str], shape: Iterable[int], failed: str, about: str) -> dict:
-    """Content of `sums.json`: name -> sum in index order, shape, hashes of two files, and a seal over it all."""
+    """Content of `sums.json`: name -> sum in index order, shape, hashes of two files, a seal over it all."""
     sums = {"videos": dict(videos), "shape": list(shape), "failed.csv": failed, "about.json": about}
     return sums | {"seal": hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:32]}
 

@@ -218,7 +218,7 @@ def hold_out(dataset: Dataset, seed: int, share: float = 1 / 3) -> Dataset:
 
 
 def half_of_classes(dataset: Dataset, draw: int) -> list[int]:
-    """Labels of half of the classes (rounded down), sorted: number `draw` of a seeded series, as peers do it."""
+    """Sorted labels of half of the classes (rounded down): number `draw` of a seeded series, as peers do."""
     import numpy as np
 
     chosen = np.random.default_rng([draw]).permutation(len(dataset.classes))[: len(dataset.classes) // 2]

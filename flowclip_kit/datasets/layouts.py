@@ -288,7 +288,7 @@ class _Scan:
         return [path.name for path in entries if path.is_dir()]
 
     def videos(self, folder: Path, least: str) -> list[str]:
-        """Names, below the root, of all videos in a class folder. Raises InputError for fewer than `least`."""
+        """Names, below the root, of all videos of a class. Raises InputError for fewer than `least`."""
         listing = list_files(folder, peek=True)
         if len(listing.videos) < ("", "one", "two").index(least):
             what = [f"{len(listing.videos)} video{'s' * (len(listing.videos) != 1)}"]
@@ -366,7 +366,7 @@ class _Labels:
 
 
 def read_pairs(root: Path, classes: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Labels of the classes that are each other run backwards, from time_reversed_pairs.csv if it is there."""
+    """Labels of classes that are each other run backwards, from time_reversed_pairs.csv if it is there."""
     file = root / "time_reversed_pairs.csv"
     if not file.exists():
         return ()

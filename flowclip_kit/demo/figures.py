@@ -29,7 +29,7 @@ Shapes = tuple[list[Shape], list[Shape]]  # drawn behind and before
 
 @dataclass(frozen=True)
 class Key:
-    """A key frame: pose, hip x, height above ground, the prop's place ("hand" or a point), time to the next."""
+    """A key frame: pose, hip x, height above ground, prop's place ("hand" or a point), time to the next."""
 
     pose: Pose
     word: str

@@ -62,7 +62,7 @@ def test_table5_on_the_official_layouts(data, folder):
     ucf = formats.load("ucf101", data / "ucf101").splits[1]
     assert sizes == {"hmdb51": (3, 210, 90), "ucf101": (3, len(ucf.train), len(ucf.test))}
     assert (len(hmdb.train), len(hmdb.test)) == (210, 90)
-    assert len(ucf.train) + len(ucf.test) == sum(len(sum(ucf_names()[name], [])) for name in UCF)
+    assert len(ucf.train) + len(ucf.test) == sum(len(clips) for name in UCF for clips in ucf_names()[name])
     assert top1[top1["k"] == 16]["value"].astype(float).mean() > 45  # chance 33: colours can be told apart
 
 
