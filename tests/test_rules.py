@@ -1,4 +1,4 @@
-"""Rules for all files: no pickle, one direction of imports, no trace of a machine, notebooks kept small."""
+"""Rules for all files: ruff, types, imports go one way, no pickle, no trace of a machine, small notebooks."""
 
 from __future__ import annotations
 
@@ -34,11 +34,29 @@ LAYERS = (
     ("kit.parser",),
     ("kit.predict", "kit.reporting", "kit.doctor"),
     ("kit.explore", "kit.bench", "kit.studies"),
+    ("kit.launcher", "kit.programs"),
     ("kit.cli",),
     ("kit.__main__",),
 )
 LAYER = {f"flowclip_{part}": number for number, parts in enumerate(LAYERS) for part in parts}
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
+
+
+# --- linter and types
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ruff", "check"], ["ruff", "format", "--check", "flowclip_core", "flowclip_kit", "tests"], ["mypy"]],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_the_code_passes(command):
+    """By the settings in pyproject.toml; mypy takes a minute where .mypy_cache is empty."""
+    done = subprocess.run([sys.executable, "-m", *command], cwd=root(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- imports
 
 
 def imports(source: str, nested: bool = True) -> set[str]:
@@ -120,7 +138,6 @@ def test_light_modules_do_not_import_torch():
 
 
 # --- nothing that runs code from a file
-# -----------------------------------------------------------------------
 
 UNSAFE_MODULES = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
@@ -188,7 +205,6 @@ def test_the_test_for_unsafe_code_lets_the_rest_pass():
 
 
 # --- no trace of a machine
-# ------------------------------------------------------------------------------------
 
 # Written so that they do not find themselves.
 MACHINE = re.compile(r"(?<![\w.~-])/(?:work|tmp|root|home)/[A-Za-z]")
@@ -234,7 +250,6 @@ def test_the_test_for_traces_sees():
 
 
 # --- notebooks
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
