@@ -97,6 +97,7 @@ class Target:
     axis: str | None = None
     compare: tuple[tuple[str, str], ...] = ()
     then: Callable[..., list[Cell]] | None = None
+    part_of: str | None = None  # a target whose recorded table has all its default rows
 
     @property
     def transfers(self) -> bool:
@@ -542,6 +543,7 @@ TARGETS = {
         BOTH,
         ablation,
         compare=(("mmb", "baseline"), ("full", "mmb"), ("full", "baseline")),
+        part_of="table5",
     ),
     "readings": Target(
         "Open readings and two controls",

@@ -77,6 +77,7 @@ class Experiment:
     changes: Mapping[str, Any] = field(default_factory=dict)
     knobs: Mapping[str, Any] = field(default_factory=dict)
     given_name: str = ""
+    by_option: bool = False  # whether --dataset, the short form, names the data set
 
     @classmethod
     def of(
@@ -102,7 +103,7 @@ class Experiment:
         knobs = {knob: value for knob, value in changes.items() if knob not in ASIDE}
         if "datasets" in knobs:
             knobs["datasets"] = tuple(chosen.roles)
-        found = cls(target, chosen, changes, knobs, name)
+        found = cls(target, chosen, changes, knobs, name, options.dataset is not None)
         for cell in found.cells():
             _need_stored(cell, chosen)
         return found
@@ -123,11 +124,11 @@ class Experiment:
     def name(self) -> str:
         """What the files of a call are told apart by that is not the target's own: its name or a short key.
 
-        Empty where only the number of runs or the choice among the target's data sets is another: that is still
-        the target, and its results go where the target's go.
+        Empty where only the number of runs or the choice among the target's data sets is another, or where
+        --dataset names the videos: that is still the target, and its results go where the target's go.
         """
         own = {name: value for name, value in self.changes.items() if name != "seeds"}
-        if set(self.profile.roles) <= set(PAPER_ROLES):
+        if set(self.profile.roles) <= set(PAPER_ROLES) or (self.by_option and set(own) == {"datasets"}):
             own.pop("datasets", None)
         return self.given_name or (short_key(own) if own else "")
 
@@ -200,7 +201,6 @@ class Experiment:
 
 def _short_forms(options: Options) -> dict[str, Any]:
     short = {"datasets": options.dataset, "seeds": options.seeds}
-    short["class_names"] = options.class_names if options.class_names != "words" else None
     if options.seeds is not None and options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: at least 1 run is needed")
     return {name: value for name, value in short.items() if value is not None}

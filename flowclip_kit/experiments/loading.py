@@ -14,10 +14,11 @@ from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
 from flowclip_core.files import sha256, to_json
 from flowclip_kit.demo import world
-from flowclip_kit.experiments.catalogue import ALL_TARGETS
+from flowclip_kit.experiments.catalogue import ALL_TARGETS, TARGETS
 from flowclip_kit.experiments.results_table import by_key, read_hits, read_tidy
 from flowclip_kit.experiments.runs import ensure
 from flowclip_kit.paths import root
+from flowclip_kit.profiles import PROFILES
 
 
 class OwnRun(NamedTuple):
@@ -54,6 +55,12 @@ def load(
         made = ensure(target, profile)
         return made.tidy, by_key(made.hits), made.provenance
     folder = results_folder(profile, source, target, name)
+    whole = TARGETS[target].part_of if target in TARGETS and not name else None
+    if source == "recorded" and whole and not (folder / f"{target}.csv").exists():
+        tidy, hits, about = load(whole, profile, source)
+        rows = {(cell.variant, cell.config.k or 0) for cell in TARGETS[target].cells(PROFILES[profile])}
+        present = [row in rows for row in zip(tidy["variant"], tidy["k"], strict=True)]
+        return tidy[present].assign(target=target).reset_index(drop=True), hits, about
     path = folder / f"{target}.provenance.json"
     tidy = read_tidy(folder / f"{target}.csv")
     try:

@@ -113,7 +113,7 @@ def ensure_all(
     """The finished runs of several targets; a run that they share is made once.
 
     parameters: what the user changes of each target (see `catalogue.parameters`). name: of that change. say: is
-    told the experiments before any work. Raises InputError for an unknown target or parameter, data that are absent or
+    told the experiments before any run. Raises InputError for an unknown target or parameter, data that are absent or
     unreadable, or weights that cannot be had. A kill at any moment loses at most the runs in work; two calls at
     once share the work. Ranks of torchrun or srun do too, and are together at each training of Kinetics-400's
     stage; the main one alone gets the results.
@@ -130,8 +130,10 @@ def ensure_all(
     with Workshop(next(iter(chosen.values())).profile, options, rank(None, os.environ)) as workshop:
         prompts = {cell.config.model.prompt for experiment in chosen.values() for cell in experiment.cells()}
         names = {name for experiment in chosen.values() for name in experiment.profile.roles.values()}
-        workshop.open(names, prompts, lambda: say(list(chosen.values())))
+        workshop.open(names, prompts)
         chosen = {target: workshop.possible(experiment) for target, experiment in chosen.items()}
+        if workshop.main:
+            say(list(chosen.values()))
         cells = {target: experiment.cells() for target, experiment in chosen.items()}
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
         made = workshop.make([cell for of_target in cells.values() for cell in of_target], about)
@@ -240,23 +242,15 @@ class Workshop:
 
         return ranks.from_main(choose(*arguments) if self.main else None)
 
-    def open(
-        self,
-        names: Iterable[str],
-        prompts: Collection[str] = PROMPTS.values(),
-        say: Callable[[], None] = lambda: None,
-    ) -> None:
+    def open(self, names: Iterable[str], prompts: Collection[str] = PROMPTS.values()) -> None:
         """Load the data sets and encode what is not stored yet. Raises InputError for what is missing.
 
-        prompts: those that the runs begin with. say: is called once, when nothing is known to be missing and the
-        long work begins.
+        prompts: those that the runs begin with.
         """
-        say = functools.cache(say if self.main else lambda: None)
         # All of them before the long work: what is missing is said at once. Drawing a world is long work too.
         for name in sorted(names, key=lambda name: name in world.NAMES):
             if name in world.NAMES:
                 _ = self.weights
-                say()
             self.sets[name] = open_dataset(name, self.options, self.jobs)
             check_prompts(self.profile.backbone, self.sets[name], max(prompts, key=len))
         for file in self.options.few_shot_lists:
@@ -265,7 +259,6 @@ class Workshop:
             found = read_list(file, dataset, missing=missing)
             digest = hashlib.sha256("\n".join(video.name for video in found).encode()).hexdigest()[:16]
             self.lists[digest] = FewShotList(file, shots_of(file, dataset, found, missing), found)
-        say()
         for name, dataset in self.sets.items():
             bar = Bar(f"encoding {name}", "videos", shown=self.main)
             with closing(bar), self._towers(self.rank) as (towers, pool, decoders):
