@@ -20,10 +20,10 @@ from flowclip_core.config import TINY
 from flowclip_core.errors import InputError, shown
 from flowclip_core.files import to_json
 from flowclip_kit import surroundings
+from flowclip_kit.class_texts import split_names
 from flowclip_kit.datasets.formats import lines_of
 from flowclip_kit.distributed.rank import rank
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
-from flowclip_kit.label_lists import split_names
 from flowclip_kit.parser import parser
 from flowclip_kit.paths import need_checkout, root
 from flowclip_kit.profiles import PROFILES

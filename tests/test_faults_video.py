@@ -28,7 +28,6 @@ pytestmark = pytest.mark.usefixtures("watchdog")
 needs_decord = pytest.mark.skipif(not has_decord(), reason="decord is not installed")
 
 # --- F18: what is no video
-# ------------------------------------------------------------------------------------
 
 M3U8 = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
 
@@ -74,7 +73,8 @@ NO_VIDEOS = {  # name: what makes it, what is said of it
     "pipe_inside.mp4": (onto_a_pipe, TEXT),
     "session.sdp": (
         lambda path: path.write_text(
-            "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5004 RTP/AVP 96\r\n"
+            "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+            "m=video 5004 RTP/AVP 96\r\n"
         ),
         TEXT,
     ),
@@ -121,7 +121,7 @@ def test_F18_what_is_refused_is_never_shown_to_decord(tmp_path, monkeypatch):
     class Trap:
         __version__ = "0"
 
-        def VideoReader(self, *_, **__):  # noqa: N802
+        def VideoReader(self, *_, **__):
             pytest.fail("decord was given the file")
 
     monkeypatch.setattr(decoders, "import_decord", Trap)
@@ -168,13 +168,13 @@ def test_F18_a_gif_of_several_pictures_is_a_video(tmp_path):
 def test_F18_what_shows_no_end_is_ended(tmp_path, monkeypatch):
     path = make(tmp_path / "long.avi", 30)
     monkeypatch.setattr(video, "MAX_FRAMES", 29)
-    with pytest.raises(VideoError, match="long.avi: more than 29 frames; cut it into shorter videos"):
+    with pytest.raises(VideoError, match=r"long.avi: more than 29 frames; cut it into shorter videos"):
         read_frames(path, lambda n: [0])
     monkeypatch.setattr(video, "MAX_FRAMES", 30)
     assert read_frames(path, lambda n: [0]).count == 30
     monkeypatch.setattr(video, "MAX_SECONDS", -1.0)
     with pytest.raises(
-        VideoError, match="long.avi: no end after -1 s and 0 frames; cut it into shorter videos"
+        VideoError, match=r"long.avi: no end after -1 s and 0 frames; cut it into shorter videos"
     ):
         read_frames(path, lambda n: [0])
 
@@ -216,7 +216,6 @@ def test_F18_media_are_opened_in_one_place():
 
 
 # --- A4: one answer whatever the threads
-# ----------------------------------------------------------------------
 
 
 def answer(path: Path, threads: int = 1) -> object:
@@ -262,7 +261,6 @@ def test_A4_real_clips_in_other_threads_and_processes(clips):
 
 
 # --- A5: how far seeking is off
-# -------------------------------------------------------------------------------
 
 
 class Seeker:
@@ -328,7 +326,6 @@ def test_A5_genuine_clips(clips, tmp_path):
 
 
 # --- reports of others, tried
-# ---------------------------------------------------------------------------------
 
 
 def run(code: str, *words: object, seconds: float = 240) -> str:

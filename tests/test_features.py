@@ -156,7 +156,6 @@ def start(dataset, cache, log=None, seconds=0.0, shard_videos=3, fatal_sync=0):
 
 
 # --- equal to the plain way
-# -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -207,12 +206,11 @@ def test_rows_are_found_by_name_and_unknown_videos_refused(dataset):
     store = ensure(dataset)
     assert [store.index["name"][row] for row in store.rows(NAMES[::-1])] == NAMES[::-1]
     assert store.has(NAMES[0]) and not store.has("wave/9.avi")
-    with pytest.raises(InputError, match="wave/9.avi"):
+    with pytest.raises(InputError, match=r"wave/9.avi"):
         store.rows([NAMES[0], "wave/9.avi"])
 
 
 # --- several processes, and kills
-# -----------------------------------------------------------------------------
 
 
 def test_two_commands_at_once_make_one_store(dataset, cache, log, tmp_path, monkeypatch):
@@ -279,7 +277,6 @@ def test_kills_at_any_moment(dataset, cache, tmp_path, monkeypatch):
 
 
 # --- videos that cannot be read, or change
-# --------------------------------------------------------------------
 
 
 def test_an_unreadable_video_is_named_and_mending_it_costs_one_shard(
@@ -394,7 +391,6 @@ def test_other_preparation_lies_in_another_folder(change, dataset):
 
 
 # --- broken stores
-# --------------------------------------------------------------------------------------------
 
 
 def rewrite(change):
@@ -463,7 +459,6 @@ def test_a_pickle_in_the_place_of_the_array_is_refused_and_not_run(dataset, tmp_
 
 
 # --- worker processes
-# -----------------------------------------------------------------------------------------
 
 
 def name_self(folder: Path, seconds: float) -> bool:
@@ -505,7 +500,7 @@ def test_workers_die_with_a_killed_command_even_before_it_is_reaped(tmp_path):
 
 
 def test_a_killed_worker_is_one_line():
-    with Pool(1) as pool, pytest.raises(InputError, match="lack of memory.*--jobs .now 1.") as error:
+    with Pool(1) as pool, pytest.raises(InputError, match=r"lack of memory.*--jobs .now 1.") as error:
         list(pool.map(die, [()]))
     assert "\n" not in str(error.value)
 

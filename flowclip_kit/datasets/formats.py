@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from flowclip_core.data.labels import STYLES, caution, check_texts, class_text
+from flowclip_core.data.labels import STYLES, caution, class_text
 from flowclip_core.errors import InputError, notice
+from flowclip_kit.class_texts import check_texts
 from flowclip_kit.datasets.disk import (
     EXTENSIONS,
     check,

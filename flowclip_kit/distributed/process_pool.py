@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 
+from flowclip_core.cores import available_cores
 from flowclip_core.errors import InputError, notice
 from flowclip_kit.distributed import locks
 from flowclip_kit.distributed.locks import Held, Waiting
@@ -25,8 +26,8 @@ PATIENCE = 0.5
 
 
 def default_jobs() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Jobs where no number is given: one for each core that this process may use."""
+    return available_cores()
 
 
 @contextmanager
