@@ -1,4 +1,4 @@
-"""flowclip: reproduce, question and build on «Seeing in Flowing» (ACM MM 2023).
+"""flowclip: reproduce, question and build on "Seeing in Flowing" (ACM MM 2023).
 
     from flowclip_core import ModelConfig, FlowCLIP, load_backbone, train, evaluate, classify
 
@@ -18,11 +18,11 @@ _HOME = {
     "load_backbone": "flowclip_core.model.backbone",
     "classify": "flowclip_core.predict",
 }
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

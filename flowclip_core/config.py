@@ -11,35 +11,33 @@ import sys
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from flowclip_core.errors import InputError
 
 # Hand-crafted prompts A, B, C (Table 1); the number of words is the number H of prompt vectors.
 PROMPTS = {3: "human action of", 4: "a human action of", 5: "a common human action of"}
-
-# The embedded model, the one backbone that is no open_clip name.
+# The demo's embedded model, the one backbone that is no open_clip name.
 TINY = "tiny-clip"
-
 # What the image tower may compute in.
 PRECISIONS = ("float32", "bfloat16", "float16")
-
 # Views of a frame that can be stored: the ends and the middle of its long side, and the middle mirrored.
 CROPS = ("left", "centre", "right", "mirrored")
-
 # Beyond these a setting is a slip or an attack, not a choice: a model of that size could not even be built.
 MOST_FRAMES, MOST_DIFFERENCES, MOST_HEADS, WIDEST_ADAPTER, LONGEST_PROMPT = 1024, 2**13, 1024, 2**16, 1000
 
 
 def need_choice(name: str, value: str, *allowed: str) -> None:
+    """Raises InputError unless the value is one of those allowed."""
     if value not in allowed:
         raise InputError(f"{name}={value!r} is not one of {', '.join(allowed)}")
 
 
-def need_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
-    if value is not None and not least <= value <= (math.inf if most is None else most):
+def need_range(name: str, value: float | None, least: float, most: float = math.inf) -> None:
+    """Raises InputError unless the value, if there is one, is `least` to `most`."""
+    if value is not None and not least <= value <= most:
         raise InputError(
-            f"{name}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}")
+            f"{name}={value} must be {least} " + ("or more" if most == math.inf else f"to {most}")
         )
 
 
@@ -49,45 +47,43 @@ def need_crops(name: str, crops: Sequence[str]) -> None:
         raise InputError(f"{name}={tuple(crops)} must be some of {', '.join(CROPS)}, each once")
 
 
-def need_types(settings: object) -> None:
+_hints = functools.cache(typing.get_type_hints)
+
+
+def need_types(settings: typing.Any) -> None:
     """Raises InputError for a field of a settings class that is of another type than declared, or not finite.
 
     A list, as JSON has them, becomes the tuple that it stands for.
     """
-    for name, hint in _hints(type(settings)).items():
+    for name, hint in _hints(type(settings)).items():  # type: ignore[arg-type]  # a class has a hash
         value = getattr(settings, name)
         if isinstance(value, list) and typing.get_origin(hint) is tuple:
             object.__setattr__(settings, name, value := tuple(value))
         if not _fits(value, hint):
-            declared = next(one.type for one in fields(settings) if one.name == name)
+            declared = type(settings).__annotations__[name]
             finite = " and finite" if isinstance(value, float) and _fits(0.0, hint) else ""
             raise InputError(
                 f"{name}={value!r:.60} must be {declared}{finite} (in {type(settings).__name__})"
             )
 
 
-@functools.cache
-def _hints(kind: type) -> dict[str, object]:
-    return typing.get_type_hints(kind)
-
-
-def _fits(value: object, hint: object) -> bool:
-    """Whether a value is of an annotated type; True is no number, a whole number is also a float, which is
-    finite."""
+def _fits(value: object, hint: typing.Any) -> bool:
+    """Whether a value is of an annotated type: True is no number, an int also a float, a float finite."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
-        return any(_fits(value, one) for one in inside)
-    if origin is tuple and inside[-1] is ...:
-        return isinstance(value, tuple) and all(_fits(one, inside[0]) for one in value)
-    if origin is tuple:
-        return isinstance(value, tuple) and len(value) == len(inside) and all(map(_fits, value, inside))
+        return any(_fits(value, option) for option in inside)
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(pair, tuple[inside]) for pair in value.items())
+        return isinstance(value, dict) and all(
+            _fits(key, inside[0]) and _fits(item, inside[1]) for key, item in value.items()
+        )
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        hints = [inside[0]] * len(value) if inside[-1] is ... else inside
+        return len(value) == len(hints) and all(map(_fits, value, hints))
     if hint is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    if hint in (int, bool):
-        return type(value) is hint
-    return isinstance(value, hint)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
+    return type(value) is hint if hint in (int, bool) else isinstance(value, hint)
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class ModelConfig:
     """The parts that are on, their sizes, and every open reading of the paper (section 3).
 
     Three switches make the rows of Tables 4 and 5: `mmb` (section 3.2), `map` (3.3), `mcb` (3.4). `map`
-    without `mmb` has no motion to follow, so its prompts are learnt but the same for every video.
+    without `mmb` has no motion to follow: its prompts are learnt but the same for every video.
     """
 
     mmb: bool = True  # the motion stream beside the spatial one, Eq. 4 to 6
@@ -106,15 +102,13 @@ class ModelConfig:
     step: int = 4  # s, the largest distance between the two frames of a difference
     prompt: str = PROMPTS[5]  # hand-crafted words; with `map` they initialise P_1..P_H, one vector a word
     heads: int = 8  # of every attention; not stated, 64 wide each in CLIP
-    adapter_width: int = (
-        32  # hidden width of the motion adapter; the largest power of two that fits Table 3; 0: none
-    )
-    norm_order: str = "pre"  # or "post": section 3.2 says only «standard architecture»
+    adapter_width: int = 32  # of the motion adapter: the largest power of two that fits Table 3; 0: none
+    norm_order: str = "pre"  # or "post": section 3.2 says only "standard architecture"
     positions: str = "none"  # or "learned": the paper names no positional code in the two streams
     video_tokens: str = "pooled"  # or "sequence": what the texts attend to in the communication block
     residual: bool = False  # True: the mean frame feature is added to V; Eq. 6 has no such term
     tau: float = 0.07  # Eq. 3; CLIP itself ends at 0.01
-    head: str = "text"  # or "linear": learnt class vectors in the place of texts, a control the paper lacks
+    head: str = "text"  # or "linear": learnt class vectors instead of texts, a control the paper lacks
 
     def __post_init__(self) -> None:
         need_types(self)
@@ -131,8 +125,8 @@ class ModelConfig:
             )
         if self.differences > MOST_DIFFERENCES:
             raise InputError(
-                f"step={self.step} and frames={self.frames} make {self.differences} frame differences, expected at most"
-                f" {MOST_DIFFERENCES}; take a smaller step"
+                f"step={self.step} and frames={self.frames} make {self.differences} frame differences,"
+                f" expected at most {MOST_DIFFERENCES}; take a smaller step"
             )
         if self.tau <= 0:
             raise InputError(f"tau={self.tau} must be above 0")
@@ -166,7 +160,7 @@ class TrainConfig:
     steps: int | None = None
     momentum: float = 0.9  # not stated; the usual value
     weight_decay: float = 0.0  # not stated
-    crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")  # stored views that training draws from
+    crops: tuple[str, ...] = CROPS  # stored views that training draws from
 
     def __post_init__(self) -> None:
         need_types(self)
@@ -182,7 +176,7 @@ class TrainConfig:
 
     def total_steps(self, videos: int) -> int:
         """Number of optimiser steps when one epoch sees `videos` videos."""
-        return self.steps if self.steps is not None else self.epochs * -(-videos // self.batch)
+        return self.steps or (self.epochs or 0) * -(-videos // self.batch)
 
 
 @dataclass(frozen=True)
@@ -190,7 +184,7 @@ class EvalConfig:
     """The test views: `clips` draws of T frames times `crops`, fused by adding their softmax scores.
 
     One clip is the middle stored frame of each T-segment; more clips are seeded random draws (section 4.1:
-    «randomly sample 4 clips in a video and crop frames 3 times»).
+    "randomly sample 4 clips in a video and crop frames 3 times").
     """
 
     clips: int = 4

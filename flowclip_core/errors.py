@@ -1,4 +1,4 @@
-"""What users are told in one line: the errors that mean «the input is wrong», which end a command with code
+"""What users are told in one line: the errors that mean "the input is wrong", which end a command with code
 2, and notices, with which it goes on."""
 
 import sys

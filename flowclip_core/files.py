@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flowclip_core.errors import NotFinite
 
@@ -53,7 +54,7 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def to_json(what: object, content: object, **layout: object) -> str:
+def to_json(what: object, content: object, **layout: Any) -> str:
     """The content as JSON, which has no word for a number that is not finite. layout: what `json.dumps`
     takes.
 
@@ -62,9 +63,9 @@ def to_json(what: object, content: object, **layout: object) -> str:
     try:
         return json.dumps(content, allow_nan=False, **layout)
     except ValueError:
-        if (found := _not_finite(content)) is None:
+        if (culprit := _not_finite(content)) is None:
             raise
-        raise NotFinite(f"{what}: {found} is not finite, so it is not written") from None
+        raise NotFinite(f"{what}: {culprit} is not finite, so it is not written") from None
 
 
 def _not_finite(content: object, place: str = "") -> str | None:
@@ -76,7 +77,7 @@ def _not_finite(content: object, place: str = "") -> str | None:
         inside = ((f"{place}[{number}]", value) for number, value in enumerate(content))
     else:
         return None
-    return next((found for where, value in inside if (found := _not_finite(value, where))), None)
+    return next(filter(None, (_not_finite(value, where) for where, value in inside)), None)
 
 
 def sha256(path: Path) -> str:
@@ -89,13 +90,13 @@ def sha256(path: Path) -> str:
 def machine() -> str:
     """What tells this machine from others, and one container from the next: they have process numbers of
     their own."""
-    said = [socket.gethostname()]
+    traits = [socket.gethostname()]
     try:
-        said.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        said.append(str(Path("/proc/self/ns/pid").readlink()))
+        traits.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        traits.append(str(Path("/proc/self/ns/pid").readlink()))
     except OSError:
-        said.append(f"{uuid.getnode()}")
-    return hashlib.sha256(" ".join(said).encode()).hexdigest()[:12]
+        traits.append(f"{uuid.getnode()}")
+    return hashlib.sha256(" ".join(traits).encode()).hexdigest()[:12]
 
 
 def unfinished(path: Path) -> str:

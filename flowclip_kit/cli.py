@@ -20,11 +20,11 @@ from flowclip_core.config import TINY
 from flowclip_core.errors import InputError, shown
 from flowclip_core.files import to_json
 from flowclip_kit import programs, surroundings
+from flowclip_kit.class_texts import split_names
 from flowclip_kit.datasets.layouts import lines_of
 from flowclip_kit.distributed.rank import rank
 from flowclip_kit.experiments import knobs
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
-from flowclip_kit.label_lists import split_names
 from flowclip_kit.parser import parser, show_help
 from flowclip_kit.paths import need_checkout, root
 from flowclip_kit.profiles import PROFILES

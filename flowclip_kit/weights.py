@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import open_clip
+import torch
 from safetensors import safe_open
 
-from flowclip_core.config import TINY
+from flowclip_core.config import PRECISIONS, TINY
 from flowclip_core.errors import InputError
 from flowclip_core.model import backbone
-from flowclip_core.model.backbone import WEIGHT_FILES, cached, hub_files, model_name
+from flowclip_core.model.backbone import WEIGHT_FILES, Backbone, cached, hub_files, model_name, need_finite
 
 PIECES = re.compile(r"-\d{5}-of-\d{5}\.|\.index\.json$")  # names of weights that are cut in several files
 
@@ -40,7 +41,9 @@ def check_weights(name: str, pretrained: str | None) -> None:
 
 
 def check_contents(name: str, pretrained: str | None) -> None:
-    """Raises InputError, as `check_weights` does, and for a file that holds code or another model's weights."""
+    """Raises InputError, as `check_weights` does, and for a file that holds code or another model's
+    weights.
+    """
     check_weights(name, pretrained)
     if pretrained and (path := Path(pretrained)).suffix in WEIGHT_FILES:
         model = model_name(name, pretrained)
@@ -179,3 +182,23 @@ def _is_torchscript(path: Path) -> bool:
             return any(Path(name).name == "constants.pkl" for name in archive.namelist())
     except (zipfile.BadZipFile, OSError):
         return False
+
+
+def cast_image_tower(tower: Backbone, dtype: str) -> Backbone:
+    """Cast the image tower alone to `float32`, `bfloat16` or `float16`; returns the backbone.
+
+    The text tower and `weights_hash` stay those of float32, so a cast is to be named beside the hash.
+    Raises InputError for another name, or for a second cast: what the first one rounded off is gone;
+    NotFinite for weights that are too large for it.
+    """
+    if dtype not in PRECISIONS:
+        raise InputError(f"precision {dtype!r} is unknown; use {', '.join(PRECISIONS)}")
+    if getattr(torch, dtype) != tower.tower_dtype:
+        if tower.tower_dtype != torch.float32:
+            raise InputError(
+                f"the image tower is {tower.tower_dtype} already; load the backbone again for {dtype}"
+            )
+        _ = tower.weights_hash  # kept from here on
+        tower.clip.visual.to(getattr(torch, dtype))
+        need_finite(tower.clip.visual, f"--precision {dtype}: backbone {tower.name}", "take float32")
+    return tower

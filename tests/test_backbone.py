@@ -19,7 +19,7 @@ from flowclip_core import FlowCLIP, ModelConfig
 from flowclip_core.errors import InputError
 from flowclip_kit.demo.backbone import load_backbone
 from flowclip_kit.experiments import counting
-from flowclip_kit.weights import weights_file
+from flowclip_kit.weights import cast_image_tower, weights_file
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_text_tower_that_is_not_clips_is_refused():
         backbone(SMALL | {"text_cfg": SMALL["text_cfg"] | {"no_causal_mask": True}})
 
 
-# --- widths -----------------------------------------------------------------------------------------------------
+# --- widths
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_a_text_tower_of_another_width_than_the_shared_space():
     torch.testing.assert_close(out["texts"][1, 1], plain, rtol=1e-4, atol=1e-5)
 
 
-# --- precision of the image tower -------------------------------------------------------------------------------
+# --- precision of the image tower
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_the_image_tower_alone(dtype):
     pixels = (fixed(6, 3, 32, 32) * 127 + 128).to(torch.uint8)
     plain, half = backbone(SMALL), backbone(SMALL)
-    assert half.encode_precision(dtype) is half
+    assert cast_image_tower(half, dtype) is half
     exact, found = plain.encode_frames(pixels), half.encode_frames(pixels)
     assert found.dtype == getattr(torch, dtype) and exact.dtype == torch.float32
     error = (found.float() - exact).norm() / exact.norm()
@@ -139,17 +139,17 @@ def test_half_precision_is_the_image_tower_alone(dtype):
 
 def test_float32_changes_nothing_and_a_cast_is_not_undone():
     pixels = (fixed(2, 3, 32, 32) * 127 + 128).to(torch.uint8)
-    plain, again = backbone(SMALL), backbone(SMALL).encode_precision("float32")
+    plain, again = backbone(SMALL), cast_image_tower(backbone(SMALL), "float32")
     assert torch.equal(plain.encode_frames(pixels), again.encode_frames(pixels))
-    again.encode_precision("bfloat16").encode_precision("bfloat16")
+    cast_image_tower(cast_image_tower(again, "bfloat16"), "bfloat16")
     for dtype in ("float32", "float16"):
         with pytest.raises(InputError, match="load the backbone again"):
-            again.encode_precision(dtype)
+            cast_image_tower(again, dtype)
     with pytest.raises(InputError, match="'int8' is unknown; use float32, bfloat16, float16"):
-        plain.encode_precision("int8")
+        cast_image_tower(plain, "int8")
 
 
-# --- weights ----------------------------------------------------------------------------------------------------
+# --- weights
 
 
 def test_a_weights_file_gives_the_weights_in_it(small_name, tmp_path):

@@ -122,7 +122,11 @@ def test_draws_lie_in_segments_by_the_floor_rule(stored, frames):
     for t in range(frames):
         begin, end = t * stored // frames, (t + 1) * stored // frames
         assert {*drawn[:, t]} == {*range(begin, end)}
+        assert central_frames(stored, frames)[t] == (begin * 2 + (end - begin)) // 2 or stored % frames
         assert begin <= central_frames(stored, frames)[t] < end
+    for draw in (central_frames, lambda *counts: drawn_frames(np.random.default_rng(0), 1, *counts)):
+        with pytest.raises(InputError, match=f"T={stored + 1} cannot be drawn from {stored}"):
+            draw(stored, stored + 1)
 
 
 def test_draws_where_t_divides_are_those_of_equal_segments():
@@ -138,7 +142,7 @@ def test_training_leaves_the_number_of_threads_as_it_was(small):
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(InputError, match="lacks open_clip_config.json and open_clip_model.safetensors"):
+    with pytest.raises(InputError, match=r"lacks open_clip_config.json and open_clip_model.safetensors"):
         load_backbone(tmp_path)
     for name in ("open_clip_config.json", "open_clip_model.safetensors"):
         (tmp_path / name).write_text("{")

@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from test_datasets import hmdb, kinetics, one_line, put, ucf
 from test_features import Inline, Projection
 
-from flowclip_core.data.labels import check_texts, class_text
+from flowclip_core.data.labels import class_text
 from flowclip_core.errors import InputError
+from flowclip_kit.class_texts import check_texts, joined, split_names
 from flowclip_kit.datasets import acquire, archives
 from flowclip_kit.datasets.class_names import CLASSES
 from flowclip_kit.datasets.extraction import ensure_features
@@ -31,7 +32,6 @@ from flowclip_kit.demo import world
 from flowclip_kit.experiments.experiment import Options, resolve
 from flowclip_kit.experiments.runs import Workshop
 from flowclip_kit.explore import checkpoints
-from flowclip_kit.label_lists import joined, split_names
 from flowclip_kit.predict import classify
 
 COMMA = "Lifting up one end of something, then letting it drop down"

@@ -29,24 +29,25 @@ from flowclip_core.config import TINY, EvalConfig, ModelConfig, TrainConfig
 from flowclip_core.errors import Diverged, InputError, NotFinite, shown
 from flowclip_core.files import to_json
 from flowclip_core.model import hub
-from flowclip_core.training import loop, metrics
+from flowclip_core.training import loop
+from flowclip_core.training.metrics import accuracy, ranks
 from flowclip_kit.datasets.extraction import ensure_features
 from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
 from flowclip_kit.datasets.formats import Dataset, Split, Video
 from flowclip_kit.demo import world
 from flowclip_kit.demo.backbone import load_backbone
-from flowclip_kit.experiments import catalogue, rates, records, runs
+from flowclip_kit.experiments import catalogue, metrics, rates, records, runs
 from flowclip_kit.experiments.catalogue import CLIP, READINGS, best_rates
 from flowclip_kit.experiments.run_config import RunConfig, Transfer
 from flowclip_kit.predict import classify
 from flowclip_kit.profiles import PROFILES, SMOKE, BackboneConfig, Profile
+from flowclip_kit.weights import cast_image_tower
 
 NAMES = ["wave", "clap", "sit down"]
 NONE = (math.nan, math.inf, -math.inf)
 
 
 # --- F19 and A1: what a command says
-# --------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -137,41 +138,61 @@ def weights_with_nan(folder: Path) -> Sequence[object]:
 
 FRAMES = r"frames=1000000000 must be 2 to 1024"
 FAULTS = [
-    Fault("A1", "a part that is NaN", predicts(first_part(one_value(math.nan))), 2, r"parts.safetensors: .*holds nan"),
-    Fault("A1", "weights with NaN", weights_with_nan, 2, r"nan.safetensors: .*ln_final.weight are not all finite"),
-    Fault("A1", "tau is NaN", predicts(setting(tau=math.nan)), 2, r"parts.safetensors: tau=nan must be .*finite"),
-    Fault("A1", "tau below 0", predicts(setting(tau=-0.07)), 2, r"parts.safetensors: tau=-0.07 must be above 0"),
-    Fault("A2", "a still clip", predicts(setting(), video=still), 0, r"All frames that it looks at are equal"),
+    Fault("A1", "a part that is NaN", predicts(first_part(one_value(math.nan))), 2,
+          r"parts.safetensors: .*holds nan"),
+    Fault("A1", "weights with NaN", weights_with_nan, 2,
+          r"nan.safetensors: .*ln_final.weight are not all finite"),
+    Fault("A1", "tau is NaN", predicts(setting(tau=math.nan)), 2,
+          r"parts.safetensors: tau=nan must be .*finite"),
+    Fault("A1", "tau below 0", predicts(setting(tau=-0.07)), 2,
+          r"parts.safetensors: tau=-0.07 must be above 0"),
+    Fault("A2", "a still clip", predicts(setting(), video=still), 0,
+          r"All frames that it looks at are equal"),
     Fault(
         "A2", "a clip of one frame", predicts(setting(), video=functools.partial(still, frames=1)), 0,
         r"All frames that it looks at are equal",
     ),
-    Fault("A2", "constant scores", predicts(constant, linear=True), 0, r"^The first 3 names have the same score"),
+    Fault("A2", "constant scores", predicts(constant, linear=True), 0,
+          r"^The first 3 names have the same score"),
     Fault("F19", "10^9 frames", predicts(setting(frames=10**9)), 2, FRAMES),
     Fault("F19", "10^9 frames and steps", predicts(setting(frames=10**9, step=10**9 - 1)), 2, FRAMES),
-    Fault("F19", "attention that fits no memory", predicts(setting(frames=1024, step=1000)), 2, r"frame differences"),
-    Fault("F19", "an adapter of 10^12", predicts(setting(adapter_width=10**12)), 2, r"adapter_width=10{12} must be 0"),
+    Fault("F19", "attention that fits no memory", predicts(setting(frames=1024, step=1000)), 2,
+          r"frame differences"),
+    Fault("F19", "an adapter of 10^12", predicts(setting(adapter_width=10**12)), 2,
+          r"adapter_width=10{12} must be 0"),
     Fault(
-        "F19", "a wider adapter than its parts", predicts(setting(adapter_width=60000)), 2, r"its parts do not fit",
+        "F19", "a wider adapter than its parts", predicts(setting(adapter_width=60000)), 2,
+        r"its parts do not fit",
     ),
     Fault("F19", "no heads", predicts(setting(heads=0)), 2, r"parts.safetensors: heads=0 must be 1 to 1024"),
-    Fault("F19", "heads that do not divide", predicts(setting(heads=7)), 2, r"heads=7 must divide the width 64"),
+    Fault("F19", "heads that do not divide", predicts(setting(heads=7)), 2,
+          r"heads=7 must divide the width 64"),
     Fault("F19", "half a step", predicts(setting(step=1.5)), 2, r"parts.safetensors: step=1.5 must be int"),
     Fault("F19", "frames that are true", predicts(setting(frames=True)), 2, r"frames=True must be int"),
     Fault("F19", "a switch that is a word", predicts(setting(mmb="yes")), 2, r"mmb='yes' must be bool"),
     Fault("F19", "no prompt", predicts(setting(prompt=" ")), 2, r"prompt=' ' must have words"),
-    Fault("F19", "a book for a prompt", predicts(setting(prompt="a " * 10**6)), 2, r"must have words, in at most 1000"),
-    Fault("F19", "10^5 classes", predicts(classes(*map(str, range(10**5)))), 2, r"100,000 names, expected 4,096"),
-    Fault("F19", "a book for a class", predicts(classes("wave", "a " * 10**6)), 2, r"expected 1 to 1000 letters"),
+    Fault("F19", "a book for a prompt", predicts(setting(prompt="a " * 10**6)), 2,
+          r"must have words, in at most 1000"),
+    Fault("F19", "10^5 classes", predicts(classes(*map(str, range(10**5)))), 2,
+          r"100,000 names, expected 1 to 4,096"),
+    Fault("F19", "a book for a class", predicts(classes("wave", "a " * 10**6)), 2,
+          r"expected 1 to 1000 letters"),
     Fault("F19", "an empty class", predicts(classes("wave", " ")), 2, r"class_texts has the name ' '"),
-    Fault("F19", "a class twice", predicts(classes("wave", "clap", "wave")), 2, r"class_texts has 'wave' twice"),
-    Fault("F19", "an infinite part", predicts(first_part(one_value(-math.inf))), 2, r"adapter.0.weight holds inf"),
-    Fault("F19", "a part of 1e30", predicts(first_part(one_value(1e30))), 2, r"weight holds 1e\+30; below 1e\+06"),
-    Fault("F19", "integers", predicts(first_part(lambda value: value.long())), 2, r"is torch.int64, expected torch.fl"),
-    Fault("F19", "booleans", predicts(first_part(lambda value: value.bool())), 2, r"is torch.bool, expected torch.fl"),
-    Fault("F19", "half precision", predicts(first_part(lambda value: value.half())), 2, r"is torch.float16, expected"),
+    Fault("F19", "a class twice", predicts(classes("wave", "clap", "wave")), 2,
+          r"class_texts has 'wave' twice"),
+    Fault("F19", "an infinite part", predicts(first_part(one_value(-math.inf))), 2,
+          r"adapter.0.weight holds inf"),
+    Fault("F19", "a part of 1e30", predicts(first_part(one_value(1e30))), 2,
+          r"weight holds 1e\+30; below 1e\+06"),
+    Fault("F19", "integers", predicts(first_part(lambda value: value.long())), 2,
+          r"is torch.int64, expected torch.fl"),
+    Fault("F19", "booleans", predicts(first_part(lambda value: value.bool())), 2,
+          r"is torch.bool, expected torch.fl"),
+    Fault("F19", "half precision", predicts(first_part(lambda value: value.half())), 2,
+          r"is torch.float16, expected"),
     Fault(
-        "F19", "a class with an escape sequence", predicts(classes("wave", "cl\x1b]0;mine\x07ap", "a\u202eb")), 0,
+        "F19", "a class with an escape sequence",
+        predicts(classes("wave", "cl\x1b]0;mine\x07ap", "a\u202eb")), 0,
         r"^ +\d+\.\d%  cosine +-?\d\.\d{3}  cl\\x1b\]0;mine\\x07ap$",
     ),
     Fault(
@@ -184,7 +205,8 @@ FAULTS = [
     ),
     Fault(
         "F19", "a backbone with an escape sequence",
-        predicts(lambda parts, about: about["backbone"].update(name="\x1b[2Jtiny")), 2, r"backbone '\\x1b\[2Jtiny'",
+        predicts(lambda parts, about: about["backbone"].update(name="\x1b[2Jtiny")), 2,
+        r"backbone '\\x1b\[2Jtiny'",
     ),
     Fault(
         "F19", "a path with an escape sequence",
@@ -211,7 +233,7 @@ def test_no_printed_line_holds_what_does_not_print(tmp_path, capsys):
     for more in ((), ("--json",)):
         code, out, err = answer(capsys, *predicts(names, *more)(tmp_path))
         assert code == 0 and all(letter.isprintable() or letter == "\n" for letter in out + err)
-    assert [one["label"] for one in json.loads(out)["top"] if one["label"] != "wave"][0] in (
+    assert next(row["label"] for row in json.loads(out)["top"] if row["label"] != "wave") in (
         "cl\x1b]0;mine\x07ap",
         "a\u202eb\x9b\r\t",
     )
@@ -220,7 +242,6 @@ def test_no_printed_line_holds_what_does_not_print(tmp_path, capsys):
 
 
 # --- A1: settings
-# ---------------------------------------------------------------------------------------------------
 
 WRONG = {
     ModelConfig: [
@@ -229,7 +250,10 @@ WRONG = {
         *({"step": value} for value in (0, 8, 1.5, True, -1)),
         *({"heads": value} for value in (0, -1, 1.0, True, 10**6)),
         *({"adapter_width": value} for value in (-1, 2.5, 10**12)),
-        *({name: value} for name in ("mmb", "map", "mcb", "spatial", "residual") for value in (1, 0, "no", None)),
+        *(
+            {name: value}
+            for name in ("mmb", "map", "mcb", "spatial", "residual") for value in (1, 0, "no", None)
+        ),
         *({name: "other"} for name in ("norm_order", "positions", "video_tokens", "head")),
         *({"prompt": value} for value in ("", "  ", 5, None)),
     ],
@@ -255,7 +279,9 @@ WRONG = {
         *({"split": value} for value in (0, "1")),
         {"model": {}}, {"train": EvalConfig()}, {"evaluation": None}, {"dataset": 1}, {"held_out": 1},
     ],
-    StoreConfig: [{"frames": 0}, {"frames": 1.5}, {"crops": ()}, {"crops": ("top",)}, {"precision": "float8"}],
+    StoreConfig: [
+        {"frames": 0}, {"frames": 1.5}, {"crops": ()}, {"crops": ("top",)}, {"precision": "float8"}
+    ],
     Profile: [
         {"seeds": 0}, {"closed_seeds": 1.5}, {"rates": (0.1, math.nan)}, {"rates": (-0.1,)},
         {"splits": (1, 0)}, {"frames_stored": 0}, {"store_crops": ("top",)}, {"lists": (("a", "b"),)},
@@ -263,7 +289,8 @@ WRONG = {
     ],
 }  # fmt: skip
 SOUND = {
-    Transfer: Transfer("other"), RunConfig: RunConfig("set", 4, 0), StoreConfig: StoreConfig("weights"), Profile: SMOKE,
+    Transfer: Transfer("other"), RunConfig: RunConfig("set", 4, 0),
+    StoreConfig: StoreConfig("weights"), Profile: SMOKE,
 }  # fmt: skip
 
 
@@ -305,7 +332,6 @@ def test_A1_heads_that_do_not_divide_the_width_are_refused(small):
 
 
 # --- A1: scores, features, records
-# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", NONE)
@@ -315,7 +341,7 @@ def test_A1_no_metric_ranks_what_is_no_number(value):
         for column in range(4):
             scores = fixed(6, 4).double().numpy()
             scores[row, column] = value
-            for metric in (metrics.ranks, metrics.accuracy, metrics.predicted, metrics.ties):
+            for metric in (ranks, accuracy, metrics.predicted, metrics.ties):
                 with pytest.raises(
                     NotFinite, match=f"test video {row}, class {column}: the score is {value}"
                 ):
@@ -427,7 +453,7 @@ def test_A1_weights_too_large_for_half_precision_are_refused():
     with pytest.raises(
         NotFinite, match=r"--precision float16: .*proj are not all finite numbers; take float32"
     ):
-        tower.encode_precision("float16")
+        cast_image_tower(tower, "float16")
 
 
 @pytest.mark.parametrize("value", NONE)
@@ -457,9 +483,10 @@ def test_A1_the_record_of_a_run_that_failed_is_no_result(name, tmp_path):
 def test_A1_no_module_writes_json_that_may_hold_nan():
     """What a module hands to json itself holds words, whole numbers and settings, which are finite."""
     words = {
-        "flowclip_core": "config files model/hub training/loop",
+        "flowclip_core": "files model/hub training/state",
         "flowclip_kit": "cli reporting/notebooks datasets/contents datasets/extraction datasets/formats"
-        " datasets/feature_store experiments/records experiments/runs distributed/locks demo/makers/pretrain bench/extraction",
+        " datasets/feature_store experiments/records experiments/run_config experiments/runs"
+        " distributed/locks demo/makers/pretrain bench/extraction",
     }
     for package, known in words.items():
         found = {path for path in (ROOT / package).rglob("*.py") if "json.dump" in path.read_text()}
@@ -468,7 +495,6 @@ def test_A1_no_module_writes_json_that_may_hold_nan():
 
 
 # --- A1: a training that diverges
-# -----------------------------------------------------------------------------------
 
 
 def fit(small, store, lr: float, checkpoint: Path | None = None, **how) -> FlowCLIP:
@@ -491,7 +517,7 @@ def test_A1_a_training_that_diverges_says_step_and_rate_and_leaves_nothing(lr, s
 def test_A1_a_checkpoint_never_holds_what_is_no_number(small, store, tmp_path, monkeypatch):
     """Where the loss is still finite and the step has ruined a part."""
     kept = []
-    monkeypatch.setattr(loop, "_checkpoint", lambda path, parameters, *_: kept.append(
+    monkeypatch.setattr(loop.state, "write", lambda path, parameters, *_: kept.append(
         all(bool(value.isfinite().all()) for value in parameters.values())
     ))  # fmt: skip
     with pytest.raises(Diverged):
@@ -608,7 +634,7 @@ def test_A1_a_table_with_a_rate_that_diverges_exits_with_2_and_leaves_no_record(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(world.encode(world.render("figures-h", action, number)))
     words = ("table5", "--profile", "smoke", "--dataset", "folder", "--data-root", tmp_path / "data")
-    code, out, err = answer(capsys, *words, "--results", tmp_path / "results", "--jobs", 1)
+    code, _, err = answer(capsys, *words, "--results", tmp_path / "results", "--jobs", 1)
     line = err.splitlines()[-1]
     assert code == 2 and "Traceback" not in err
     assert all(word in line for word in ("run ", "folder split 1", "step ", "of 3", "learning rate 1e+30")), (
@@ -618,14 +644,13 @@ def test_A1_a_table_with_a_rate_that_diverges_exits_with_2_and_leaves_no_record(
 
 
 # --- A2: ties and stillness
-# -----------------------------------------------------------------------------------------
 
 
 def test_A2_constant_scores_are_no_hit_half_an_order_and_counted():
     labels, scores = np.array([0, 1, 2, 3, 0, 2]), np.full((6, 8), 0.125)
     found = metrics.pair_metrics(scores, labels, [(0, 1), (2, 3)])
     assert found == {"top1_pairs": 0.0, "order": 50.0}
-    assert metrics.accuracy(scores, labels) == 0 and not (metrics.predicted(scores, labels) == labels).any()
+    assert accuracy(scores, labels) == 0 and not (metrics.predicted(scores, labels) == labels).any()
     assert metrics.ties(scores, labels, [(0, 1), (2, 3)]) == {"top1": 6, "top5": 6, "order": 6}
     assert metrics.ties(scores, labels) == {"top1": 6, "top5": 6}
 

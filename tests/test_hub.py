@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import huggingface_hub
 import pytest
@@ -90,7 +91,6 @@ def refused(*arguments, **options) -> str:
 
 
 # --- there and back
-# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -127,16 +127,18 @@ def test_the_backbone_may_be_left_out_where_its_name_says_enough(small, saved, t
     model.save_pretrained(tmp_path / "parts")
     found = FlowCLIP.from_pretrained(tmp_path / "parts")
     assert torch.equal(found(video(tower.width))["logits"], model(video(tower.width))["logits"])
-    assert "saved: its backbone is not here, give one as backbone=" in refused(saved)  # called «test»
+    assert "saved: its backbone is not here, give one as backbone=" in refused(saved)  # called "test"
 
 
 def test_equal_models_are_equal_files_and_equal_files_are_not_written_again(small, tmp_path):
     folder = tmp_path / "saved"
     record = of_run()
     trained(small).save_pretrained(folder, model_card_kwargs=record)
-    first, before = contents(folder), {path.name: path.stat().st_ino for path in folder.iterdir()}
+    first = contents(folder)
     trained(backbone(SMALL)).save_pretrained(folder, model_card_kwargs=record)
     assert contents(folder) == first
+    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    hub.write_folder(folder, first[hub.WEIGHTS], hub.read_settings(folder), **record)
     assert {path.name: path.stat().st_ino for path in folder.iterdir()} == before  # a new file is another one
     other = trained(small, ModelConfig(step=2), NAMES[:3])
     other.save_pretrained(folder)
@@ -156,7 +158,8 @@ def test_the_settings_are_readable_and_named_apart_from_what_a_model_is_built_wi
 
 def test_a_folder_is_written_without_torch_and_without_the_hubs_library(saved, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from flowclip_core.model import hub; old, new = map(Path, sys.argv[1:]);"
+        "import sys; from pathlib import Path; from flowclip_core.model import hub;"
+        "old, new = map(Path, sys.argv[1:]);"
         "file = old / hub.WEIGHTS; hub.write_folder(new, file.read_bytes(), hub.read_settings(file));"
         "print({'torch', 'open_clip', 'huggingface_hub', 'safetensors'} & sys.modules.keys())"
     )
@@ -168,18 +171,11 @@ def test_a_folder_is_written_without_torch_and_without_the_hubs_library(saved, t
 
 def test_what_cannot_be_saved_is_refused(small, tmp_path):
     (tmp_path / "file").write_text("mine")
-    for more, why in (
-        ({"save_directory": tmp_path / "file"}, "file: is a file; give the name of a folder"),
-        ({"config": {"tau": 1}}, "the settings that are saved are the model's own"),
-    ):
-        with pytest.raises(InputError, match=why):
-            trained(small).save_pretrained(**{"save_directory": tmp_path / "folder"} | more)
-    assert (tmp_path / "file").read_text() == "mine" and not (tmp_path / "folder").exists()
-    for record, why in (
-        (run_record(CLIP), "record: of another run"),
-        ({"scores": {}}, "record: not a run record"),
-    ):
-        with pytest.raises(InputError, match=why):
+    with pytest.raises(FileExistsError, match="file"):
+        trained(small).save_pretrained(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    for record, why in ((run_record(CLIP), "of another run"), ({"scores": {}}, "not a run record")):
+        with pytest.raises(InputError, match=f"record: {why}"):
             model_card.of_run(asdict(ModelConfig()), record)
 
 
@@ -191,7 +187,6 @@ def test_a_copy_of_a_model_is_a_model_of_its_own(small):
 
 
 # --- whose classes, whose backbone
-# ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -216,10 +211,10 @@ def test_classes_that_are_not_its_own_are_refused_unless_it_is_a_transfer(names,
 @pytest.mark.parametrize(
     ("names", "why"),
     [
-        (["walk", "run", "walk"], "'walk' is in it twice"),
-        ([*NAMES[:4], NAMES[0]], "'sit down' is in it twice"),
-        (["walk", " "], "a name is empty"),
-        ([], "no names in it"),
+        (["walk", "run", "walk"], "class_texts has 'walk' twice"),
+        ([*NAMES[:4], NAMES[0]], "class_texts has 'sit down' twice"),
+        (["walk", " "], "class_texts has the name ' ', expected 1 to"),
+        ([], "class_texts has 0 names, expected 1 to"),
         ("walk", "a list of names is needed, got 'walk'"),
         (["walk", 3], "a list of names is needed"),
     ],
@@ -234,6 +229,9 @@ def test_a_transfer_needs_names_and_a_head_of_texts(small, saved, tmp_path):
     for names in (["walk", "run"], NAMES, None):
         said = refused(tmp_path / "linear", backbone=small, class_texts=names, transfer=True)
         assert "its linear head knows its own 5 classes alone" in said
+    for names in (["walk", "run"], NAMES[::-1]):
+        with pytest.raises(InputError, match="linear head knows its own 5 classes alone"):
+            FlowCLIP.load(tmp_path / "linear", small, names)
 
 
 def test_another_backbone_is_refused(saved):
@@ -242,7 +240,6 @@ def test_another_backbone_is_refused(saved):
 
 
 # --- folders that are none
-# ------------------------------------------------------------------------------------
 
 
 class Payload:
@@ -352,12 +349,11 @@ def test_a_pickle_is_refused_and_not_run(where, small, saved, tmp_path):
 
 
 # --- the hub
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def remote(monkeypatch, saved):
-    """A hub with one repository «someone/actions»: `asked` notes what is fetched, `up` says whether it is
+    """A hub with one repository "someone/actions": `asked` notes what is fetched, `up` says whether it is
     there."""
     hub_now = SimpleNamespace(asked=[], up=True, cached=False, folder=saved)
 
@@ -365,7 +361,7 @@ def remote(monkeypatch, saved):
         response = SimpleNamespace(headers={}, request=None, status_code=404)
         return kind("404 Client Error\nsecond line", response=response)
 
-    def model_info(self, repo_id, *, revision, token, timeout):
+    def model_info(self, repo_id, *, timeout, revision=None, token=None):
         assert 0 < timeout <= 5
         if not hub_now.up:
             raise ConnectionError("Name or service not known\nsecond line")
@@ -390,7 +386,7 @@ def test_a_repository_is_fetched_without_its_pickles(small, remote):
         "someone/actions", backbone=small, revision="v1", token="secret", cache_dir="here"
     )
     assert torch.equal(model(video())["logits"], trained(small)(video())["logits"])
-    more = {"revision": "v1", "token": "secret", "cache_dir": "here", "force_download": False}
+    more = {"revision": "v1", "token": "secret", "cache_dir": "here"}
     assert remote.asked == [("someone/actions", ["config.json", "model.safetensors"], False, more)]
 
 
@@ -443,7 +439,7 @@ def test_the_library_itself_says_that_a_repository_is_not_there(tmp_path):
 class Api:
     """In the place of huggingface_hub.HfApi; nothing goes out."""
 
-    calls: list[tuple[str, dict]] = []
+    calls: ClassVar[list[tuple[str, dict]]] = []
 
     def __init__(self, token=None) -> None:
         self.calls.append(("token", {"token": token}))
@@ -464,7 +460,7 @@ def test_pushing_uploads_the_three_files(small, tmp_path, monkeypatch):
     assert model.push_to_hub("actions", private=True, token="secret", **told) == "https://example.org/commit"
     model.save_pretrained(tmp_path / "actions", **told)
     assert [name for name, _ in Api.calls] == ["token", "create_repo", "upload_folder"]
-    asked = {name: values for name, values in Api.calls}
+    asked = dict(Api.calls)
     assert asked["token"] == {"token": "secret"}
     assert asked["create_repo"] == {"repo_id": "actions", "private": True, "exist_ok": True}
     assert asked["upload_folder"]["repo_id"] == "someone/actions"
@@ -478,7 +474,6 @@ def test_pushing_uploads_the_three_files(small, tmp_path, monkeypatch):
 
 
 # --- the model card
-# -------------------------------------------------------------------------------------------
 
 
 def about(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from flowclip_core.training import metrics
+from flowclip_core.training.metrics import accuracy
+from flowclip_kit.experiments import metrics
 
 SCORES = np.array([[5.0, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [3, 0, 1, 5, 2, 4]])
 LABELS = np.array([0, 0, 1, 2])
@@ -15,11 +16,11 @@ def test_accuracy_against_a_loop():
             sum(row > row[label]) + sum(row == row[label]) - 1 < top
             for row, label in zip(SCORES, LABELS, strict=True)
         ]
-        assert metrics.accuracy(SCORES, LABELS, top) == 100 * np.mean(hits)
+        assert accuracy(SCORES, LABELS, top) == 100 * np.mean(hits)
 
 
 def test_a_tie_is_no_hit():
-    assert metrics.accuracy(np.ones((3, 4)), np.array([0, 1, 2])) == 0
+    assert accuracy(np.ones((3, 4)), np.array([0, 1, 2])) == 0
 
 
 def test_the_predicted_class_is_the_label_exactly_where_accuracy_counts_a_hit():
@@ -37,7 +38,7 @@ def test_the_predicted_class_is_the_label_exactly_where_accuracy_counts_a_hit():
         assert bool(guess == label) is alone
         assert alone or row[guess] == max(row[other] for other in range(4) if other != label)
         tied += not alone and row[label] == row.max()
-    assert metrics.accuracy(scores, labels) == 100 * np.mean(found == labels)
+    assert accuracy(scores, labels) == 100 * np.mean(found == labels)
     assert tied > 50 and 0 < np.mean(found == labels) < 1
     untied = rng.random((300, 4))
     assert (metrics.predicted(untied, labels) == untied.argmax(1)).all()

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from conftest import FULL_TEXT, SMALL, backbone, fixed
 
 from flowclip_core.config import PROMPTS, EvalConfig, ModelConfig, TrainConfig
-from flowclip_core.data.features import central_frames, drawn_frames
 from flowclip_core.errors import InputError
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.motion import differences, pairs
@@ -35,9 +34,15 @@ def test_full_model_has_the_stated_number_of_trainable_parameters():
     tower = backbone({"embed_dim": 512, "vision_cfg": SMALL["vision_cfg"], "text_cfg": text})
     full = FlowCLIP(ModelConfig(), tower, NAMES).trained()
     assert sum(value.numel() for value in full.values()) == 8_441_888
-    sizes = {part: sum(v.numel() for name, v in full.items() if name.startswith(part)) for part in
-             ("motion_stream", "spatial_stream", "prompts.adapter", "prompts.vectors", "communication")}  # fmt: skip
-    assert list(sizes.values()) == [3_152_384, 3_152_384, 33_312, 2_560, 2_101_248]
+    sizes = {
+        "motion_stream": 3_152_384,
+        "spatial_stream": 3_152_384,
+        "prompts.adapter": 33_312,
+        "prompts.vectors": 2_560,
+        "communication": 2_101_248,
+    }
+    for part, size in sizes.items():
+        assert sum(value.numel() for name, value in full.items() if name.startswith(part)) == size
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -212,7 +217,6 @@ def test_wrong_feature_shape_names_both_shapes(small):
 
 
 # --- training
-# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -237,7 +241,7 @@ def fit(small, store, seed=0, config=None, variant="full", **how):
 
 def test_training_lowers_the_loss_and_repeats_bit_by_bit(small, store):
     config = TrainConfig(lr=0.05, batch=8, epochs=12, crops=("centre",))
-    model, log = fit(small, store, config=config)
+    log = fit(small, store, config=config)[1]
     assert len(log.losses) == 36 and np.mean(log.losses[-5:]) < 0.5 * np.mean(log.losses[:5])
     assert fit(small, store, config=config)[1].losses == log.losses
     assert fit(small, store, seed=1, config=config)[1].losses != log.losses
@@ -286,7 +290,7 @@ def test_a_step_has_the_gradient_of_the_plain_loss(small, variant, changes, vide
     loss = torch.nn.functional.cross_entropy(model(features)["logits"], targets)
     trained = model.trained()
     expected = torch.autograd.grad(loss, list(trained.values()))
-    assert loop._step(model, features, targets, 3) == pytest.approx(loss.item(), rel=1e-6)
+    assert loop.gradients(model, features, targets, 3) == pytest.approx(loss.item(), rel=1e-6)
     for (name, value), gradient in zip(trained.items(), expected, strict=True):
         assert (value.grad - gradient).norm() <= 1e-5 * gradient.norm() + 1e-8, name
 
@@ -339,15 +343,6 @@ def test_batches_are_epochs_and_draws_lie_in_their_segments(store):
     assert not np.array_equal(batches[0][2], loop.batch_at(3, 20, config, 0, store, 8)[2])
 
 
-def test_segment_draws_reach_every_frame_and_the_middle_is_the_middle():
-    drawn = drawn_frames(np.random.default_rng(0), 200, 32, 8)
-    assert set(drawn.ravel()) == set(range(32)) and (drawn // 4 == np.arange(8)).all()
-    assert central_frames(32, 8).tolist() == [2, 6, 10, 14, 18, 22, 26, 30]
-    assert central_frames(32, 32).tolist() == list(range(32))
-    with pytest.raises(InputError, match="T=33 cannot be drawn from 32"):
-        central_frames(32, 33)
-
-
 def test_views_are_fused_by_mean_softmax(small, store):
     model = FlowCLIP(ModelConfig(map=False), small, NAMES).eval()
     rows = np.arange(20)
@@ -374,20 +369,6 @@ def test_controls_rearrange_the_same_frames():
     assert (loop.arrange(frames, loop.IN_ORDER, rng) == frames).all()
 
 
-def test_saved_parts_come_back_and_strangers_are_refused(small, tmp_path):
-    model = FlowCLIP(ModelConfig(step=2), small, NAMES, seed=9).eval()
-    path = model.save(tmp_path / "parts.safetensors")
-    torch.testing.assert_close(
-        FlowCLIP.load(path, small)(video())["logits"], model(video())["logits"], rtol=0, atol=0
-    )
-    assert FlowCLIP.load(path, small, ["walk", "run"])(video())["logits"].shape == (3, 2)
-    with pytest.raises(InputError, match="made with backbone"):
-        FlowCLIP.load(path, backbone(SMALL, seed=1))
-    (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(InputError, match="not a readable"):
-        FlowCLIP.load(tmp_path / "text.safetensors", small)
-
-
 @pytest.mark.parametrize(
     "config", [ModelConfig(), ModelConfig(adapter_width=0), ModelConfig(map=False, mcb=False)]
 )
@@ -409,18 +390,6 @@ def test_a_checkpoint_serves_other_classes(small, tmp_path, config):
     # The same classes in another order are the same scores in another order.
     turned = FlowCLIP.load(path, small, NAMES[::-1])(video())["logits"]
     torch.testing.assert_close(turned.flip(1), model(video())["logits"], rtol=1e-4, atol=1e-4)
-
-
-def test_a_linear_head_serves_its_own_classes_only(small, tmp_path):
-    model = FlowCLIP(replace(CLIP, head="linear"), small, NAMES)
-    with torch.no_grad():
-        model.head.weight.copy_(fixed(5, 32))
-    path = model.save(tmp_path / "parts.safetensors")
-    for texts in (None, NAMES):
-        assert torch.equal(FlowCLIP.load(path, small, texts)(video())["logits"], model(video())["logits"])
-    for texts in (["walk", "run"], NAMES[::-1]):
-        with pytest.raises(InputError, match="linear head knows its own 5 classes alone"):
-            FlowCLIP.load(path, small, texts)
 
 
 def test_class_lists_have_distinct_names():

@@ -24,7 +24,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 from flowclip_core.errors import InputError
-from flowclip_core.training import loop
+from flowclip_core.training import state
 from flowclip_kit.distributed import locks, ranks
 from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.experiments.devices import one_gpu
@@ -276,10 +276,10 @@ def test_D12_on_gpus_another_number_of_ranks_does_not_go_on(tmp_path):
     optimiser = torch.optim.SGD([value], lr=0.1, momentum=0.9)
     optimiser.state[value]["momentum_buffer"] = torch.ones(2)
     path = tmp_path / "a.partial"
-    loop._checkpoint(path, {"v": value}, optimiser, [0.5, 0.25], [2], "run")
-    assert loop._resume(path, {"v": value}, optimiser, "run", 2) == ([0.5, 0.25], [2])
+    state.write(path, {"v": value}, optimiser, [0.5, 0.25], [2], "run")
+    assert state.resume(path, {"v": value}, optimiser, "run", 2) == ([0.5, 0.25], [2])
     there = torch.nn.Parameter(torch.zeros(2, device="meta"))
     with pytest.raises(
         InputError, match=r"a.partial: 2 steps .* by 2 ranks, and this call has 1: start it with 2, or"
     ):
-        loop._resume(path, {"v": there}, optimiser, "run", 1)
+        state.resume(path, {"v": there}, optimiser, "run", 1)

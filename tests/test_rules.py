@@ -21,13 +21,13 @@ MODULES = {
 }
 # The data's way. A module imports from its own layer and those before it, so the core never imports the kit.
 LAYERS = (
-    ("core.errors", "core.files", "core.config"),
+    ("core.errors", "core.files", "core.cores", "core.config"),
     ("core.data",),
     ("core.model",),
     ("core.training",),
     ("core.predict",),
     ("kit.profiles", "kit.paths", "kit.environment", "kit.surroundings", "kit.distributed"),
-    ("kit.weights", "kit.label_lists"),
+    ("kit.weights", "kit.class_texts"),
     ("kit.demo",),
     ("kit.datasets",),
     ("kit.experiments",),

@@ -132,16 +132,14 @@ def test_real_clips_are_exact(clips, name, decoder):
 def test_real_clips_are_the_same_to_many_threads(clips, name, decoder, capfd, watchdog):
     path, answers = clips / name, []
     for threads in (1, 4):
-        try:
+        if name in READABLE:
             clip = read_frames(path, lambda n: segment_centres(n, 4), decoder, threads)
             answers.append((clip.count, clip.decoder, clip.frames.tobytes()))
-        except VideoError as error:
-            answers.append(str(error))
-            assert (
-                name not in READABLE
-                and str(error).startswith(f"{path}: {REAL[name]}")
-                and "\n" not in str(error)
-            )
+            continue
+        with pytest.raises(VideoError) as error:
+            read_frames(path, lambda n: segment_centres(n, 4), decoder, threads)
+        answers.append(str(error.value))
+        assert answers[-1].startswith(f"{path}: {REAL[name]}") and "\n" not in answers[-1]
     assert answers[0] == answers[1]
     assert capfd.readouterr() == ("", "")
 
@@ -295,7 +293,7 @@ def test_a_broken_tail_makes_the_whole_file_unreadable(tmp_path, capfd, decoder)
     with av.open(str(broken)) as container:  # the head is fine: opening it works, and frames do decode
         assert next(container.decode(video=0)) is not None
     for pick in (lambda n: [0], lambda n: [n - 1]):
-        with pytest.raises(VideoError, match="broken.mp4: "):
+        with pytest.raises(VideoError, match=r"broken.mp4: "):
             read_frames(broken, pick, decoder)
     assert read_frames(whole, lambda n: [0], decoder).count == 60
     assert capfd.readouterr() == ("", "")
@@ -308,7 +306,7 @@ def test_an_avi_cut_within_a_frame_is_unreadable(made, tmp_path):
     path = tmp_path / "cut.avi"
     for packet in packets[1::7]:
         path.write_bytes(data[: data.index(packet) + len(packet) // 2])
-        with pytest.raises(VideoError, match="cut.avi: damaged or cut short"):
+        with pytest.raises(VideoError, match=r"cut.avi: damaged or cut short"):
             read_frames(path, lambda n: [0])
 
 
@@ -365,7 +363,7 @@ def test_a_changing_picture_size_is_refused(tmp_path):
 
 @pytest.mark.parametrize("numbers", [[], [-1], [40], [0, 41]])
 def test_pick_stays_inside(made, numbers):
-    with pytest.raises(ValueError, match="0..39"):
+    with pytest.raises(ValueError, match=r"0..39"):
         read_frames(made / "xvid.avi", lambda n: numbers)
 
 
@@ -441,7 +439,7 @@ def test_an_error_of_shrink_is_not_taken_for_one_of_decord(made):
 
 
 def test_unknown_or_absent_decoder(made, monkeypatch):
-    with pytest.raises(InputError, match="'opencv'.*pyav, decord"):
+    with pytest.raises(InputError, match=r"'opencv'.*pyav, decord"):
         read_frames(made / "xvid.avi", range, "opencv")
     monkeypatch.setitem(sys.modules, "decord", None)  # what an import of a package that is not there meets
     with pytest.raises(InputError, match="pip install decord") as caught:
@@ -545,5 +543,5 @@ def test_frame_by_frame_resizes_to_the_same_bits_as_together(shape):
 
 
 def test_unknown_crop():
-    with pytest.raises(InputError, match="'center'.*left, centre, right, mirrored"):
+    with pytest.raises(InputError, match=r"'center'.*left, centre, right, mirrored"):
         resize_and_crop(np.zeros((1, 8, 8, 3), np.uint8), 4, ("center",))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from flowclip_core.data.video import CROPS, Clip, read_frames, resize_and_crop, segment_centres
+from flowclip_core.config import CROPS
+from flowclip_core.data.video import Clip, read_frames, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError, NotFinite
 
 if TYPE_CHECKING:
@@ -25,13 +26,11 @@ class Encoder(Protocol):
 
     name: str
     image_size: int
-    device: torch.device | str
+
+    @property
+    def device(self) -> torch.device | str: ...
 
     def encode_frames(self, frames: Tensor) -> Tensor: ...
-
-
-# Frames that differ by less than the last bit of a float16, relative to the largest feature, are one picture.
-STILL = 2.0**-10
 
 
 def encode_video(
@@ -41,14 +40,18 @@ def encode_video(
     crops: Sequence[str] = ("centre",),
     read: Callable[..., Clip] = read_frames,
 ) -> Tensor:
-    """Frame features (C,F,D) of one video: the centre frame of each of F = `frames` equal parts, in C
-    `crops`.
+    """Frame features (C,F,D) of one video: the centre frame of each of F = `frames` equal parts, in C crops.
 
-    read: decodes the video, see `read_frames`. Raises VideoError for an unreadable video, NotFinite where a feature is no finite number.
+    read: decodes the video, see `read_frames`.
+    Raises VideoError for an unreadable video, NotFinite where a feature is no finite number.
     """
+    return encode_clip(path, read(path, lambda count: segment_centres(count, frames)), backbone, crops)
+
+
+def encode_clip(path: str | Path, clip: Clip, backbone: Encoder, crops: Sequence[str]) -> Tensor:
+    """Features (C,F,D) of the F frames of a clip. path: whose they are, for a message. Raises NotFinite."""
     import torch
 
-    clip = read(path, lambda count: segment_centres(count, frames))
     with torch.inference_mode():
         views = resize_and_crop(clip.frames, backbone.image_size, crops)
         features = torch.stack([backbone.encode_frames(view) for view in views])
@@ -60,7 +63,7 @@ def encode_video(
 class Reader:
     """What training and testing read frames from.
 
-    features: (N,C,F,D) array. crops: the C crops. names: N names of videos. where: whose they are, for
+    features: (N,C,F,D) array. crops: the C crops. names: of the N videos. where: whose they are, for
     messages.
     """
 
@@ -77,9 +80,7 @@ class Reader:
         """
         crops = np.full(len(rows), self.crops.index("centre")) if crops is None else crops
         taken = self.features[rows[:, None], crops[:, None], frames].astype(np.float32)
-        if not np.isfinite(
-            taken.sum()
-        ):  # of float16 the sum cannot overflow, and it is faster than a look at each
+        if not np.isfinite(taken.sum()):  # of float16 the sum cannot overflow; faster than a look at each
             bad = int(np.argmin(np.isfinite(taken).all((1, 2))))
             name, crop = self.names[rows[bad]], self.crops[crops[bad]]
             raise NotFinite(
@@ -87,27 +88,10 @@ class Reader:
             )
         return taken
 
-    def still(self, rows: np.ndarray) -> np.ndarray:
-        """Which of the videos (n,) do not move: all stored frames of the first crop are equal, to what
-        float16 keeps.
-
-        A video of one frame, or of one picture held, is such a one: its frame differences (Eq. 4) say
-        nothing.
-        """
-        moves = np.zeros(len(rows), bool)
-        for frame in range(
-            1, self.features.shape[2]
-        ):  # almost all videos move in the first: the others are not read
-            left = np.flatnonzero(~moves)
-            first = self.features[rows[left], 0, 0].astype(np.float32)
-            change = np.abs(self.features[rows[left], 0, frame] - first)
-            moves[left] = change.max(1, initial=0) > STILL * np.abs(first).max(1, initial=0)
-        return ~moves
-
 
 @dataclass(frozen=True)
 class Features(Reader):
-    """Features in an array of one's own."""
+    """Features in an array of the user's own."""
 
     features: np.ndarray
     crops: tuple[str, ...]
@@ -115,20 +99,20 @@ class Features(Reader):
     where: str = "the features"
 
 
-def as_features(found: np.ndarray | Tensor | Reader, names: Sequence[str] | None = None) -> Reader:
-    """What can be read frame by frame: a store as it is, an array or tensor (N,F,D) or (N,C,F,D) in a
+def as_features(features: np.ndarray | Tensor | Reader, names: Sequence[str] | None = None) -> Reader:
+    """What can be read frame by frame: a store as it is, an array or tensor (N,F,D) or (N,C,F,D) in
     `Features`.
 
     names: of the videos, by default their numbers; they decide the random draws of a test. C = 1 means the
     centre crop, more are `left`, `centre`, `right` and `mirrored`. Raises InputError for another shape.
     """
-    if isinstance(found, Reader):
-        return found
-    array = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found)
+    if isinstance(features, Reader):
+        return features
+    array = np.asarray(features if isinstance(features, np.ndarray) else features.detach().cpu())
     array = array[:, None] if array.ndim == 3 else array
     if array.ndim != 4 or 0 in array.shape or array.shape[1] > len(CROPS):
         raise InputError(
-            f"features: expected (N,F,D) or (N,C,F,D) with C up to {len(CROPS)}, got {np.shape(found)}"
+            f"features: expected (N,F,D) or (N,C,F,D) with C up to {len(CROPS)}, got {np.shape(array)}"
         )
     names = [str(number) for number in range(len(array))] if names is None else list(names)
     if len(names) != len(array):

@@ -29,27 +29,10 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-# FFmpeg's names of what holds its pictures itself. Still pictures have formats of their own; a GIF may be a
-# video.
-CONTAINERS = (
-    *(
-        "avi",
-        "mov",
-        "matroska",
-        "mpeg",
-        "mpegts",
-        "mpegvideo",
-        "asf",
-        "flv",
-        "ogg",
-        "rm",
-        "gif",
-        "mxf",
-        "dv",
-        "ivf",
-    ),
-    *("nut", "wtv", "m4v", "h264", "hevc"),
-)
+Shrink = Callable[[np.ndarray], np.ndarray]
+# What holds its pictures itself, as FFmpeg takes it. Still pictures have formats of their own, but a GIF may
+# move.
+CONTAINERS = "avi,mov,matroska,mpeg,mpegts,mpegvideo,asf,flv,ogg,rm,gif,mxf,dv,ivf,nut,wtv,m4v,h264,hevc"
 # Where a file shows no end: 11 hours at 25 frames a second, and reading that takes an hour a pass.
 MAX_FRAMES = 1_000_000
 MAX_SECONDS = 3600.0
@@ -60,8 +43,7 @@ class Clip:
     """Frames of one video.
 
     frames: uint8 (k,H,W,3), RGB, upright; or (k, ...), what `shrink` made of each. count: how many frames the
-    video has, that is, how many decode.
-    decoder: library and version that gave the frames, "pyav 18.1.0".
+    video has, that is, how many decode. decoder: library and version that gave the frames, "pyav 18.1.0".
     """
 
     frames: np.ndarray
@@ -73,36 +55,32 @@ def read_frames(
     path: str | Path,
     pick: Callable[[int], Sequence[int]],
     threads: int = 1,
-    shrink: Callable[[np.ndarray], np.ndarray] | None = None,
+    shrink: Shrink | None = None,
 ) -> Clip:
     """Decode the best video stream of `path` in order and keep the frames that `pick` names.
 
-    `pick(n)` gets the number of frames n and returns at least one number in 0..n-1, in any order, repeats
+    pick: gets the number of frames n and returns at least one number in 0..n-1, in any order, repeats
     allowed. It is asked again when the stream decodes to another number of frames than the container holds,
-    so its answer must depend on n alone. The whole stream is decoded whatever is picked: n, and whether the
-    file can be read, do not depend on `pick`. Memory holds the picked frames alone.
+    so its answer must depend on n alone. n, and whether the file can be read, do not depend on it: all frames
+    are decoded.
+    threads: of the codec. They change nothing but the time: they can lose an error and the frames after it,
+    so what does not decode to as many frames as the container holds is decoded again, and judged, by one.
+    shrink: gets each picked picture, uint8 (H,W,3), as soon as it is decoded, and returns an array of one and
+    the
+    same shape for all: memory then holds these and one picture (32 pictures of 3840x2160 are 800 MB).
 
     Pictures are turned by multiples of 90 degrees and mirrored as the file says, which is how a player shows
-    them. The pixels' aspect is not applied: a picture of 340x256 stored pixels stays one, though a player may
-    show it 427 wide.
+    them. The pixels' aspect is not applied: 340x256 stored pixels stay so, though a player may show them 427
+    wide.
 
-    `shrink` gets each picked picture, uint8 (H,W,3), upright, as soon as it is decoded, once however often it
-    is picked, and returns an array of one and the same shape for all: memory then holds these and a single
-    picture (32 pictures of 3840x2160 are 800 MB). What is said of pictures below holds before they shrink.
+    A stream that raises a decoding error, or has packets or frames marked as damaged (a file cut short), is
+    unreadable as a whole: without its tail every segment of the video would lie elsewhere. What leaves no
+    mark
+    cannot be seen: damage that a codec conceals, a Matroska file that ends early.
 
-    A container that merely announces too many (or too few) frames is recounted. A stream that raises a
-    decoding error, or has packets or frames marked as damaged (a file cut short), is unreadable as a whole,
-    however many frames come before: without its tail every segment of the video would lie elsewhere. What
-    leaves no mark cannot be seen: damage that a codec conceals, a Matroska file that ends early.
-
-    Refused, too, is what is none of CONTAINERS (playlists, still pictures, FIFOs), a single still picture
-    within one, and a file of more than MAX_FRAMES frames or one that takes more than MAX_SECONDS a pass.
-
-    threads: of the codec. They change nothing but the time: they can lose an error and the frames after it,
-    so whatever does not decode to as many frames as the container holds is decoded again, and judged, by one.
-
-    Raises VideoError (one line, path first) for a file that is missing, no video, damaged, or changes its
-    picture size, in whichever frame; ValueError where `pick` picks nothing or leaves 0..n-1.
+    Raises VideoError (one line, path first) for a file that is missing, no video (none of CONTAINERS, a still
+    picture, a FIFO), damaged, changes its picture size, has more than MAX_FRAMES frames or takes more than
+    MAX_SECONDS a pass; ValueError where `pick` picks nothing or leaves 0..n-1.
     """
     path = Path(path)
     try:
@@ -148,30 +126,31 @@ def open_stream(path: Path) -> tuple[av.container.InputContainer, av.VideoStream
     try:
         # An absolute path cannot be taken for a URL. Titles in old AVI files are often not UTF-8, and nobody
         # asks for them here. What a file refers to is under the same two lists.
-        only = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+        only = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         container = av.open(str(path.absolute()), metadata_errors="ignore", container_options=only)
     except av.error.ArgumentError as error:
-        known = "AVI, MP4, MOV, Matroska, WebM, MPEG, WMV, FLV, Ogg, GIF or the like"
-        said = f"expected {known}; playlists and pictures are no videos"
-        raise VideoError(f"{path}: cannot be read as a video: {said}") from error
+        raise VideoError(
+            f"{path}: cannot be read as a video: expected AVI, MP4, MOV, Matroska, WebM, MPEG, WMV, FLV, Ogg,"
+            " GIF or the like; playlists and pictures are no videos"
+        ) from error
     stream = container.streams.best("video")
     problem = None
-    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+    if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
         problem = "no video stream"
     elif stream.codec_context is None:
         problem = "no decoder for its video codec"
     elif container.format.name.startswith("mov") and stream.frames == 1 and stream.duration is None:
         problem = "a still picture (HEIC, AVIF), no video"  # an item of the file, outside any track
-    if problem:
-        container.close()
-        raise VideoError(f"{path}: {problem}")
-    return container, stream
+    else:
+        return container, stream
+    container.close()
+    raise VideoError(f"{path}: {problem}")
 
 
 def count_packets(path: Path) -> tuple[int, str]:
-    """Packets with a picture to show: the number of frames in all but a few files, within milliseconds.
+    """Packets with a picture to show, and FFmpeg's name of the container; within milliseconds.
 
-    And FFmpeg's name of the container.
+    The packets are as many as the frames in all but a few files.
     """
     count = 0
     container, stream = open_stream(path)
@@ -187,23 +166,22 @@ def count_packets(path: Path) -> tuple[int, str]:
     return count, container.format.name
 
 
-def _bounded(path: Path, things: Iterable[T]) -> Iterator[T]:
+def _bounded(path: Path, items: Iterable[T]) -> Iterator[T]:
     """The packets or frames of a file; VideoError where no end is in sight."""
     end = time.monotonic() + MAX_SECONDS
-    for number, thing in enumerate(things):
+    for number, item in enumerate(items):
         if number > MAX_FRAMES:  # the last packet holds nothing
             raise VideoError(f"{path}: more than {MAX_FRAMES:,} frames; cut it into shorter videos")
         if time.monotonic() > end:
-            said = f"no end after {MAX_SECONDS:g} s and {number:,} frames; cut it into shorter videos"
-            raise VideoError(f"{path}: {said}")
-        yield thing
+            seen = f"{MAX_SECONDS:g} s and {number:,} frames"
+            raise VideoError(f"{path}: no end after {seen}; cut it into shorter videos")
+        yield item
 
 
 def _decode(
-    path: Path, numbers: Iterable[int], threads: int, shrink: Callable[[np.ndarray], np.ndarray] | None
+    path: Path, numbers: Iterable[int], threads: int, shrink: Shrink | None
 ) -> tuple[dict[int, np.ndarray], int]:
-    """One pass over the whole stream: frames `numbers` (upright RGB, or shrunk) and how many frames there
-    are."""
+    """One pass over the stream: frames `numbers` (upright RGB, or shrunk), and how many frames there are."""
     wanted, frames, count, sizes = set(numbers), {}, 0, set()
     for count, frame in enumerate(decode(path, threads), 1):
         sizes.add((frame.width, frame.height)[:: -1 if _quarters(frame) % 2 else 1])
@@ -212,8 +190,8 @@ def _decode(
     if not count:
         raise VideoError(f"{path}: no frame of its video stream decodes")
     if len(sizes) > 1:
-        said = ", ".join(sorted(f"{width}x{height}" for width, height in sizes))
-        raise VideoError(f"{path}: the picture size changes within the video ({said})")
+        listed = ", ".join(sorted(f"{width}x{height}" for width, height in sizes))
+        raise VideoError(f"{path}: the picture size changes within the video ({listed})")
     return frames, count
 
 
@@ -235,23 +213,23 @@ def _quarters(frame: av.VideoFrame) -> int:
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:
+    """The picture, uint8 (H,W,3), turned and mirrored as the file says."""
     picture = frame.to_ndarray(format="rgb24", threads=1)
     return np.rot90(picture[::-1] if _mirrored(frame) else picture, _quarters(frame))
 
 
 def _mirrored(frame: av.VideoFrame) -> bool:
     """Whether the file says to mirror the picture; upside down first, then `_quarters` is right."""
-    # Not frame.side_data: frame and data would hold each other, and the picture's memory, until they are
-    # collected.
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    # Not frame.side_data: frame and data would hold each other, and the picture's memory, until collected.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub has no __init__
     if matrix is None:
         return False
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
-    return a * d < b * c
+    return bool(a * d < b * c)
 
 
-def shrunk(picture: np.ndarray, shrink: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
-    # A copy: a mere view, of a crop say, would keep the whole picture in memory.
+def shrunk(picture: np.ndarray, shrink: Shrink | None) -> np.ndarray:
+    """What `shrink` makes of a picture; a copy, as a view, of a crop say, would keep the whole picture."""
     return picture if shrink is None else np.array(shrink(picture))
 
 
@@ -277,10 +255,9 @@ def resize(frames: np.ndarray, size: int) -> torch.Tensor:
 
 
 def crop(pictures: torch.Tensor, size: int, crops: Sequence[str]) -> torch.Tensor:
-    """Squares (T,3,h,w) -> (C,T,3,size,size) of pictures with h, w >= size; C = len(crops), in the order of
-    crops.
+    """Squares (T,3,h,w) -> (C,T,3,size,size) of pictures with h, w >= size, in the order of `crops`.
 
-    «left» and «right» are the ends of the long side (top and bottom of a portrait), «mirrored» is the centre
+    "left" and "right" are the ends of the long side (top and bottom of a portrait), "mirrored" is the centre
     flipped from left to right. Raises InputError for another name.
     """
     import torch

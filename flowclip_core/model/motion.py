@@ -5,7 +5,8 @@ Letters: B videos, T frames, L differences, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,16 @@ from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
 
 
+@contextmanager
+def seeded(seed: int, part: int) -> Iterator[None]:
+    """Draw a part's initial weights from a random stream of its own, leaving the caller's untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 1000 + part)
+        yield
+
+
 def pairs(frames: int, step: int) -> list[tuple[int, int]]:
-    """The pairs (i, j) of S(I), i < j <= i+step, shortest distance first: L = sum of T-d for d = 1..s (Eq. 4,
-    5)."""
+    """The pairs (i, j) of S(I), i < j <= i+step, shortest distance first: L of them (Eq. 4, 5)."""
     return [(i, i + distance) for distance in range(1, step + 1) for i in range(frames - distance)]
 
 
@@ -37,8 +45,7 @@ class Stream(nn.Module):
     """One transformer block over a sequence of tokens, (B,N,D) -> (B,N,D): T_m or T_s of Eq. 5.
 
     Self-attention and a feed-forward net of width 4D with ReLU, as in the architecture that the paper cites;
-    `norm_order` and `positions` are open readings. Without positional code the block treats its tokens as a
-    set.
+    `norm_order` and `positions` are open readings. Without positions the block treats its tokens as a set.
     """
 
     def __init__(self, width: int, tokens: int, config: ModelConfig) -> None:
@@ -46,7 +53,7 @@ class Stream(nn.Module):
         self.block = nn.TransformerEncoderLayer(
             width,
             config.heads,
-            4 * width,
+            dim_feedforward=4 * width,
             dropout=0.0,
             batch_first=True,
             norm_first=config.norm_order == "pre",
@@ -56,30 +63,31 @@ class Stream(nn.Module):
             self.positions = nn.Parameter(torch.randn(tokens, width) * 0.01)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.block(tokens if self.positions is None else tokens + self.positions)
+        mixed: Tensor = self.block(tokens if self.positions is None else tokens + self.positions)
+        return mixed
 
 
 class MotionModelingBlock(nn.Module):
-    """MMB: frames I (B,T,D) -> the video V (B,D), from a spatial stream over I and a motion stream over S(I)
-    (Eq. 4-6).
+    """MMB: frames I (B,T,D) -> the video V (B,D), from a spatial stream over I and a motion stream over S(I).
 
-    Either stream may be off: without both, V is the mean of the frames. build: makes a stream's module, by
-    its number.
-    Raises InputError for heads that do not divide the width.
+    Either stream may be off; without both, V is the mean of the frames. seed: draws the streams' weights.
     """
 
-    def __init__(self, width: int, config: ModelConfig, build: Callable[[int, Callable], nn.Module]) -> None:
+    def __init__(self, width: int, config: ModelConfig, seed: int) -> None:
         super().__init__()
         self.residual = config.residual
         self.spatial_stream = self.motion_stream = None
         if config.spatial:
-            self.spatial_stream = build(1, lambda: Stream(width, config.frames, config))
+            with seeded(seed, 1):
+                self.spatial_stream = Stream(width, config.frames, config)
         if config.mmb:
-            self.motion_stream = build(2, lambda: Stream(width, config.differences, config))
+            with seeded(seed, 2):
+                self.motion_stream = Stream(width, config.differences, config)
 
     def forward(self, frames: Tensor, step: int) -> dict[str, Tensor]:
-        """All intermediates by name: `frames`, `video`, and what the streams that are on leave. step: s of
-        Eq. 4."""
+        """All intermediates by name: `frames`, `video`, and those of the streams that are on. step: s of Eq.
+        4.
+        """
         out = {"frames": frames, "video": frames.mean(1)}  # (B,T,D), (B,D)
         if self.spatial_stream is not None:
             out["spatial_tokens"] = self.spatial_stream(frames)  # (B,T,D), Eq. 5

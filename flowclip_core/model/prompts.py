@@ -13,7 +13,7 @@ from flowclip_core.model.backbone import Backbone
 
 
 def prompt_vectors(backbone: Backbone, prompt: str) -> Tensor:
-    """Token embeddings (H,W) of a hand-crafted prompt, one vector a token: «human action of» gives H = 3."""
+    """Token embeddings (H,W) of a hand-crafted prompt, one vector a token: "human action of" gives H = 3."""
     tokens = backbone.tokenize(prompt)
     if not tokens:
         raise InputError(f"prompt {prompt!r} has no words")
@@ -24,20 +24,21 @@ class MotionAwarePrompts(nn.Module):
     """P_1..P_H of Eq. 7, initialised by a hand-crafted prompt; the motion adapter adds one shift to all of
     them.
 
-    With `motion` off (no motion stream to follow) the vectors are learnt but the same for every video.
+    hidden: width of the adapter; 0, without motion to follow: the vectors are learnt, but the same for every
+    video.
     """
 
-    def __init__(self, initial: Tensor, width: int, hidden: int, motion: bool) -> None:
+    def __init__(self, initial: Tensor, width: int, hidden: int) -> None:
         super().__init__()
         self.vectors = nn.Parameter(initial.clone())
         self.adapter = None
-        if motion:
+        if hidden:
             self.adapter = nn.Sequential(
                 nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, initial.shape[1])
             )
 
     def forward(self, motion: Tensor | None) -> Tensor:
-        """Prompt vectors (B,H,W), or (1,H,W) without motion. motion: AvgPool of the motion stream (B,D)."""
+        """Prompt vectors (B,H,W), or (1,H,W) without an adapter. motion: mean of the motion stream (B,D)."""
         if self.adapter is None:
             return self.vectors[None]
         return self.vectors + self.adapter(motion)[:, None]

@@ -1,9 +1,10 @@
 """Training and testing on stored features (section 4.1).
 
-A step's batch is a pure function of (seed, step), so a run that is stopped and resumed equals the whole run.
-The loss has no term across videos, so the prompt tree, which takes nearly all of the time and memory, runs in
-micro-batches, several at a time where there are cores for them. Their size and number change no bit on a CPU:
-every video's texts are computed as if it were alone, and sums over videos follow an order of their own.
+A step's batch is a pure function of (seed, step), so a training that is stopped and resumed equals one that
+is not. The loss has no term across videos, so the prompt tree, which takes nearly all of the time and memory,
+runs in micro-batches, several at a time where there are cores for them. Their size and number change no bit
+on a CPU: every video's texts are computed as if it were alone, and sums over videos follow an order of their
+own.
 
 Letters: B videos of a batch, N test videos, T frames, K classes, D width.
 """
@@ -11,9 +12,7 @@ Letters: B videos of a batch, N test videos, T frames, K classes, D width.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,29 +20,31 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from flowclip_core.config import EvalConfig, TrainConfig
+from flowclip_core.cores import available_cores
 from flowclip_core.data.features import Reader, as_features, central_frames, drawn_frames
-from flowclip_core.errors import Diverged, InputError, NotFinite, notice
-from flowclip_core.files import to_json, write_atomically
+from flowclip_core.errors import Diverged, InputError, NotFinite
 from flowclip_core.model.flowclip import FlowCLIP
-from flowclip_core.model.hub import LARGEST, need_sound, tensors_sum
-from flowclip_core.training import metrics
+from flowclip_core.model.hub import LARGEST, need_sound
+from flowclip_core.training import state
+from flowclip_core.training.metrics import accuracy
+
+Settings = TypeVar("Settings", TrainConfig, EvalConfig)
+Passes = Callable[[Tensor], Iterable[tuple[Tensor, ...]]]
 
 # Random streams of one run, kept apart so that changing one leaves the others as they are.
 ORDER, DRAW, TEST, SHUFFLE = 1, 2, 3, 4
 CHECKPOINT_SECONDS = 60.0
 
-# Videos over which gradients of the trained parts are summed at once. The order of a sum decides its last
-# bit, so it is the same whatever the micro-batch, and it bounds the memory of all that is not the prompt
-# tree.
+# Videos over which gradients are summed at once. The order of a sum decides its last bit, so it is the same
+# whatever the micro-batch; it also bounds the memory of all that is not the prompt tree.
 SUMMED = 32
 # A product of fewer rows than this is summed in another order (measured with MKL: fewer than 4).
 FEWEST = 4
@@ -55,14 +56,13 @@ class Log:
 
     losses: list[float]
     micro_batch: int
-    ranks: list[int]  # how many took part, one after the other where it was resumed by another number of them
+    ranks: list[int]  # how many took part, one after the other where another number of them resumed it
 
 
 class Alone:
-    """What training asks of the processes that share it, for one that is alone.
+    """What training asks of the processes that share it, answered by one that is alone.
 
-    The module flowclip_kit.distributed.ranks is the same for several: each computes some of a batch's prompt
-    trees.
+    flowclip_kit.distributed.ranks answers for several: each computes some of a batch's prompt trees.
     """
 
     @staticmethod
@@ -77,40 +77,50 @@ class Alone:
 
     @staticmethod
     def count() -> int:
-        """How many there are."""
         return 1
 
     @staticmethod
     def follow(
-        parameters, optimiser, losses: list[float], counts: list[int]
+        parameters: Iterable[Tensor],
+        optimiser: torch.optim.Optimizer,
+        losses: list[float],
+        counts: list[int],
     ) -> tuple[list[float], list[int]]:
         """Begin with the main one's parameters, momentum, losses and counts."""
         return losses, counts
 
     @staticmethod
-    def gradients_of_main(parameters, loss: float) -> float:
-        """Take the step of the main one, whose loss is returned."""
+    def gradients_of_main(parameters: Iterable[Tensor], loss: float) -> float:
+        """Take the gradients of the main one; returns its loss."""
         return loss
 
     @staticmethod
-    def share(items):
+    def share(items: range) -> range:
         """This one's share of the items."""
         return items
 
     @staticmethod
+    def gather(passes: Passes, videos: Tensor) -> list[Tensor]:
+        """What passes of the prompt tree give for all videos, each computing its share of them.
+
+        A pass that has no room in one of several raises NoRoom in all.
+        """
+        return [torch.cat(parts) for parts in zip(*passes(videos), strict=True)]
+
+    @staticmethod
     def add(scores: Tensor) -> Tensor:
-        """The sum of all ones' scores."""
+        """The sum of everyone's scores."""
         return scores
 
 
-def batch_at(step: int, videos: int, config: TrainConfig, seed: int, store: Reader, frames: int):
+def batch_at(
+    step: int, videos: int, config: TrainConfig, seed: int, store: Reader, frames: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The step's videos (B,), crops (B,) and stored frames (B,T): a pure function of its arguments.
 
-    Every epoch sees each video once, in a new order, with a new TSN draw and a random crop out of
-    `config.crops`.
+    Every epoch sees each video once, in a new order, with a new TSN draw and a random crop of `config.crops`.
     """
-    per_epoch = -(-videos // config.batch)
-    epoch, number = divmod(step, per_epoch)
+    epoch, number = divmod(step, -(-videos // config.batch))
     order = np.random.default_rng([seed, ORDER, epoch]).permutation(videos)
     picked = order[number * config.batch : (number + 1) * config.batch]
     rng = np.random.default_rng([seed, DRAW, step])
@@ -133,27 +143,23 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop_after: int | None = None,
-    ranks=Alone,
+    ranks: Any = Alone,
 ) -> Log:
     """Fit the trainable parts by SGD with momentum and a cosine schedule, from the loss of Eq. 3.
 
     features: of N videos, (N,F,D) or (N,C,F,D) with C crops; each step draws T of the F frames and one crop a
-    video.
-    labels: class number of each video. rows: which of the N videos are trained on, in the order of the
-    labels; default
-    all. config: lengths and rates; default the paper's few-shot ones. seed: of the draws.
+    video. labels: class number of each video.
+    config: lengths and rates; default the paper's few-shot ones. seed: of the draws.
+    rows: which of the N videos are trained on, in the order of the labels; default all.
     memory: GiB that the prompt trees may take together; by default as suits the device. micro_batch: videos
-    of one tree, instead of what fits. When memory still runs out, the micro-batch is halved and the step done
-    again.
-    lanes: micro-batches at a time, each in a thread of its own (CPU); default a core each where a batch takes
-    several.
+    of one tree, instead of what fits. If memory runs out all the same, the step is done again in smaller
+    ones.
+    lanes: micro-batches at a time, each in a thread of its own (CPU); default one for each core.
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed
-    at the end.
-    ranks: see `Alone`. Raises InputError where another number of them began it, on GPUs, which round
-    otherwise then.
-    stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
-    Raises Diverged, saying the step and the learning rate, where the loss or a trained part is no finite
-    number any more; the checkpoint is then removed, since it leads there again.
+    at the end. stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
+    ranks: see `Alone`. Raises InputError where another number of them began it on GPUs, which round otherwise
+    then; Diverged, with the step and the learning rate, where the loss or a trained part is no longer finite:
+    the checkpoint is then removed, since it leads there again.
     """
     store, config = as_features(features), config or TrainConfig()
     rows = np.arange(len(store.features)) if rows is None else np.asarray(rows)
@@ -164,55 +170,59 @@ def train(
         )
     if not 0 <= labels.min() <= labels.max() < len(model.class_texts):
         raise InputError(
-            f"labels: {labels.min()} to {labels.max()}; the model has classes 0 to {len(model.class_texts) - 1}"
+            f"labels: {labels.min()} to {labels.max()};"
+            f" the model has classes 0 to {len(model.class_texts) - 1}"
         )
     config = _stored_crops(config, store, features)
-    parameters = model.trained()
+    parameters, device = model.trained(), model.backbone.device
     optimiser = torch.optim.SGD(
         parameters.values(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    total, device = config.total_steps(len(rows)), model.backbone.mean.device
+    total = config.total_steps(len(rows))
     if lanes is None:
         several = model.prompts is not None and config.batch > model.tree.at_once
-        lanes = _cores() if device.type == "cpu" and several else 1
-    micro = micro_batch or _micro_batch(model, memory, lanes)
+        lanes = available_cores() if device.type == "cpu" and several else 1
+    micro = micro_batch or micro_batch_for(model, memory, lanes)
     checkpoint = checkpoint if ranks.main() else None
-    said = f"{model.config} {model.class_texts} {config} {seed}".encode() + rows.tobytes() + labels.tobytes()
-    whose = hashlib.sha256(said).hexdigest()[:16]
-    losses, counts = ranks.follow(
-        parameters.values(), optimiser, *_resume(checkpoint, parameters, optimiser, whose, ranks.count())
+    settings = (
+        f"{model.config} {model.class_texts} {config} {seed}".encode() + rows.tobytes() + labels.tobytes()
     )
-    first = len(losses)
+    training = hashlib.sha256(settings).hexdigest()[:16]
+    losses, counts = ranks.follow(
+        parameters.values(),
+        optimiser,
+        *state.resume(checkpoint, parameters, optimiser, training, ranks.count()),
+    )
     if counts[-1:] != [ranks.count()]:
         counts.append(ranks.count())
     saved = time.monotonic()
     model.train()
-    with _one_thread(device), lanes_of(lanes) as run:
-        for step in range(first, total):
+    with one_thread(device.type == "cpu"), lanes_of(lanes) as run:
+        for step in range(len(losses), total):
             for group in optimiser.param_groups:
                 group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
             picked, crops, frames = batch_at(step, len(rows), config, seed, store, model.config.frames)
-            taken = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
+            videos = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
             targets = torch.from_numpy(labels[picked]).to(device)
-            loss, micro = _step_that_fits(model, taken, targets, micro, run, ranks)
+            loss, micro = _gradients_that_fit(model, videos, targets, micro, run, ranks)
             losses.append(ranks.gradients_of_main(parameters.values(), loss))
             optimiser.step()
-            stop = stop_after is not None and step + 1 >= stop_after
-            save_now = checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds)
+            last, stop = step + 1 == total, stop_after is not None and step + 1 >= stop_after
+            due = checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds)
             try:
                 if not math.isfinite(losses[-1]):
                     raise NotFinite(f"the loss is {losses[-1]}")
-                if save_now or step + 1 == total:  # else the next loss shows it
-                    need_sound("the trained part", parameters, LARGEST if step + 1 == total else math.inf)
+                if due or last:  # else the next loss shows it
+                    need_sound("the trained part", parameters, LARGEST if last else math.inf)
             except NotFinite as error:
                 if checkpoint:
                     checkpoint.unlink(missing_ok=True)
                 raise Diverged(
-                    f"step {step + 1} of {total}, learning rate {config.lr:g}: {error}; nothing is kept of this run:"
-                    " train at a lower rate"
+                    f"step {step + 1} of {total}, learning rate {config.lr:g}: {error}; nothing is kept of"
+                    " this run: train at a lower rate"
                 ) from None
-            if save_now:
-                _checkpoint(checkpoint, parameters, optimiser, losses, counts, whose)
+            if checkpoint and due:
+                state.write(checkpoint, parameters, optimiser, losses, counts, training)
                 saved = time.monotonic()
             if stop:
                 break
@@ -223,231 +233,158 @@ def train(
     return Log(losses, micro, counts)
 
 
-def _stored_crops(config, store: Reader, given: object):
-    """The settings with crops that are stored: of an array of one's own, those that it has.
+def _stored_crops(config: Settings, store: Reader, features: object) -> Settings:
+    """The settings with crops that are stored: of the user's own array, those that it has.
 
     Raises InputError for a store that lacks one.
     """
-    if missing := [crop for crop in config.crops if crop not in store.crops]:
-        there = tuple(crop for crop in config.crops if crop in store.crops)
-        if isinstance(given, Reader) or not there:
-            raise InputError(
-                f"{store.where}: crops {missing} are not stored; it holds {', '.join(store.crops)}"
-            )
-        return replace(config, crops=there)
-    return config
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    stored = tuple(crop for crop in config.crops if crop in store.crops)
+    if stored == config.crops:
+        return config
+    if isinstance(features, Reader) or not stored:
+        missing = [crop for crop in config.crops if crop not in store.crops]
+        raise InputError(f"{store.where}: crops {missing} are not stored; it holds {', '.join(store.crops)}")
+    return replace(config, crops=stored)
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU, one thread for each product: what is computed here is small, and threads would wait for each
-    other."""
+def one_thread(applies: bool = True) -> Iterator[None]:
+    """One thread for each product on a CPU: they are small here, and threads would wait for each other."""
     before = torch.get_num_threads()
-    if device.type == "cpu":
+    if applies:
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        if device.type == "cpu":
-            torch.set_num_threads(before)
-
-
-@contextmanager
-def lanes_of(count: int) -> Iterator[Callable]:
-    """What stands for `map`: itself, or one that works in `count` threads. PyTorch then takes one core for
-    each."""
-    if count == 1:
-        yield map
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool.map
-    finally:
         torch.set_num_threads(before)
 
 
-def _step_that_fits(
-    model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable, ranks=Alone
+@contextmanager
+def lanes_of(count: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """What stands for `map`: itself, or one that works in `count` threads, each on one core."""
+    if count == 1:
+        yield map
+        return
+    with (
+        one_thread(),
+        ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        yield pool.map
+
+
+def _gradients_that_fit(
+    model: FlowCLIP, videos: Tensor, targets: Tensor, micro: int, run: Callable[..., Any], ranks: Any
 ) -> tuple[float, int]:
-    """`_step`, done again in micro-batches of half the size as often as memory runs out: the loss, and what
-    fitted."""
+    """`gradients`, again in micro-batches of half the size while memory runs out: the loss, and what
+    fitted.
+    """
     while True:
         model.zero_grad(set_to_none=True)
         try:
-            return _step(model, features, targets, micro, run, ranks), micro
+            return gradients(model, videos, targets, micro, run, ranks), micro
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if micro == 1 or not _out_of_memory(error) or ranks.together() and not isinstance(error, _NoRoom):
+            if micro == 1 or not out_of_memory(error) or (ranks.together() and not isinstance(error, NoRoom)):
                 raise
         # Out of the handler, whose traceback would hold on to what the pass had kept.
         micro = max(1, min(micro, len(targets)) // 2)
-        if features.device.type == "cuda":
+        if videos.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _step(
-    model: FlowCLIP, features: Tensor, targets: Tensor, micro: int, run: Callable = map, ranks=Alone
+def gradients(
+    model: FlowCLIP,
+    videos: Tensor,
+    targets: Tensor,
+    micro: int,
+    run: Callable[..., Any] = map,
+    ranks: Any = Alone,
 ) -> float:
     """Add the gradient of the batch's mean loss to the trained parts; returns that loss.
 
-    features (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `lanes_of`.
+    videos (B,T,D), targets (B,); micro: videos of one pass of the prompt tree; run: see `lanes_of`.
     """
+    parts = zip(videos.split(SUMMED), targets.split(SUMMED), strict=True)
     loss = 0.0
-    for part, target in zip(features.split(SUMMED), targets.split(SUMMED), strict=True):
-        loss += _accumulate(model, part, target, len(targets), micro, run, ranks)
+    for part, labels in parts:
+        loss += _accumulate(model, part, labels, len(targets), micro, run, ranks)
     return loss
 
 
 def _accumulate(
-    model: FlowCLIP, features: Tensor, targets: Tensor, batch: int, micro: int, run: Callable, ranks
+    model: FlowCLIP,
+    videos: Tensor,
+    targets: Tensor,
+    batch: int,
+    micro: int,
+    run: Callable[..., Any],
+    ranks: Any,
 ) -> float:
     """Add the gradient of these videos' share of the mean loss over `batch` videos; returns that share.
 
-    The prompt tree goes first, some videos at a time, ahead and back: what each pass leaves are its texts,
-    and the loss's gradient with respect to its prompts. All else is small and done over all videos together.
+    The prompt tree goes first, some videos at a time, forward and backward: each pass leaves its texts, and
+    the loss's gradient with respect to its prompts. The rest is small and done over all videos together.
     """
-    out = model.encode_video(features)
-    seen = {name: value.detach().requires_grad_(value.requires_grad) for name, value in out.items()}
-    prompts, everything = out.get("prompts"), torch.arange(len(targets), device=targets.device)
-    own = prompts is not None and model.prompts.adapter is not None  # every video has texts of its own
-    whole = own and micro >= len(targets) >= FEWEST and not ranks.together()
+    out = model.encode_video(videos)
+    cut = {name: value.detach().requires_grad_(value.requires_grad) for name, value in out.items()}
 
-    def pass_of(videos: Tensor) -> tuple[Tensor, Tensor]:
-        vectors = prompts.detach()[videos].requires_grad_()
-        many = torch.arange(max(FEWEST, len(videos)), device=videos.device) % len(videos)
+    def loss_of(video: dict[str, Tensor], texts: Tensor, targets: Tensor) -> Tensor:
+        logits = model.score_classes(video, texts)["logits"][: len(targets)]
+        return F.cross_entropy(logits, targets, reduction="sum") / batch
+
+    def tree_pass(picked: Tensor) -> tuple[Tensor, Tensor]:
+        """Texts of some videos, and the gradient of their loss with respect to their prompts."""
+        vectors = cut["prompts"].detach()[picked].requires_grad_()
+        repeated = torch.arange(max(FEWEST, len(picked)), device=picked.device) % len(picked)
         with torch.enable_grad():  # a thread begins without
             texts = model.tree(vectors)
-            fixed = {name: value.detach()[videos[many]] for name, value in out.items()}
-            logits = model.score_classes(fixed, texts[many])["logits"][: len(videos)]
-            share = F.cross_entropy(logits, targets[videos], reduction="sum") / batch
-        return texts.detach(), torch.autograd.grad(share, vectors)[0]
+            fixed = {name: value.detach()[picked[repeated]] for name, value in out.items()}
+            loss = loss_of(fixed, texts[repeated], targets[picked])
+        return texts.detach(), torch.autograd.grad(loss, vectors)[0]
 
-    if prompts is None:
+    tree_texts = None
+    if model.prompts is None:
         texts = model.static_texts
-    elif not own:
-        texts = model.tree(prompts)
-    elif whole:  # the match below serves its texts too
-        vectors = prompts.detach().requires_grad_()
-        found = model.tree(vectors)
-        texts = found.detach().requires_grad_()
+    elif model.prompts.adapter is None:  # the same for all videos
+        texts = model.tree(out["prompts"])
+    elif (
+        micro >= len(targets) >= FEWEST and not ranks.together()
+    ):  # one pass, whose texts serve the loss below
+        tree_texts = model.tree(cut["prompts"])
+        texts = tree_texts.detach().requires_grad_()
     else:
-        texts, gradient = _shared(lambda videos: run(pass_of, videos.split(micro)), everything, ranks)
-    share = F.cross_entropy(model.score_classes(seen, texts)["logits"], targets, reduction="sum") / batch
-    share.backward()
-    if whole:
-        (gradient,) = torch.autograd.grad(found, vectors, texts.grad)
-    ends = [(value, seen[name].grad) for name, value in out.items() if seen[name].grad is not None]
-    ends += [(prompts, gradient)] if own else []
+        numbers = torch.arange(len(targets), device=targets.device)
+        texts, cut["prompts"].grad = ranks.gather(lambda mine: run(tree_pass, mine.split(micro)), numbers)
+    loss = loss_of(cut, texts, targets)
+    loss.backward()
+    if tree_texts is not None:
+        tree_texts.backward(texts.grad)
+    ends = [(value, cut[name].grad) for name, value in out.items() if cut[name].grad is not None]
     if ends:  # a linear head on frozen features has nothing before it
-        torch.autograd.backward(*zip(*ends, strict=True))
-    return share.item()
+        values, gradients = zip(*ends, strict=True)
+        torch.autograd.backward(values, gradients)
+    return loss.item()
 
 
-def _shared(passes: Callable[[Tensor], Iterable], videos: Tensor, ranks) -> list[Tensor]:
-    """What passes of the prompt tree give for all videos; each rank computes its share of them.
-
-    A pass that has no room in one rank raises _NoRoom in all.
-    """
-    if not ranks.together():
-        return [torch.cat(parts) for parts in zip(*passes(videos), strict=True)]
-    found, lack = [], None
-    try:
-        found = [torch.cat(parts) for parts in zip(*passes(ranks.share_evenly(videos)), strict=True)]
-    except RuntimeError as error:
-        if not _out_of_memory(error):
-            raise
-        lack = _NoRoom(str(error))
-    if ranks.any_of(lack is not None):
-        raise lack or _NoRoom("not enough memory in another rank")
-    return [ranks.join(value, len(videos)) for value in found]
-
-
-class _NoRoom(RuntimeError):
+class NoRoom(RuntimeError):
     """The passes of the prompt tree do not fit into memory."""
 
 
-def _micro_batch(model: FlowCLIP, memory: float | None, lanes: int) -> int:
-    """Videos that a pass of the prompt tree takes: as many as it likes, of those that fit into `memory`
-    GiB."""
+def micro_batch_for(model: FlowCLIP, memory: float | None, lanes: int) -> int:
+    """Videos that a pass of the prompt tree takes: as suits it best, if they fit into `memory` GiB."""
     if memory is None:
         memory = 4.0
         if model.backbone.device.type == "cuda":
             memory = 0.6 * torch.cuda.mem_get_info(model.backbone.device)[0] / 2**30
-    fits = int(memory * 2**30 / lanes / model.tree.bytes_per_video)
-    return max(1, min(fits, model.tree.at_once))
+    fit = int(memory * 2**30 / lanes / model.tree.bytes_per_video)
+    return max(1, min(fit, model.tree.at_once))
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out."""
     # Only CUDA has an error class of its own; the CPU allocator raises a plain RuntimeError.
-    said = str(error)
-    if isinstance(error, torch.OutOfMemoryError | _NoRoom):
+    if isinstance(error, torch.OutOfMemoryError | NoRoom):
         return True
-    return "DefaultCPUAllocator" in said or "not enough memory" in said
-
-
-def _checkpoint(
-    path: Path,
-    parameters: dict,
-    optimiser: torch.optim.Optimizer,
-    losses: list[float],
-    counts: list[int],
-    run: str,
-) -> None:
-    tensors = {f"value.{name}": value.detach().cpu() for name, value in parameters.items()}
-    for name, value in parameters.items():
-        tensors[f"momentum.{name}"] = optimiser.state[value]["momentum_buffer"].cpu()
-    said = {"losses": to_json(path, losses), "ranks": json.dumps(counts), "run": run}
-    write_atomically(path, save(tensors, said | {"sum": _state_sum(tensors, said)}))
-
-
-def _state_sum(tensors: dict[str, Tensor], said: dict[str, str]) -> str:
-    sums = tensors_sum({name: value.numpy() for name, value in tensors.items()})
-    return f"{sums} {hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]}"
-
-
-def _resume(
-    path: Path | None, parameters: dict, optimiser: torch.optim.Optimizer, run: str, count: int
-) -> tuple[list[float], list[int]]:
-    """Losses of the steps that are done, and how many ranks did them.
-
-    A state that is damaged or another run's is left aside.
-    """
-    if path is None or not path.exists():
-        return [], []
-    shapes = {
-        f"{kind}.{name}": value.shape for name, value in parameters.items() for kind in ("value", "momentum")
-    }
-    try:
-        with safe_open(path, "pt") as file:
-            tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
-        losses, counts = json.loads(said["losses"]), json.loads(said.get("ranks", "[1]"))
-        if "sum" in said and (said.pop("sum") != _state_sum(tensors, said) or said["run"] != run):
-            raise ValueError("another state than was written")
-        if {name: value.shape for name, value in tensors.items()} != shapes or not all(
-            map(math.isfinite, losses)
-        ):
-            raise ValueError("the state of another run")
-        if not all(value.isfinite().all() for value in tensors.values()):
-            raise ValueError("values that are not finite")
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        why = " ".join(str(error).split())
-        notice(f"{path}: not the state of this training, or damaged ({why}); it begins anew")
-        return [], []
-    if next(iter(parameters.values())).device.type != "cpu" and counts[-1] != count:
-        raise InputError(
-            f"{path}: {len(losses)} steps of this training were made by {counts[-1]} ranks, and this call has"
-            f" {count}: start it with {counts[-1]}, or delete that file to begin it again"
-        )
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(tensors[f"value.{name}"])
-            optimiser.state[value]["momentum_buffer"] = tensors[f"momentum.{name}"].to(value.device)
-    return losses, counts
+    return "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
 
 
 IN_ORDER, SHUFFLED, REVERSED, REPEATED = "in order", "shuffled", "reversed", "repeated"
@@ -473,39 +410,24 @@ def evaluate(
     *,
     rows: np.ndarray | None = None,
     names: Sequence[str] | None = None,
-    pairs: Sequence[tuple[int, int]] = (),
 ) -> dict[str, float]:
-    """Top-1 and top-5 of a trained model in percent; with `pairs` of classes that are each other reversed in
-    time also what `metrics.pair_metrics` gives; with `config.controls` the same with the frames out of order.
+    """Top-1 and top-5 of a trained model in percent; with `config.controls` also top-1 with the frames out of
+    order.
 
-    features, labels, rows: as of `train`. names: of the N videos, which decide the draws of several clips;
-    default
-    their numbers. config: default the paper's 4 clips, in the crops that there are.
+    features, labels, rows: as for `train`. names: of the N videos, which decide the draws of several clips;
+    default their numbers. config: default the paper's 4 clips, in the crops that there are.
     """
-    store = as_features(features, names)
+    store, labels = as_features(features, names), np.asarray(labels)
     config = _stored_crops(config or EvalConfig(), store, features)
-    return test(model, store, np.asarray(labels), config, rows=rows, pairs=pairs)[0]
-
-
-def test(
-    model: FlowCLIP,
-    store: Reader,
-    labels: np.ndarray,
-    config: EvalConfig,
-    *,
-    rows: np.ndarray | None = None,
-    pairs: Sequence[tuple[int, int]] = (),
-    ranks=Alone,
-) -> tuple[dict[str, float], np.ndarray]:
-    """What `evaluate` returns, and the scores (n,K) with the frames in order."""
-    scores = score(model, store, config, rows=rows, ranks=ranks)
-    found = {"top1": metrics.accuracy(scores, labels), "top5": metrics.accuracy(scores, labels, top=5)}
-    found |= metrics.pair_metrics(scores, labels, pairs)
+    values = accuracies(score(model, store, config, rows=rows), labels)
     for order in CONTROLS if config.controls else ():
-        arranged = score(model, store, config, rows=rows, order=order, ranks=ranks)
-        found[f"top1_{order}"] = metrics.accuracy(arranged, labels)
-        found |= metrics.pair_metrics(arranged, labels, pairs, f"_{order}")
-    return found, scores
+        values[f"top1_{order}"] = accuracy(score(model, store, config, rows=rows, order=order), labels)
+    return values
+
+
+def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Top-1 and top-5 in percent by name. scores: (N,K), labels: (N,)."""
+    return {f"top{top}": accuracy(scores, labels, top) for top in (1, 5)}
 
 
 @torch.inference_mode()
@@ -517,39 +439,37 @@ def score(
     rows: np.ndarray | None = None,
     order: str = IN_ORDER,
     batch: int = 64,
-    ranks=Alone,
+    ranks: Any = Alone,
 ) -> np.ndarray:
     """Class scores (n,K): the mean over all views of softmax (Eq. 3), as peers fuse their 4 x 3 views.
 
-    Draws depend on `config.seed` and a video's name alone, not on the batch or the model: every variant sees
-    the same.
-    rows, ranks: as of `train`. Raises NotFinite naming the first video whose logits are not all finite
-    numbers.
+    Draws depend on `config.seed` and a video's name alone, so every variant sees the same frames.
+    rows, ranks: as for `train`. Raises NotFinite naming the first video whose logits are not all finite.
     """
     model.eval()
-    store = as_features(features)
+    store, device = as_features(features), model.backbone.device
     rows = np.arange(len(store.features)) if rows is None else np.asarray(rows)
-    frames, stored, device = model.config.frames, store.features.shape[2], model.backbone.mean.device
     fused = np.zeros((len(rows), len(model.class_texts)))
-    with _one_thread(device):
+    with one_thread(device.type == "cpu"):
         for clip in range(config.clips):
             for start in ranks.share(range(0, len(rows), batch)):
                 part = rows[start : start + batch]
                 names = [store.names[row] for row in part]
+                stored, frames = store.features.shape[2], model.config.frames
                 picked = np.stack([_test_frames(name, clip, config, stored, frames, order) for name in names])
                 for crop in config.crops:
                     views = np.full(len(part), store.crops.index(crop))
-                    taken = torch.from_numpy(store.take(part, picked, views)).to(device)
-                    logits = model(taken)["logits"]
-                    if not (
-                        good := logits.isfinite().all(1)
-                    ).all():  # softmax would make a score of an infinite one
-                        video = names[int(good.int().argmin())]
+                    videos = torch.from_numpy(store.take(part, picked, views)).to(device)
+                    logits = model(videos)["logits"]
+                    finite = logits.isfinite().all(1)
+                    if not finite.all():  # softmax would make a score of an infinite one
+                        video = names[int(finite.int().argmin())]
                         raise NotFinite(
                             f"test video {video}, crop {crop}: its logits are not all finite numbers"
                         )
                     fused[start : start + batch] += logits.softmax(-1).cpu().numpy()
-    return ranks.add(torch.from_numpy(fused)).numpy() / (config.clips * len(config.crops))
+    total: np.ndarray = ranks.add(torch.from_numpy(fused)).numpy()
+    return total / (config.clips * len(config.crops))
 
 
 def _test_frames(

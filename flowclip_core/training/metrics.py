@@ -1,18 +1,12 @@
-"""Scores of one test: top-1, top-5, and what the time-reversed pairs of classes show. All in percent.
+"""Top-k accuracy in percent.
 
-Ties: a true class that shares its score counts as below all that it shares it with, so that equal scores for
-all classes are no hit, and a hit is always the class that `predicted` names. `order` compares two names
-alone, so a tie
-there counts half: the name is as likely as its reverse. `ties` says how many videos these rules decided.
-
-Scores that are not finite are no scores: every function raises NotFinite for them.
+A true class that shares its score counts as below all that it shares it with, so equal scores for all classes
+are no hit. Scores that are not finite are no scores: every function raises NotFinite for them.
 
 Letters: N test videos, K classes.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,9 +15,10 @@ from flowclip_core.errors import NotFinite
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Rank (N,) of the true class, 0 = best. scores: (N,K); a tie counts against the true class."""
-    _need_finite(scores)
+    need_finite(scores)
     true = scores[np.arange(len(labels)), labels]
-    return (scores >= true[:, None]).sum(1) - 1
+    below: np.ndarray = (scores >= true[:, None]).sum(1) - 1
+    return below
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray, top: int = 1) -> float:
@@ -31,61 +26,11 @@ def accuracy(scores: np.ndarray, labels: np.ndarray, top: int = 1) -> float:
     return float(100 * np.mean(ranks(scores, labels) < top))
 
 
-def predicted(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The best class (N,) of each video, equal to its label exactly where `accuracy` counts it as right."""
-    others = scores.copy()
-    others[np.arange(len(labels)), labels] = -np.inf
-    return np.where(ranks(scores, labels) == 0, labels, others.argmax(1))
-
-
-def ties(scores: np.ndarray, labels: np.ndarray, pairs: Sequence[tuple[int, int]] = ()) -> dict[str, int]:
-    """How many videos were decided by a tie, for each metric where there are any: `top1`, `top5`, `order`."""
-    worst, true = ranks(scores, labels), scores[np.arange(len(labels)), labels]
-    best = (scores > true[:, None]).sum(1)
-    true, reverse = _against_reverse(scores, labels, pairs)
-    found = {f"top{top}": int(np.sum((best < top) & (worst >= top))) for top in (1, 5)}
-    found["order"] = int(np.sum(true == reverse))
-    return {name: count for name, count in found.items() if count}
-
-
-def pair_metrics(
-    scores: np.ndarray, labels: np.ndarray, pairs: Sequence[tuple[int, int]], suffix: str = ""
-) -> dict[str, float]:
-    """top1 over the classes that have a time-reversed twin (`pairs`), over the others (`rest`), and `order`.
-
-    order: among videos of pair classes, how often the true name scores above its reverse, a tie being half;
-    50 is chance, and what a model blind to the order of frames comes to, but for the luck of the test videos.
-    Empty where there are no pairs.
-    """
-    paired = _paired(labels, pairs)
-    if not paired.any():
-        return {}
-    true, reverse = _against_reverse(scores, labels, pairs)
-    found = {
-        "top1_pairs": accuracy(scores[paired], labels[paired]),
-        "order": float(100 * np.mean((true > reverse) + 0.5 * (true == reverse))),
-    }
-    if not paired.all():
-        found["top1_rest"] = accuracy(scores[~paired], labels[~paired])
-    return {f"{name}{suffix}": value for name, value in found.items()}
-
-
-def _paired(labels: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Which videos (N,) are of a class with a time-reversed twin."""
-    return np.isin(labels, [label for pair in pairs for label in pair])
-
-
-def _against_reverse(scores: np.ndarray, labels: np.ndarray, pairs: Sequence[tuple[int, int]]):
-    """Scores of the true class and of its time-reversed twin, of the videos that have one."""
-    _need_finite(scores)
-    twin = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
-    videos = np.flatnonzero(_paired(labels, pairs))
-    return scores[videos, labels[videos]], scores[videos, [twin[label] for label in labels[videos]]]
-
-
-def _need_finite(scores: np.ndarray) -> None:
-    if not (good := np.isfinite(scores)).all():
-        row, label = np.argwhere(~good)[0]
+def need_finite(scores: np.ndarray) -> None:
+    """Raises NotFinite naming the first video and class whose score is not a finite number."""
+    if not (finite := np.isfinite(scores)).all():
+        video, label = np.argwhere(~finite)[0]
         raise NotFinite(
-            f"test video {row}, class {label}: the score is {scores[row, label]}, which is no number to rank"
+            f"test video {video}, class {label}: the score is {scores[video, label]},"
+            " which is no number to rank"
         )

@@ -51,11 +51,11 @@ def stepper(tower: Backbone, config: ModelConfig, names, batch: int, lanes: int,
     model = FlowCLIP(config, tower, names).train()
     features = torch.randn(batch, config.frames, tower.width, generator=torch.Generator().manual_seed(0))
     features, targets = features.to(tower.device), (torch.arange(batch) % len(names)).to(tower.device)
-    micro = loop._micro_batch(model, None, lanes)
+    micro = loop.micro_batch_for(model, None, lanes)
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        loop._step(model, features, targets, micro, run)
+        loop.gradients(model, features, targets, micro, run)
 
     return step
 

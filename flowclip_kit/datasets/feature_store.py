@@ -64,6 +64,10 @@ class StoreConfig:
             raise InputError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}")
 
 
+# Frames that differ by less than the last bit of a float16, relative to the largest feature, are one picture.
+STILL = 2.0**-10
+
+
 @dataclass(frozen=True)
 class FeatureStore(Reader):
     """Stored features of one data set, opened for reading (memory-mapped)."""
@@ -131,6 +135,21 @@ class FeatureStore(Reader):
                 f"{self.folder}: {len(absent)} videos have no features, first {absent[0]}; see failed.csv"
             )
         return np.array([self._row[name] for name in names], dtype=np.int64)
+
+    def still(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the videos (n,) do not move: all stored frames of the first crop are equal up to float16.
+
+        The frame differences (Eq. 4) of a video of one frame, or of one picture held, say nothing.
+        """
+        moves = np.zeros(len(rows), bool)
+        for frame in range(
+            1, self.features.shape[2]
+        ):  # almost all move in the first: the others are not read
+            left = np.flatnonzero(~moves)
+            first = self.features[rows[left], 0, 0].astype(np.float32)
+            change = np.abs(self.features[rows[left], 0, frame] - first)
+            moves[left] = change.max(1, initial=0) > STILL * np.abs(first).max(1, initial=0)
+        return ~moves
 
     def has(self, name: str) -> bool:
         """Whether the video could be read and stored."""

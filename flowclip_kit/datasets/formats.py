@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from flowclip_core.data.labels import caution, check_texts, class_text
+from flowclip_core.data.labels import caution, class_text
 from flowclip_core.errors import InputError
+from flowclip_kit.class_texts import check_texts
 from flowclip_kit.datasets.contents import copies
 from flowclip_kit.datasets.disk import check_names, first_of
 from flowclip_kit.datasets.layouts import (

@@ -18,6 +18,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
+from flowclip_core.cores import available_cores
 from flowclip_core.errors import InputError, notice
 from flowclip_kit.distributed import locks
 from flowclip_kit.distributed.locks import Held, Waiting
@@ -29,8 +30,8 @@ Result = tuple[tuple, Any]  # a task, what became of it
 
 
 def default_jobs() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Jobs where no number is given: one for each core that this process may use."""
+    return available_cores()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -133,6 +133,28 @@ def join(mine: Tensor, rows: int) -> Tensor:
     with _reaching():
         dist.all_gather(parts, mine.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)[:rows]
+
+
+def gather(passes: Callable[[Tensor], Iterable[Sequence[Tensor]]], videos: Tensor) -> list[Tensor]:
+    """What passes of the prompt tree give for all videos; each rank computes its share of them.
+
+    A pass that has no room in one rank raises NoRoom in all.
+    """
+    from flowclip_core.training.loop import Alone, NoRoom, out_of_memory
+
+    if not together():
+        return Alone.gather(passes, videos)
+    results: list[Tensor] = []
+    shortage = None
+    try:
+        results = Alone.gather(passes, share_evenly(videos))
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        shortage = NoRoom(str(error))
+    if any_of(shortage is not None):
+        raise shortage or NoRoom("not enough memory in another rank")
+    return [join(value, len(videos)) for value in results]
 
 
 def any_of(mine: bool) -> bool:

@@ -124,10 +124,10 @@ def load_tower(backbone: BackboneConfig, device: str, precision: str):
 @functools.lru_cache(maxsize=1)
 def _load_other(backbone: BackboneConfig, device: str, precision: str):
     from flowclip_kit.demo.backbone import load_backbone
+    from flowclip_kit.weights import cast_image_tower
 
     tower = load_backbone(backbone.name, backbone.pretrained, device=device)
-    tower.encode_precision(precision)
-    return tower
+    return cast_image_tower(tower, precision)
 
 
 def lanes(

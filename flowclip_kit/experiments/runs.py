@@ -25,6 +25,7 @@ from flowclip_core.config import PROMPTS, EvalConfig
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.files import sha256
 from flowclip_core.model import hub
+from flowclip_core.training.metrics import accuracy
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.extraction import Filled, Plan, ensure_features, extract, find, plan
 from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
@@ -35,6 +36,7 @@ from flowclip_kit.distributed.locks import Held, Lock, Waiting
 from flowclip_kit.distributed.process_pool import PATIENCE, Pool, default_jobs, end_with_launcher
 from flowclip_kit.distributed.rank import Rank, rank
 from flowclip_kit.distributed.ray_pool import RayEngine, need_engine
+from flowclip_kit.experiments import metrics
 from flowclip_kit.experiments.catalogue import KINETICS, RATE_SEED, Cell
 from flowclip_kit.experiments.devices import (
     check_prompts,
@@ -804,7 +806,7 @@ def transfer(task: Task) -> dict:
     """The record of a zero-shot test: all classes of the other data set, and half of them drawn several
     times."""
     from flowclip_core.model.flowclip import FlowCLIP
-    from flowclip_core.training import loop, metrics
+    from flowclip_core.training import loop
     from flowclip_kit.distributed import ranks
 
     config, other, store = task.config, task.tested, _store(task)
@@ -827,7 +829,7 @@ def transfer(task: Task) -> dict:
         rows = store.rows([video.name for video in test])
         named = model_for(tuple(other.texts[label] for label in labels))
         scores = loop.score(named, store, config.evaluation, rows=rows, ranks=ranks)
-        halves.append(metrics.accuracy(scores, np.array([place[video.label] for video in test])))
+        halves.append(accuracy(scores, np.array([place[video.label] for video in test])))
     tested["scores"] |= {"top1_half": float(np.mean(halves)), "half_sd": float(np.std(halves, ddof=1))}
     return _record(task, model, tested, 0.0, time.monotonic() - started) | {"halves": halves}
 
@@ -838,12 +840,11 @@ def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: 
     scores in percent; predictions {video: [label, predicted label, score of the true one]}; ties, how many
     videos a tie decided, by metric; still, how many videos do not move, which have no motion to go by.
     """
-    from flowclip_core.training import loop, metrics
     from flowclip_kit.distributed import ranks
 
     test = [video for video in dataset.splits[split].test if store.has(video.name)]
     rows, labels = store.rows([video.name for video in test]), np.array([video.label for video in test])
-    found, scores = loop.test(model, store, labels, evaluation, rows=rows, pairs=dataset.pairs, ranks=ranks)
+    found, scores = metrics.assess(model, store, labels, evaluation, rows=rows, pairs=dataset.pairs, ranks=ranks)
     named = metrics.predicted(scores, labels)
     predictions = {
         video.name: [int(label), int(guess), round(float(row[label]), 6)]

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowclip_core.config import TINY, ModelConfig
-from flowclip_core.data.labels import texts_of
 from flowclip_core.errors import InputError
 from flowclip_core.model import hub
+from flowclip_kit.class_texts import split_names, texts_of
 from flowclip_kit.demo import world
-from flowclip_kit.label_lists import split_names
 from flowclip_kit.profiles import PROFILES
 from flowclip_kit.reporting.tables import DEMO_NOTE
 
@@ -94,7 +93,7 @@ def load_static(
 
 def class_names(labels: Sequence[str] | str) -> list[str]:
     """Class texts out of names in a list, or in a text as `predict --labels` takes it: see
-    `labels.texts_of`."""
+    `class_texts.texts_of`."""
     names = split_names(labels, "class names") if isinstance(labels, str) else labels
     return texts_of(names, "class names")
 

@@ -18,10 +18,10 @@ from IPython.display import display
 
 from flowclip_core.errors import InputError
 from flowclip_core.model.motion import pairs
+from flowclip_kit.class_texts import joined
 from flowclip_kit.demo import world
 from flowclip_kit.explore import checkpoints, clips, drawings, panels
 from flowclip_kit.explore.clips import Footage
-from flowclip_kit.label_lists import joined
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
