@@ -9,15 +9,25 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 MOST = 128  # answers kept for each function and model
 Answer = TypeVar("Answer")
 
 
+def key_of(value: Any) -> Any:
+    """What a value is compared by: arrays by shape and bytes, tables by their content."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes()
+    if isinstance(value, pd.DataFrame | pd.Series):
+        return value.to_csv()
+    return tuple(map(key_of, value)) if isinstance(value, list | tuple) else value
+
+
 def remember(function: Callable[..., Answer]) -> Callable[..., Answer]:
     """Keep the latest answers of `function(model, *args)`, for each model; they are shared, so read-only.
 
-    Arrays are compared by shape and bytes, so no clip is taken for another. A model whose parameters have
+    Arguments are compared by content, so no clip is taken for another. A model whose parameters have
     changed in place since, by training say, is asked again.
     """
     answers: weakref.WeakKeyDictionary[Any, OrderedDict] = weakref.WeakKeyDictionary()
@@ -25,7 +35,7 @@ def remember(function: Callable[..., Answer]) -> Callable[..., Answer]:
     @functools.wraps(function)
     def remembered(model: Any, *args: Any) -> Answer:
         version = sum(parameter._version for parameter in model.parameters())
-        key = version, *((arg.shape, arg.tobytes()) if isinstance(arg, np.ndarray) else arg for arg in args)
+        key = version, key_of(args)
         known = answers.setdefault(model, OrderedDict())
         if key not in known:
             known[key] = function(model, *args)

@@ -7,7 +7,6 @@ Whatever goes wrong on the way is one line above the panels, which then stay as 
 from __future__ import annotations
 
 import html
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from flowclip_core.model.motion import pairs
 from flowclip_kit.demo import world
 from flowclip_kit.explore import checkpoints, clips, drawings, motion, one_clip, prompts
 from flowclip_kit.explore.clips import Footage
+from flowclip_kit.explore.memory import key_of
 
 if TYPE_CHECKING:
     from flowclip_core.model.backbone import Backbone
@@ -75,7 +75,7 @@ class Explorer:
         self.title, self.line = ipw.HTML(), ipw.HTML()
         self.panels = {name: kind() for name, kind in panels.items()}
         self.errors: dict[str, str] = {}  # what failed, each until it succeeds
-        self._drawn: dict[str, bytes] = {}  # what each panel shows
+        self._drawn: dict[str, Any] = {}  # what each panel shows
         self._read: dict[tuple[Path, int], Footage] = {}  # newest last
         self._quiet = False
         self.menu.observe(self._clip_chosen, "value")
@@ -89,7 +89,7 @@ class Explorer:
 
     def show(self, name: str, drawing: Callable[..., Any], *inputs: Any) -> None:
         """Let a panel show `drawing(*inputs)`, unless it does."""
-        key = pickle.dumps(inputs)
+        key = key_of(inputs)
         if self._drawn.get(name) != key:
             self.panels[name].value = drawings.rendered(drawing(*inputs))
             self._drawn[name] = key
