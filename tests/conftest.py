@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flowclip_core.model.backbone import Backbone
 from flowclip_kit.demo import world
+from flowclip_kit.demo.backbone import load_backbone
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which have a core each
     torch.set_num_threads(1)
@@ -94,6 +95,12 @@ def hearing() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small() -> Backbone:
     return backbone(SMALL)
+
+
+@pytest.fixture(scope="session")
+def tower() -> Backbone:
+    """The embedded tiny CLIP."""
+    return load_backbone()
 
 
 @pytest.fixture

@@ -431,9 +431,7 @@ def test_resolve_applies_the_options(tmp_path):
     assert shown(DEMO, "table4").roles == {"Kinetics-400": "figures-k"}
     assert shown(DEMO, "table6").roles == DEMO.roles == shown(DEMO, "table8").roles
     assert resolve("demo", "table5", Options(dataset="figures-u")).roles == {"UCF-101": "figures-u"}
-    assert resolve("paper", "table5", Options(dataset="folder", data_root=tmp_path)).roles == {
-        "": "folder"
-    }
+    assert resolve("paper", "table5", Options(dataset="folder", data_root=tmp_path)).roles == {"": "folder"}
     fewer = Experiment.of("table8", "paper", Options(seeds=1, data_root=tmp_path))
     assert {cell.config.seed for cell in fewer.cells()} == {0} and PAPER.closed_seeds > 1 and not fewer.name
     assert shown(DEMO).seeds == 3 and shown(PAPER).backbone == BackboneConfig("ViT-B-16", "openai")

@@ -1,5 +1,7 @@
-"""Where the explorers' clips come from: menus, files, uploads, data sets; what is wrong with one is one
-line."""
+"""Where the explorers' clips come from: menus, files, uploads, data sets; what is wrong with one is one line.
+
+And what `lab` opens, and a data set at a glance.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +10,16 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 
-from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
-from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_kit.datasets import formats
 from flowclip_kit.demo import world
-from flowclip_kit.demo.backbone import load_backbone
-from flowclip_kit.explore import checkpoints, clips, dataset_report, panels, widgets
+from flowclip_kit.explore import checkpoints, clips, dataset_report, lab, motion, widgets
 
 SIZE = world.Size(("sit_down", "stand_up", "wave"), 3, 2)
-
-
-@pytest.fixture(scope="module")
-def tower():
-    return load_backbone()
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +27,33 @@ def root(tmp_path_factory) -> Path:
     return world.ensure("figures-h", tmp_path_factory.mktemp("world"), size=SIZE)
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path_factory):
+    """A cache of these tests' own; no search for the clip to open with."""
+    monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setattr(motion, "telling_clip", lambda model: None)
+
+
 @pytest.fixture
-def explorer(tower, tmp_path, monkeypatch) -> widgets.MotionExplorer:
-    monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "cache"))
+def explorer(tower) -> widgets.MotionExplorer:
     return widgets.MotionExplorer(checkpoints.load(tower))
 
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[str]:
     """The titles of the clips that were drawn since."""
-    titles, board = [], panels.motion_board
+    titles, draw = [], widgets.MotionExplorer.draw
 
-    def counted(model, footage, *rest):
-        titles.append(footage.title)
-        return board(model, footage, *rest)
+    def counted(self):
+        titles.append(self.footage.title)
+        return draw(self)
 
-    monkeypatch.setattr(panels, "motion_board", counted)
+    monkeypatch.setattr(widgets.MotionExplorer, "draw", counted)
     return titles
+
+
+def shown(explorer) -> list:
+    return [panel.value for panel in explorer.panels.values()]
 
 
 def upload(explorer, name: str, content: bytes) -> None:
@@ -59,81 +64,70 @@ def upload(explorer, name: str, content: bytes) -> None:
         "size": len(content),
         "last_modified": datetime.now(),
     }
-    explorer.source.upload.value = (about,)
+    explorer.upload.value = (about,)
 
 
 def video(label: str = "wave") -> bytes:
     return world.encode(world.render("figures-h", label, 1))
 
 
-def test_uploads_are_drawn_once_and_broken_ones_told(explorer, drawn):
+def test_uploads_are_drawn_once_named_in_the_list_and_previewed(explorer, drawn):
+    preview = explorer.preview.value
     upload(explorer, "mine.avi", video())
-    assert drawn == ["mine.avi"] and not explorer.live.error
-    before = explorer.live.picture.value
+    assert drawn == ["mine.avi"] and not explorer.error
+    assert explorer.menu.value == "own: mine.avi" and explorer.preview.value != preview
+    assert explorer.footage.label == "" and explorer.number.max == 0
+    before = shown(explorer)
     upload(explorer, "broken.mp4", video()[:900])
-    assert drawn == ["mine.avi"] and explorer.live.picture.value == before
-    assert "broken.mp4" in explorer.live.error and "\n" not in explorer.live.error
+    assert drawn == ["mine.avi"] and shown(explorer) == before and explorer.menu.value == "own: mine.avi"
+    assert "broken.mp4" in explorer.error and "\n" not in explorer.error
     explorer.step.value = 2  # draws the clip that was there, and the line stays
-    assert drawn == ["mine.avi"] * 2 and "broken.mp4" in explorer.live.error
+    assert drawn == ["mine.avi"] * 2 and "broken.mp4" in explorer.error
     upload(explorer, "mine.avi", video())
-    assert not explorer.live.error
+    assert not explorer.error
 
 
-def test_a_menu_takes_over_from_a_path_with_one_drawing(explorer, drawn, tmp_path):
+def test_the_list_switches_between_own_files_and_classes(explorer, drawn, tmp_path):
     path = tmp_path / "own.avi"
     path.write_bytes(video())
-    explorer.source.path.value = str(path)
-    explorer.source.menu.value = "get up"
-    assert drawn == ["own.avi", "get up, clip 0"] and explorer.source.path.value == ""
-
-
-def test_a_file_that_was_changed_is_read_again(explorer, drawn, tmp_path):
-    path = tmp_path / "own.avi"
-    path.write_bytes(video())
-    explorer.source.path.value = str(path)
-    before = explorer.footage.features
+    explorer.path.value = str(path)
+    assert explorer.path.value == "" and explorer.menu.value == "own: own.avi"
+    before = explorer.footage
+    explorer.menu.value = "get up"
+    assert explorer.number.max == world.TEST - 1
+    explorer.menu.value = "own: own.avi"
+    assert drawn == ["own.avi", "get up, clip 0", "own.avi"]
+    assert explorer.footage is before  # not read again
     path.write_bytes(video("get_up"))
-    explorer.source.menu.value = "get up"
-    explorer.source.path.value = str(path)
-    assert abs(explorer.footage.features - before).max() > 0.01
-    kept = explorer.footage
-    explorer.source.menu.value = "wave"
-    explorer.source.path.value = str(path)
-    assert explorer.footage is kept  # not read again
+    explorer.path.value = str(path)  # a file that was changed is
+    assert abs(explorer.footage.features - before.features).max() > 0.01
 
 
 def test_what_takes_a_moment_is_said(explorer, monkeypatch):
-    said, read = [], clips.read
-    monkeypatch.setattr(
-        clips, "read", lambda *a, **k: (said.append(explorer.live.line.value), read(*a, **k))[1]
-    )
-    explorer.source.number.value = 2
-    assert len(said) == 1 and "reading" in said[0] and explorer.live.line.value == ""
+    lines, read = [], clips.read
+    monkeypatch.setattr(clips, "read", lambda *args: lines.append(explorer.line.value) or read(*args))
+    explorer.number.value = 2
+    assert len(lines) == 1 and "reading" in lines[0] and explorer.line.value == ""
 
 
 def test_real_files_upright_and_broken(explorer, clips):
-    source = explorer.source
     for name in ("arm_wrestling.mp4", "rotated_90.mov"):
-        source.path.value = str(clips / name)
-        assert explorer.footage.title == name and not explorer.live.error
-    source.path.value = str(clips / "corrupted.mp4")
-    assert "corrupted.mp4" in explorer.live.error and "\n" not in explorer.live.error
+        explorer.path.value = str(clips / name)
+        assert explorer.footage.title == name and not explorer.error
+    explorer.path.value = str(clips / "corrupted.mp4")
+    assert "corrupted.mp4" in explorer.error and "\n" not in explorer.error
     assert explorer.footage.title == "rotated_90.mov"
-
-
-# --- data sets
-# ------------------------------------------------------------------------------------------------
 
 
 def test_a_data_set_is_offered_by_class_and_number(tower, root, drawn):
     data = formats.load("figures-h", root)
     explorer = widgets.MotionExplorer(checkpoints.load(tower, data.texts), data)
-    assert explorer.source.labels == ["sit down", "stand up", "wave"] and explorer.source.number.max == 1
-    explorer.source.menu.value = "wave"
-    explorer.source.number.value = 1
+    assert explorer.labels == ["sit down", "stand up", "wave"] and explorer.number.max == 1
+    explorer.menu.value = "wave"
+    explorer.number.value = 1
     first, second = sorted(video.name for video in data.splits[1].test if data.texts[video.label] == "wave")
     assert drawn[-2:] == [f"wave, {Path(first).name}", f"wave, {Path(second).name}"]
-    assert not explorer.footage.own and not explorer.footage.demo
+    assert explorer.footage.label == "wave" and not explorer.footage.demo
 
 
 def test_a_first_clip_that_cannot_be_read_leaves_the_explorer_usable(tower, root, tmp_path):
@@ -145,32 +139,69 @@ def test_a_first_clip_that_cannot_be_read_leaves_the_explorer_usable(tower, root
         widgets.MotionExplorer(checkpoints.load(tower, data.texts), data),
         widgets.PromptExplorer(tower, dataset=data),
     ):
-        assert first.name in explorer.live.error and not explorer.live.picture.value
-        widgets.show(explorer)
-        explorer.source.number.value = 1
-        assert not explorer.live.error and explorer.live.picture.value
+        assert first.name in explorer.error and not any(shown(explorer))
+        explorer.number.value = 1
+        assert not explorer.error and all(shown(explorer))
 
 
 def test_bad_class_names_are_a_line_too(tower, root):
     explorer = widgets.PromptExplorer(tower, names="run", dataset=formats.load("figures-h", root))
-    assert "at least two" in explorer.live.error
+    assert "at least two" in explorer.error
     explorer.names.value = "run, wave"
-    assert not explorer.live.error and explorer.live.picture.value and explorer.shown.value == "run"
+    assert not explorer.error and all(shown(explorer)) and explorer.shown.value == "run"
     explorer.shown.value = "wave"
     explorer.names.value = "jog, wave"
     assert explorer.shown.value == "wave"
 
 
-def test_clips_that_were_seen_and_files_of_ones_own_can_lend_their_motion(tower, root, tmp_path):
+def test_clips_that_were_seen_and_own_files_can_lend_their_motion(tower, root, tmp_path):
     explorer = widgets.PromptExplorer(tower, dataset=formats.load("figures-h", root))
     path = tmp_path / "own.avi"
     path.write_bytes(video())
-    explorer.source.path.value = str(path)
-    explorer.source.menu.value = "wave"
+    explorer.path.value = str(path)
+    explorer.menu.value = "wave"
     assert [title.split(",")[0] for title in explorer.seen] == ["sit down", "own.avi", "wave"]
-    before = explorer.live.picture.value
-    explorer.other.value = "own.avi"
-    assert not explorer.live.error and explorer.live.picture.value != before
+    before = explorer.panels["words"].value
+    explorer.other.value = "own: own.avi"
+    assert not explorer.error and explorer.panels["words"].value != before
+
+
+# --- lab ----------------------------------------------------------------------------------------------------
+
+
+def test_lab_works_on_copies_and_keeps_the_users_changes(tmp_path, capsys):
+    originals, folder = tmp_path / "notebooks", tmp_path / "copies"
+
+    def write(path: Path, source: str, output: str = "") -> None:
+        path.parent.mkdir(exist_ok=True)
+        cell = nbformat.v4.new_code_cell(source)
+        cell.outputs = [nbformat.v4.new_output("stream", text=output)] if output else []
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+
+    def text(name: str) -> str:
+        return (folder / name).read_text()
+
+    for name in ("run.ipynb", "changed.ipynb"):
+        write(originals / name, "1")
+    before = [path.read_bytes() for path in sorted(originals.iterdir())]
+    assert lab.prepare(originals, folder) == folder
+    write(folder / "run.ipynb", "1", "an output")
+    write(folder / "changed.ipynb", "my own")
+    lab.prepare(originals, folder)
+    assert "an output" in text("run.ipynb") and "my own" in text("changed.ipynb")
+    assert [path.read_bytes() for path in sorted(originals.iterdir())] == before
+    for name in ("run.ipynb", "changed.ipynb"):
+        write(originals / name, "22")
+    capsys.readouterr()
+    lab.prepare(originals, folder)
+    assert '"22"' in text("run.ipynb") and "my own" in text("changed.ipynb")
+    assert "changed.ipynb has changes of yours" in capsys.readouterr().err
+    (folder / "run.ipynb").write_text("{")
+    lab.prepare(originals, folder)
+    assert "run.ipynb has changes of yours" in capsys.readouterr().err
+
+
+# --- data sets ----------------------------------------------------------------------------------------------
 
 
 def test_overlap_is_found_in_the_lists_themselves(root, tmp_path):
@@ -235,44 +266,3 @@ def test_the_sample_sheet_shows_the_classes_asked_for(root):
     with pytest.raises(InputError, match="no class 'waves'"):
         dataset_report.sample_sheet(data, chosen=["waves"])
     assert dataset_report.balance_picture(data).axes
-
-
-# --- models ---------------------------------------------------------------------------------------------------
-
-
-def test_captions_say_what_scores_mean(tower, small):
-    shipped, untrained = checkpoints.load(tower), checkpoints.load(small, ["run", "wave"])
-    assert checkpoints.about(shipped, demo=True) == "demo world, not evidence about the paper's data"
-    assert (
-        "demo" not in checkpoints.about(shipped, demo=False)
-        and checkpoints.about(shipped, demo=False) == tower.about
-    )
-    for demo in (True, False):
-        assert "untrained" in checkpoints.about(untrained, demo) and "untrained" not in checkpoints.about(
-            shipped, demo
-        )
-    assert "untrained" in checkpoints.about(checkpoints.resized(untrained, 4, 2), False)
-
-
-def test_a_checkpoint_brings_its_backbone_and_no_foreign_companion(tower, tmp_path):
-    other = load_backbone("ViT-B-32", None)
-    folder = tmp_path / "parts"
-    FlowCLIP(ModelConfig(), other, ["run", "wave"]).save_pretrained(folder)
-    found = checkpoints.backbone(checkpoint=folder)
-    assert found.name == other.name and found.weights_hash == other.weights_hash
-    assert checkpoints.load(found, None, folder).class_texts == ("run", "wave")
-    assert (
-        checkpoints.load_static(tower) is not None and checkpoints.load_static(tower, beside=folder) is None
-    )
-    shipped = checkpoints.SHIPPED[checkpoints.STATIC]
-    assert (
-        checkpoints.load_static(tower, beside=checkpoints.SHIPPED[checkpoints.FULL], checkpoint=shipped)
-        is not None
-    )
-
-
-def test_a_model_of_32_frames_is_shown_at_32_frames(tower, tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path))
-    model = checkpoints.resized(checkpoints.load(tower), 32, 4)
-    explorer = widgets.MotionExplorer(model)
-    assert explorer.frames.value == 32 and explorer.view.frames == 32 and explorer.step.max == 31

@@ -625,9 +625,7 @@ def test_A1_a_table_with_a_rate_that_diverges_exits_with_2_and_leaves_no_record(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(
-        PROFILES, "smoke", replace(SMOKE, few_shot=replace(SMOKE.few_shot, lr=1e30))
-    )
+    monkeypatch.setitem(PROFILES, "smoke", replace(SMOKE, few_shot=replace(SMOKE.few_shot, lr=1e30)))
     for action in ("wave", "push_up"):
         for number in range(4):
             path = tmp_path / "data" / action / f"{number}.avi"

@@ -61,9 +61,7 @@ def demo(name: str, shots: int, seeds: int) -> list[str]:
         )
         sizes = {name: size(found) for name, found in sets.items()}
         cells = [
-            cell
-            for cell in table5(profile, k=shots)
-            if cell.variant in VARIANTS and cell.config.seed < seeds
+            cell for cell in table5(profile, k=shots) if cell.variant in VARIANTS and cell.config.seed < seeds
         ]
         workshop.make(cells, "costs")
         lines = [

@@ -176,7 +176,13 @@ class Experiment:
         for row in rows.itertuples():
             model = models[row.variant]
             length = model.differences if model.mmb else 0  # Eq. 5
-            asked = (model.frames, model.prompt_length, model.step, length, *map(int, (model.mmb, model.map, model.mcb)))
+            asked = (
+                model.frames,
+                model.prompt_length,
+                model.step,
+                length,
+                *map(int, (model.mmb, model.map, model.mcb)),
+            )
             if (row.T, row.H, row.s, row.L, row.mmb, row.map, row.mcb) != asked:
                 raise AssertionError(f"run {row.key} of {row.variant}: T, H, s, L and parts are not {asked}")
         trained = rows[rows["trained_on"] != ""].groupby(["dataset", "trained_on", "variant", "k"])

@@ -844,7 +844,9 @@ def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: 
 
     test = [video for video in dataset.splits[split].test if store.has(video.name)]
     rows, labels = store.rows([video.name for video in test]), np.array([video.label for video in test])
-    found, scores = metrics.assess(model, store, labels, evaluation, rows=rows, pairs=dataset.pairs, ranks=ranks)
+    found, scores = metrics.assess(
+        model, store, labels, evaluation, rows=rows, pairs=dataset.pairs, ranks=ranks
+    )
     named = metrics.predicted(scores, labels)
     predictions = {
         video.name: [int(label), int(guess), round(float(row[label]), 6)]

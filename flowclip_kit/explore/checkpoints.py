@@ -1,9 +1,8 @@
-"""Models for the explorers: trained parts that ship with the demo, or a checkpoint of one's own.
+"""Models for the explorers: the two that ship with the demo, or a checkpoint of the user's own.
 
-Shipped are two runs of the demo's few-shot preset on figures-h (largest k, seed 0, split 1): the full model,
-which is Table 5's, and the same with prompts that are learnt but ignore motion. `python -m
-flowclip_kit.explore.checkpoints` makes them again. They are shipped since a fresh clone has no checkpoints,
-and training them first draws and encodes a data set.
+Shipped are two runs of the demo's few-shot preset on figures-h (largest k, seed 0, split 1): the full model
+of Table 5, and the same with prompts that are learnt but ignore motion. A fresh clone has no checkpoints, and
+training them first draws and encodes a data set. `python -m flowclip_kit.explore.checkpoints` remakes them.
 """
 
 from __future__ import annotations
@@ -34,25 +33,23 @@ TRAINED_ON = "figures-h"
 def backbone(
     name: str = TINY, pretrained: str | None = None, checkpoint: str | Path | None = None
 ) -> Backbone:
-    """The frozen model of that name, or the one that `checkpoint` was trained on, on a GPU where there is
-    one."""
+    """The frozen model of that name, or the one `checkpoint` was trained on; on a GPU where there is one."""
     from flowclip_kit.demo.backbone import load_backbone
     from flowclip_kit.experiments.devices import pick_device
 
     if checkpoint is not None and name == TINY and pretrained is None:
-        made_with = hub.read_settings(hub.find(checkpoint))["backbone"]
-        name, pretrained = made_with["name"], made_with["pretrained"]
+        settings = hub.read_settings(hub.find(checkpoint))["backbone"]
+        name, pretrained = settings["name"], settings["pretrained"]
     return load_backbone(name, pretrained, device=pick_device("auto"))
 
 
 def load(
     backbone: Backbone, labels: Sequence[str] | None = None, checkpoint: str | Path | None = None
 ) -> FlowCLIP:
-    """The full model: of `checkpoint`, else the shipped one with the embedded backbone, else with untrained
-    parts.
+    """The full model: of `checkpoint`, else the shipped one (embedded backbone only), else an untrained one.
 
-    labels: other class names to ask for than its own; untrained parts need some.
-    Raises InputError as `FlowCLIP.load` does, and for labels that are too few, empty or doubled.
+    labels: class names other than the model's own; an untrained model needs some. Raises InputError as
+    `FlowCLIP.load` does, and for labels that are too few, empty or doubled.
     """
     from flowclip_core.model.flowclip import FlowCLIP
 
@@ -63,7 +60,7 @@ def load(
         return FlowCLIP.load(hub.find(checkpoint), backbone, names)
     if names is None:
         raise InputError(
-            f"backbone {backbone.name} has no trained parts here: give class names, or a checkpoint"
+            f"no trained model ships with backbone {backbone.name}: give class names, or a checkpoint"
         )
     model = FlowCLIP(ModelConfig(), backbone, names).eval()
     model.untrained = True
@@ -76,11 +73,10 @@ def load_static(
     beside: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> FlowCLIP | None:
-    """A model whose prompts ignore motion, to compare with the full one: of `checkpoint`, else the shipped
-    one.
+    """A model whose prompts ignore motion, to compare with: of `checkpoint`, else the shipped one.
 
     beside: the full model's checkpoint. None where the shipped one does not belong beside it: it was trained
-    as the shipped full model was, with the embedded backbone.
+    like the shipped full model, with the embedded backbone.
     """
     from flowclip_core.model.flowclip import FlowCLIP
 
@@ -92,14 +88,13 @@ def load_static(
 
 
 def class_names(labels: Sequence[str] | str) -> list[str]:
-    """Class texts out of names in a list, or in a text as `predict --labels` takes it: see
-    `class_texts.texts_of`."""
+    """Class texts from a list of names, or from one line as for `predict --labels`; see `labels.texts_of`."""
     names = split_names(labels, "class names") if isinstance(labels, str) else labels
     return texts_of(names, "class names")
 
 
 def resized(model: FlowCLIP, frames: int, step: int) -> FlowCLIP:
-    """The same trained parts for T = `frames` and s = `step`: nothing in them knows the number of tokens.
+    """The same trained model at T = `frames` and s = `step`: no weight depends on the number of tokens.
 
     Raises InputError for learned positions, which do, and unless 1 <= s <= T-1.
     """
@@ -109,25 +104,24 @@ def resized(model: FlowCLIP, frames: int, step: int) -> FlowCLIP:
     if config == model.config:
         return model
     if config.positions != "none":
-        raise InputError("these parts have learned positions: T and s are fixed, as they were trained")
-    other = copy.copy(model)  # shares all parts: only the settings are its own
+        raise InputError("this model has learned positions: T and s stay as they were in training")
+    other = copy.copy(model)  # only the settings are its own
     other.config = config
     return other
 
 
 def about(model: FlowCLIP, demo: bool = True) -> str:
-    """One line on what the scores of a model may mean. demo: for a drawn clip."""
-    said = DEMO_NOTE if demo else model.backbone.about
-    return f"its parts are untrained and their scores mean nothing; {said}" if _untrained(model) else said
-
-
-def _untrained(model: FlowCLIP) -> bool:
-    return getattr(model, "untrained", False)
+    """What the scores of a model may mean, in one line. demo: for a clip of the demo world."""
+    note = DEMO_NOTE if demo else model.backbone.about
+    return (
+        f"this model is untrained and its scores mean nothing; {note}"
+        if hasattr(model, "untrained")
+        else note
+    )
 
 
 def train(results: Path | None = None) -> dict[str, Path]:
-    """Train both models as table5 does and write them into `SHIPPED`; runs that are there already are
-    taken."""
+    """Train both models as table5 does, or take runs that exist, and write them into `SHIPPED`."""
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_kit.demo.backbone import load_backbone
     from flowclip_kit.experiments import model_card
@@ -137,13 +131,13 @@ def train(results: Path | None = None) -> dict[str, Path]:
 
     options = Options(dataset=TRAINED_ON, results=results)
     profile = resolve("demo", "table5", options)
-    kept = next(cell for cell in table5(profile) if cell.keep)
-    static = replace(kept, config=replace(kept.config, model=replace(kept.config.model, adapter_width=0)))
+    full = next(cell for cell in table5(profile) if cell.keep)
+    static = replace(full, config=replace(full.config, model=replace(full.config.model, adapter_width=0)))
     backbone = load_backbone(TINY)
     with Workshop(profile, options) as workshop:
         workshop.open([TRAINED_ON])
-        workshop.make([kept, static], "parts of the explorers")
-        for name, cell in ((FULL, kept), (STATIC, static)):
+        workshop.make([full, static], "models of the explorers")
+        for name, cell in ((FULL, full), (STATIC, static)):
             model = FlowCLIP.load(workshop.folder / f"{workshop.key(cell.config)}.safetensors", backbone)
             card = model_card.of_run(asdict(model.config), workshop.record(cell.config))
             model.save_pretrained(SHIPPED[name], model_card_kwargs=card)

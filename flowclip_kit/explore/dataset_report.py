@@ -26,17 +26,15 @@ NAMED = 10  # missing videos that are named
 
 
 def open_set(name: str, data_root: str | None = None) -> Dataset:
-    """A demo set, drawn if need be, or a data set below `data_root`; listed videos that are missing are left
-    out.
+    """A demo set, drawn if need be, or a data set below `data_root`; missing videos are left out.
 
-    Raises InputError for lists that nothing can be trained on, like those that name a video twice: see
-    `overlap`.
+    Raises InputError for lists that nothing can be trained on, such as those that name a video twice.
     """
     return open_dataset(name, _options(data_root), default_jobs())
 
 
 def lists(name: str, data_root: str | None = None) -> Lists:
-    """The lists of a data set as they are, whatever is wrong with them: see `datasets.read_lists`."""
+    """The lists of a data set as they are, whatever is wrong with them: see `formats.read_lists`."""
     return read_lists(name, data_folder(name, _options(data_root), default_jobs()))
 
 
@@ -51,8 +49,8 @@ def counts(dataset: Dataset) -> pd.DataFrame:
         train, test = (Counter(video.label for video in part) for part in split)
         row = {"training": len(split.train), "test": len(split.test)}
         for name, part in (("training", train), ("test", test)):
-            found = [part[label] for label in range(len(dataset.classes))]
-            row |= {f"{name}, fewest of a class": min(found), f"{name}, most of a class": max(found)}
+            videos = [part[label] for label in range(len(dataset.classes))]
+            row |= {f"{name}, fewest of a class": min(videos), f"{name}, most of a class": max(videos)}
         rows[number] = row
     return pd.DataFrame(rows).T.rename_axis("split")
 
@@ -64,16 +62,14 @@ def balance(dataset: Dataset, split: int = 1) -> pd.DataFrame:
     return pd.DataFrame(table, dataset.texts, ["training", "test"])
 
 
-def overlap(found: Lists) -> pd.DataFrame:
-    """By split (rows), what training and test share.
+def overlap(lists: Lists) -> pd.DataFrame:
+    """What training and test share, by split (rows).
 
-    listed twice: names that a split holds more than once. in both: those of them in training and test. equal
-    files in
-    both: test videos whose bytes a training video of another name has, too; videos that are not there count
-    as none.
+    listed twice: names that a split holds more than once. in both: those in training and test. equal files in
+    both: test videos with the same bytes as a training video of another name; missing videos do not count.
     recordings in both: groups of videos cut from one recording, which UCF-101 numbers in its names (`_g01_`).
     """
-    folder, _, splits = found
+    folder, _, splits = lists
     size, digest = functools.cache(_size), functools.cache(sha256)
     rows = {}
     for number, split in splits.items():
@@ -100,18 +96,19 @@ def _size(path: Path) -> int:
 
 
 def _recording(name: str) -> str | None:
-    """The recording that a video of UCF-101 was cut from: «v_Archery_g01» of v_Archery_g01_c02.avi."""
-    found = re.match(r"(.+_g\d\d)_c\d\d", PurePath(name).name)
-    return found and found[1]
+    """The recording that a video of UCF-101 was cut from: "v_Archery_g01" of v_Archery_g01_c02.avi."""
+    match = re.match(r"(.+_g\d\d)_c\d\d", PurePath(name).name)
+    return match and match[1]
 
 
 def overview(dataset: Dataset) -> str:
     """Classes, missing videos by name, time-reversed pairs and counts as text."""
     twins = [f"{dataset.texts[a]} / {dataset.texts[b]}" for a, b in dataset.pairs]
-    some, rest = dataset.missing[:NAMED], len(dataset.missing) - NAMED
-    missing = (": " + ", ".join(some) + (f" and {rest} more" if rest > 0 else "")) if some else ""
+    count, rest = len(dataset.missing), len(dataset.missing) - NAMED
+    names = ": " + ", ".join(dataset.missing[:NAMED]) if count else ""
+    names += f" and {rest} more" if rest > 0 else ""
     lines = [
-        f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset.missing)} listed videos missing{missing}",
+        f"{dataset.name}: {len(dataset.classes)} classes, {count} listed videos missing{names}",
         f"time-reversed pairs: {', '.join(twins) or 'none known'}",
         "",
         counts(dataset).T.to_string(),
@@ -119,63 +116,59 @@ def overview(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
+@drawings.styled
 def balance_picture(dataset: Dataset, split: int = 1) -> Figure:
     """Videos of each class, training and test; classes by name."""
     table = balance(dataset, split)
-
-    def draw(fig: Figure) -> None:
-        ax = fig.add_axes((0.06, 0.36, 0.93, 0.52))
-        x = np.arange(len(table))
-        ax.bar(x - 0.2, table["training"], 0.38, color=drawings.BLUE, label="training")
-        ax.bar(x + 0.2, table["test"], 0.38, color="white", ec=drawings.ORANGE, hatch="///", label="test")
-        every = max(1, len(table) // 60)
-        ax.set_xticks(
-            x[::every], table.index[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8
-        )
-        ax.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
-        ax.set_ylabel("videos")
-        ax.set_xlabel("class")
-        ax.set_title(f"{dataset.name}, split {split}", loc="left")
-        ax.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-
-    return drawings.figure(10.5, 3.6, draw)
+    ax = drawings.panel(10.5, 3.6, 0.63, 1.3, 0.1, 0.43)
+    x = np.arange(len(table))
+    ax.bar(x - 0.2, table["training"], 0.38, color=drawings.BLUE, label="training")
+    ax.bar(x + 0.2, table["test"], 0.38, color="white", ec=drawings.ORANGE, hatch="///", label="test")
+    every = max(1, len(table) // 60)
+    ax.set_xticks(
+        x[::every], table.index[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8
+    )
+    ax.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+    ax.set(xlabel="class", ylabel="videos", title=f"{dataset.name}, split {split}")
+    ax.xaxis.set_label_coords(0.5, -0.65)
+    ax.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    return ax.figure
 
 
+@drawings.styled
 def sample_sheet(
     dataset: Dataset, split: int = 1, chosen: Sequence[str] | None = None, classes: int = 12, frames: int = 5
 ) -> Figure:
     """The first test video of some classes, a few frames each; a video that cannot be read is named instead.
 
-    chosen: which classes, as they read in prompts; else `classes` of them, evenly out of the list. Raises
-    InputError for another name.
+    chosen: class names as words; by default `classes` of them, spread evenly over the list. Raises InputError
+    for an unknown name.
     """
     first = {}
     for video in sorted(dataset.splits[split].test, key=lambda video: (video.label, video.name)):
         first.setdefault(video.label, video)
     if unknown := [name for name in chosen or () if name not in dataset.texts]:
         raise InputError(f"{dataset.name} has no class {unknown[0]!r}")
-    there = sorted(first)
-    labels = [there[i] for i in segment_centres(len(there), min(classes, len(there)))]
+    present = sorted(first)
+    labels = [present[i] for i in segment_centres(len(present), min(classes, len(present)))]
     if chosen:
         labels = [label for label in map(dataset.texts.index, chosen) if label in first]
     shown = [first[label] for label in labels]
     rows = -(-len(shown) // 2)
 
-    def draw(fig: Figure) -> None:
-        grid = fig.add_gridspec(
-            rows, 2, left=0.01, right=0.99, top=0.96, bottom=0.01, hspace=0.4, wspace=0.04
-        )
-        for place, video in enumerate(shown):
-            ax = fig.add_subplot(grid[place % rows, place // rows])
-            ax.set_axis_off()
-            title = f"{dataset.texts[video.label]}: {PurePath(video.name).name}"
-            try:
-                ax.imshow(_strip(dataset.folder / video.name, frames), interpolation="nearest")
-            except VideoError as error:
-                title += f", {str(error).removeprefix(f'{dataset.folder / video.name}: ')}"
-            ax.set_title(title[:70], loc="left", fontsize=8)
-
-    return drawings.figure(10.5, 0.2 + 1.15 * rows, draw)
+    fig = Figure((10.5, 0.2 + 1.15 * rows), dpi=drawings.DPI)
+    grid = fig.add_gridspec(rows, 2, left=0.01, right=0.99, top=0.96, bottom=0.01, hspace=0.4, wspace=0.04)
+    for place, video in enumerate(shown):
+        ax = fig.add_subplot(grid[place % rows, place // rows])
+        ax.set_axis_off()
+        path = dataset.folder / video.name
+        title = f"{dataset.texts[video.label]}: {path.name}"
+        try:
+            ax.imshow(_strip(path, frames), interpolation="nearest")
+        except VideoError as error:
+            title += f", {str(error).removeprefix(f'{path}: ')}"
+        ax.set_title(title[:70], fontsize=8)
+    return fig
 
 
 def _strip(path: Path, frames: int) -> np.ndarray:
