@@ -191,7 +191,7 @@ def _announce(jobs: int | None) -> Callable[[list[Experiment]], None]:
         names = sorted({name for experiment in experiments for name in experiment.profile.roles.values()})
         about = experiments[0].target if len(experiments) == 1 else f"{len(experiments)} targets"
         price = f"about {_duration(seconds)} if none is made yet" if seconds == seconds else (
-            "how long they take here is known after ./reproduce.sh list --profile " + experiments[0].profile.name
+            f"./reproduce.sh list --profile {experiments[0].profile.name} measures how long they take here"
         )  # fmt: skip
         print(
             f"reproduce.sh: {about}: {runs} runs on {', '.join(names)}; {price}", file=sys.stderr, flush=True

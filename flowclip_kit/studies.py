@@ -37,8 +37,8 @@ class Study:
     """One call of a target: what it would run (`grid`), and what came out, run when it is first asked for.
 
     source: "run" (make what is missing), "recorded" (the tables in git; where a knob is not the default's, as
-    "run"), or a folder of results (what is not there is made there). data_root, name, options: as on the command
-    line. Raises InputError where the call cannot be.
+    "run"), or a folder of results (what is not there is made there). data_root, name, options: as on the
+    command line. Raises InputError where the call cannot be.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Study:
 
     @property
     def grid(self) -> pd.DataFrame:
-        """What the call expands to: one row per cell of the table, with the number of its runs and the minutes that
-        one process is expected to take for them."""
+        """What the call expands to: one row per cell of the table, with the number of its runs and the
+        minutes that one process is expected to take for them."""
         return estimates.grid_table(self.experiment)
 
     @functools.cached_property
@@ -94,7 +94,8 @@ class Study:
         return View(asked.target, result.tidy, by_key(result.hits), result.provenance)
 
     def check(self) -> None:
-        """Raises AssertionError where the results are not those that were asked for: see `Experiment.check`."""
+        """Raises AssertionError where the results are not those that were asked for: see
+        `Experiment.check`."""
         self.experiment.check(self.view.tested)
 
     @property
@@ -115,13 +116,14 @@ class Study:
 
     @property
     def reference(self) -> str:
-        """The row that others are compared with where nothing else is said: the full model, else the first trained
-        one."""
+        """The row that others are compared with where nothing else is said: the full model, else the first
+        trained one."""
         trained = list(dict.fromkeys(cell.variant for cell in self.experiment.cells() if cell.config.train))
         return "full" if "full" in trained or not trained else trained[0]
 
     def differences(self, reference: str | None = None):
-        """What each row gains over `reference`, paired by run; default: the pairs that the target compares."""
+        """What each row gains over `reference`, paired by run; default: the pairs that the target
+        compares."""
         if reference is None:
             return self.view.differences()
         rows = list(dict.fromkeys(self.view.tested["variant"]))
@@ -154,8 +156,8 @@ def ablate(
 ) -> Study:
     """A grid of your own, run: {row: {field: value}} over the fields of the model and of the training.
 
-    data: the data sets ("folder", with data_root, for videos of your own). Every other knob and argument is as for
-    `run("ablation", ...)`; a list makes an axis.
+    data: the data sets ("folder", with data_root, for videos of your own). Every other knob and argument is
+    as for `run("ablation", ...)`; a list makes an axis.
     """
     given = {"variants": variants, "datasets": data}
     return run(
@@ -174,8 +176,8 @@ def knobs(target: str = "ablation") -> dict[str, Any]:
 def from_notebook(target: str, namespace: dict[str, Any]) -> Study:
     """The study that the parameters of a notebook ask for. namespace: its globals().
 
-    Raises InputError naming a parameter that the target does not have, which papermill would set all the same,
-    or whose value is of the wrong type.
+    Raises InputError naming a parameter that the target does not have, which papermill would set all the
+    same, or whose value is of the wrong type.
     """
     known = {*WHERE, *parameters(target)}
     given = {name: namespace[name] for name in _set_by(namespace.get("In", ())) | known if name in namespace}

@@ -1,5 +1,5 @@
-"""Knobs: every target takes them from Python, a shell and a notebook alike, and what differs from the paper's grid
-is made, shown and kept apart."""
+"""Knobs: every target takes them from Python, a shell and a notebook alike, and what differs from the
+paper's grid is made, shown and kept apart."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.csv") if "runs" not in path.parts}
 
 
-# --- one source for three faces -------------------------------------------------------------------------------
+# --- one source for three faces ------------------------------------------------------------------------
 
 
 def as_written(value):
@@ -108,9 +108,11 @@ def test_saying_the_defaults_changes_nothing(target, profile):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("[1,4,6]", [1, 4, 6]), ("[.01,.07]", [0.01, 0.07]), ("3", 3), ("none", None), ("None", None), ("true", True),
+        ("[1,4,6]", [1, 4, 6]), ("[.01,.07]", [0.01, 0.07]), ("3", 3), ("none", None), ("None", None),
+        ("true", True),
         ("figures-h", "figures-h"), ("[baseline, full]", ["baseline", "full"]), ("1e-3", 0.001),
-        ('{"mine": {"step": 6}}', {"mine": {"step": 6}}), ("{'mine': {'mmb': False}}", {"mine": {"mmb": False}}),
+        ('{"mine": {"step": 6}}', {"mine": {"step": 6}}),
+        ("{'mine': {'mmb': False}}", {"mine": {"mmb": False}}),
         (SIX_WORDS, SIX_WORDS), ('["paper", {"mine": {"mmb": false}}]', ["paper", {"mine": {"mmb": False}}]),
     ],
 )  # fmt: skip
@@ -139,7 +141,7 @@ def test_a_shell_writes_json_python_or_bare_words(text, value):
         ("table5", {"variants": ["full", {"full": {}}]}, "variants: 'full' is there twice"),
         ("figure3d", {"variants": {"mine": {"step": 2}}}, "'mine' sets step, which is also the axis s"),
         ("figure3c", {"H": 6}, "H=6: the paper has prompts of 3, 4, 5 words; give your own with prompt="),
-        ("table5", {"H": 3, "prompt": SIX_WORDS}, "a prompt's words are its number of vectors"),
+        ("table5", {"H": 3, "prompt": SIX_WORDS}, "a prompt has as many words as vectors"),
         ("table5", {"T": 64}, "T=64: 32 frames of a video are stored"),
         ("table5", {"T": 8, "s": 9}, "step s=9 needs"),
         ("table5", {"steps": 3, "epochs": 2}, "either steps or epochs"),
@@ -154,7 +156,7 @@ def test_what_cannot_be_is_one_line_that_names_the_parameter(target, given, said
     assert "\n" not in str(error.value)
 
 
-# --- grids ----------------------------------------------------------------------------------------------------
+# --- grids ------------------------------------------------------------------------
 
 
 def rows(**given) -> list[str]:
@@ -229,7 +231,7 @@ def test_the_grid_is_shown_before_it_is_run():
     assert count == 30 and 10 < seconds < 3600 and seconds <= estimates.expected(DEMO, cells, 1)[1]
 
 
-# --- the wishes, by every face --------------------------------------------------------------------------------
+# --- the wishes, by every face ------------------------------------------------------------------------
 
 
 def test_wishes_in_python(drawn, tmp_path):

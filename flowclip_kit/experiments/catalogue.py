@@ -1,9 +1,9 @@
 """The experiments: each table and panel of the paper as a function of its knobs (read it beside the paper).
 
 A function returns cells: one training and its test, with its place in the table. What a function names in its
-signature is what the paper sets or varies there; all other knobs are those of `grid`. Variants differ in named
-settings of the model and in nothing else. Targets share runs: what two of them ask for under equal settings is
-trained once.
+signature is what the paper sets or varies there; all other knobs are those of `grid`. Variants differ in
+named settings of the model and in nothing else. Targets share runs: what two of them ask for under equal
+settings is trained once.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ READINGS: dict[str, ModelConfig] = {
 }
 # Every row that has a name: what it changes of the full model.
 NAMED: dict[str, dict[str, Any]] = {
-    name: {field: getattr(model, field) for field in sorted(MODEL) if getattr(model, field) != getattr(FULL, field)}
+    name: {field: getattr(model, field) for field in sorted(MODEL)
+           if getattr(model, field) != getattr(FULL, field)}
     for name, model in ({name: ModelConfig(**switches) for name, switches in VARIANTS.items()}
                         | READINGS | {"clip": CLIP}).items()
 }  # fmt: skip
@@ -86,8 +87,8 @@ class Target:
     """One table or panel: what it asks, and its cells under a profile.
 
     cells: called with a profile and any knobs (see `parameters`). axis: the column that a panel varies.
-    compare: (variant, reference) pairs whose difference the paper speaks of. then: more cells, which depend on
-    the scores of the first ones.
+    compare: (variant, reference) pairs whose difference the paper speaks of. then: more cells, which depend
+    on the scores of the first ones.
     """
 
     title: str
@@ -139,10 +140,10 @@ def grid(
 ) -> list[Cell]:
     """Every combination of the knobs that are lists; None: as the profile has it.
 
-    A knob is explained in `knobs.KNOBS`. Three arguments are no knobs: controls also scores the test frames in
-    other orders where the profile wants it; keep saves all weights (else those of the full model at the largest k
-    and the first seed); trained_on names, for a tested data set, the one to train on (zero-shot, section 4.4).
-    Raises InputError for a variant, field or combination that cannot be.
+    A knob is explained in `knobs.KNOBS`. Three arguments are no knobs: controls also scores the test frames
+    in other orders where the profile wants it; keep saves all weights (else those of the full model at the
+    largest k and the first seed); trained_on names, for a tested data set, the one to train on (zero-shot,
+    section 4.4). Raises InputError for a variant, field or combination that cannot be.
     """
     evaluation = replace(profile.evaluation, controls=controls and profile.evaluation.controls)
     evaluation = replace(evaluation, **_given(clips=clips, crops=None if crops is None else listed(crops)))
@@ -215,7 +216,8 @@ def variants_of(variants: Sequence[str | Mapping] | str | Mapping) -> dict[str, 
             raise InputError(f"variants: {name!r} is {changes!r:.60}, expected {{field: value}}")
         found[name] = {FIELDS.get(field, field): value for field, value in changes.items()}
         if unknown := [field for field in found[name] if field not in MODEL | TRAIN | {"H"}]:
-            raise InputError(f"variants: {name!r} sets {unknown[0]!r}, which is no field of the model or the training;"
+            raise InputError(f"variants: {name!r} sets {unknown[0]!r}, which is no field of the model or the"
+                             " training;"
                              f" there are {', '.join(sorted(MODEL | TRAIN))}")  # fmt: skip
         if "H" in found[name]:
             found[name]["prompt"] = prompt_of(found[name].pop("H"))
@@ -227,7 +229,8 @@ def variants_of(variants: Sequence[str | Mapping] | str | Mapping) -> dict[str, 
         elif row in NAMED:
             add(row, NAMED[row])
         else:
-            raise InputError(f"variants: {row!r} is unknown; name one of {', '.join(NAMED)}, or say what it changes:"
+            raise InputError(f"variants: {row!r} is unknown; name one of {', '.join(NAMED)}, or say what it"
+                             " changes:"
                              f" {{{row!r}: {{field: value}}}}")  # fmt: skip
     return found
 
@@ -251,8 +254,9 @@ def _rows(
         knobs[letter] = (value,) if field == "crops" else value
     if knobs["prompt"] is not None:
         words = {len(text.split()) for text in listed(knobs["prompt"]) if isinstance(text, str)}
-        if isinstance(knobs["H"], tuple) or knobs["H"] != 5 and words != {knobs["H"]}:
-            raise InputError(f"H={knobs['H']} and prompt={knobs['prompt']!r}: a prompt's words are its number of vectors;"
+        if isinstance(knobs["H"], tuple) or (knobs["H"] != 5 and words != {knobs["H"]}):
+            raise InputError(f"H={knobs['H']} and prompt={knobs['prompt']!r}: a prompt has as many words as"
+                             " vectors;"
                              " leave H out")  # fmt: skip
         del knobs["H"]
     else:
@@ -300,7 +304,8 @@ def _matters(axis: str, model: ModelConfig) -> bool:
 
 
 def _training(usual: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    """A profile's training with some fields changed; steps take the place of epochs, and the other way round."""
+    """A profile's training with some fields changed; steps take the place of epochs, and the other way
+    round."""
     if "steps" in changes and "epochs" not in changes:
         changes = {**changes, "epochs": None}
     elif "epochs" in changes and "steps" not in changes:
@@ -309,22 +314,22 @@ def _training(usual: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
 
 
 def _draws(profile: Profile, k: int | None, seeds: int | None) -> Iterator[tuple[int, str | None]]:
-    """(seed, published list) of every run of a cell. Lists of equal k follow each other with seeds of their own,
-    so that a run is still named by variant, k and seed."""
+    """(seed, published list) of every run of a cell. Lists of equal k follow each other with seeds of their
+    own, so that a run is still named by variant, k and seed."""
     seeds = seeds or (profile.seeds if k else profile.closed_seeds)
     lists = [digest for digest, size in profile.lists if size == k] or [None]
     for number, drawn in enumerate(lists):
         yield from ((number * seeds + seed, drawn) for seed in range(seeds))
 
 
-# --- the paper's tables and panels ------------------------------------------------------------------------------
+# --- the paper's tables and panels -------------------------------------------------------------------------
 
 FIVE = tuple(VARIANTS)
 
 
 def table1(profile: Profile, *, variants=("clip", "mmb+map"), H=(3, 4, 5), **knobs: Any) -> list[Cell]:
-    """Closed-set: CLIP with hand-crafted prompts A, B, C against motion-aware prompts of equal length, without
-    MCB."""
+    """Closed-set: CLIP with hand-crafted prompts A, B, C against motion-aware prompts of equal length,
+    without MCB."""
     letters = {f"clip H={h}": f"clip {letter}" for letter, h in zip("ABC", PROMPTS, strict=True)}
     cells = grid(profile, variants=variants, H=H, **knobs)
     return [replace(cell, variant=letters.get(cell.variant, cell.variant)) for cell in cells]
@@ -395,7 +400,7 @@ def figure3d(profile: Profile, *, s=(1, 2, 3, 4, 5), **knobs: Any) -> list[Cell]
     return grid(profile, s=s, **knobs)
 
 
-# --- beyond the paper -------------------------------------------------------------------------------------------
+# --- beyond the paper --------------------------------------------------------------------------------------
 
 
 def ablation(profile: Profile, *, variants=("baseline", "mmb", "full"), k=16, **knobs: Any) -> list[Cell]:
@@ -429,11 +434,13 @@ def readings_at_their_best(
         raise InputError(
             f"readings, {lost[0]}: every learning rate that was tried failed on a data set; try lower ones"
         )
-    return [
-        replace(cell, config=replace(cell.config, train=replace(cell.config.train, lr=rates[cell.variant])), keep=False)
-        if cell.config.train else cell
-        for cell in found
-    ]  # fmt: skip
+    cells = []
+    for cell in found:
+        if cell.config.train:
+            train = replace(cell.config.train, lr=rates[cell.variant])
+            cell = replace(cell, config=replace(cell.config, train=train), keep=False)
+        cells.append(cell)
+    return cells
 
 
 def best_rates(tried: pd.DataFrame) -> dict[str, float]:
@@ -511,7 +518,8 @@ TARGETS = {
         "CLIP, Baseline, then motion stream, prompts and communication block, closed-set, H = 3",
         BOTH,
         figure3a,
-        compare=(("mmb", "baseline"), ("mmb+map H=3", "mmb"), ("full H=3", "mmb+map H=3"), ("baseline", "clip")),
+        compare=(("mmb", "baseline"), ("mmb+map H=3", "mmb"), ("full H=3", "mmb+map H=3"),
+                 ("baseline", "clip")),
     ),
     "figure3b": Target(
         "Figure 3b: number of frames",
@@ -535,7 +543,7 @@ TARGETS = {
         BOTH,
         figure3d,
         axis="s",
-        compare=tuple((f"s={s}", "s=1") for s in (2, 3, 4, 5)) + (("s=5", "s=4"),),
+        compare=(*tuple((f"s={s}", "s=1") for s in (2, 3, 4, 5)), ("s=5", "s=4")),
     ),
     "ablation": Target(
         "Ablation: a grid of your own",
@@ -550,8 +558,11 @@ TARGETS = {
         "one unstated choice changed at a time, each at its own learning rate; not in the paper",
         BOTH,
         readings,
-        compare=tuple((name, "baseline" if name.startswith("baseline") else "default")
-                      for name in READINGS if name not in ("default", "baseline")) + (("default", "baseline"),),
+        compare=(
+            *((name, "baseline" if name.startswith("baseline") else "default")
+              for name in READINGS if name not in ("default", "baseline")),
+            ("default", "baseline"),
+        ),
         then=readings_at_their_best,
     ),
 }  # fmt: skip

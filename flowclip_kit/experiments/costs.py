@@ -15,7 +15,7 @@ from flowclip_kit.datasets.class_names import CLASSES
 from flowclip_kit.experiments.catalogue import BASELINE, CLIP, FULL
 from flowclip_kit.experiments.results_table import numbers, read_csv
 
-COLUMNS = "table variant counting dataset classes L metric value".split()
+COLUMNS = ["table", "variant", "counting", "dataset", "classes", "L", "metric", "value"]
 COUNTINGS = ("exact", "paper's rule", "per video")
 METRICS = ("params", "trainable", "gmac", "params_gain", "gmac_gain")
 

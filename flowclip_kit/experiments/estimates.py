@@ -219,8 +219,8 @@ def forecast(profile: Profile, here: Speed, sizes: Mapping[str, Size] = OFFICIAL
 def expected_seconds(profile: Profile, configs: Iterable[RunConfig]) -> list[float]:
     """Seconds that one process takes for each run, as far as known without measuring; else nan.
 
-    On drawn data: from the recorded runs of the demo, by steps. On real data: from this machine's speed, where
-    `speed` has measured it before.
+    On drawn data: from the recorded runs of the demo, by steps. On real data: from this machine's speed,
+    where `speed` has measured it before.
     """
     if profile.backbone.name == TINY:
         step, test = _demo_prices()
@@ -266,9 +266,10 @@ def grid_table(experiment: Experiment) -> pd.DataFrame:
         tested = config.transfer or config
         length = {"steps": train.steps or f"{train.epochs} epochs"} if train else {"steps": 0}
         rows.append({
-            "data set": tested.dataset, "variant": cell.variant, "k": "all" if train and not config.k else config.k or 0,
-            "split": tested.split, "T": model.frames, "s": model.step if model.mmb else 0, "H": model.prompt_length,
-            "tau": model.tau, "lr": train.lr if train else 0.0, **length, "batch": train.batch if train else 0,
+            "data set": tested.dataset, "variant": cell.variant,
+            "k": "all" if train and not config.k else config.k or 0, "split": tested.split,
+            "T": model.frames, "s": model.step if model.mmb else 0, "H": model.prompt_length, "tau": model.tau,
+            "lr": train.lr if train else 0.0, **length, "batch": train.batch if train else 0,
             "runs": 1, "minutes": spent / 60,
         })  # fmt: skip
     frame = pd.DataFrame(rows)

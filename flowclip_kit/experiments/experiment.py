@@ -68,8 +68,8 @@ class Experiment:
     """What one call asks of a target.
 
     profile: with the user's changes, and the data sets of this call. changes: the parameters that differ from
-    the target's defaults, as the user wrote them. knobs: the keyword arguments of the target's function. name:
-    that the user gave to this call, or empty.
+    the target's defaults, as the user wrote them. knobs: the keyword arguments of the target's function.
+    name: that the user gave to this call, or empty.
     """
 
     target: str
@@ -90,8 +90,8 @@ class Experiment:
     ) -> Experiment:
         """What a call asks for, before any data are opened. given: parameters that the user sets.
 
-        Raises InputError where the target, the profile, a parameter, a data set or a combination is unknown or
-        cannot be.
+        Raises InputError where the target, the profile, a parameter, a data set or a combination is unknown
+        or cannot be.
         """
         options = options or Options()
         if target not in TARGETS:
@@ -139,8 +139,8 @@ class Experiment:
 
     @property
     def compare(self) -> list[tuple[str, str]]:
-        """(variant, reference): the target's pairs that are there, and every other row with the first trained one,
-        which is the full model where there is one."""
+        """(variant, reference): the target's pairs that are there, and every other row with the first
+        trained one, which is the full model where there is one."""
         rows = self.variants
         pairs = [pair for pair in self.about.compare if set(pair) <= set(rows)]
         if self.name:
@@ -166,8 +166,9 @@ class Experiment:
         return "k" if not several and not model and len(listed(whole["k"])) > 1 else None
 
     def check(self, tidy: pd.DataFrame) -> None:
-        """Raises AssertionError where a results table is not that of this experiment: another set of rows, rows that
-        were run with other settings than asked for, or some with fewer runs than others. tidy: test videos only."""
+        """Raises AssertionError where a results table is not that of this experiment: another set of rows,
+        rows that were run with other settings than asked for, or some with fewer runs than others. tidy:
+        test videos only."""
         models = {cell.variant: cell.config.model for cell in self.cells() if not cell.config.held_out}
         models = models or {cell.variant: cell.config.model for cell in self.cells()}
         rows = tidy[tidy["metric"] == "top1"]
@@ -176,13 +177,8 @@ class Experiment:
         for row in rows.itertuples():
             model = models[row.variant]
             length = model.differences if model.mmb else 0  # Eq. 5
-            asked = (
-                model.frames,
-                model.prompt_length,
-                model.step,
-                length,
-                *map(int, (model.mmb, model.map, model.mcb)),
-            )
+            parts = map(int, (model.mmb, model.map, model.mcb))
+            asked = (model.frames, model.prompt_length, model.step, length, *parts)
             if (row.T, row.H, row.s, row.L, row.mmb, row.map, row.mcb) != asked:
                 raise AssertionError(f"run {row.key} of {row.variant}: T, H, s, L and parts are not {asked}")
         trained = rows[rows["trained_on"] != ""].groupby(["dataset", "trained_on", "variant", "k"])
@@ -239,12 +235,12 @@ def resolve(profile: str, target: str, options: Options, datasets: Sequence[str]
         )
     roles = {role: name for role, name in found.roles.items() if role in about.roles}
     if datasets:
-        if about.transfers:
-            raise InputError(f"{target} trains on one data set and tests on another; leave --dataset"
-                             f" {' '.join(datasets)} out")  # fmt: skip
         real = [name for name in datasets if name in PAPER_ROLES.values()]
         if real and PROFILES[profile].backbone.name == TINY and not options.backbone:
             raise InputError(f"--dataset {real[0]} holds real videos; take it with --profile quick or paper")
+        if about.transfers:
+            raise InputError(f"{target} trains on one data set and tests on another; leave --dataset"
+                             f" {' '.join(datasets)} out")  # fmt: skip
         roles = _roles(datasets, found.roles)
     for name in roles.values():
         need_data(name, options)
@@ -303,9 +299,9 @@ def possible(
 ) -> Experiment:
     """The experiment with the k and splits that its data sets, or the published lists, can give.
 
-    sets: role -> data set, for targets that set training videos aside without these. has: role -> whether a video
-    could be read. lists: hash of a published list -> its k. seeds: that the user asked for. Raises InputError for
-    a k or a split that was asked for and cannot be.
+    sets: role -> data set, for targets that set training videos aside without these. has: role -> whether a
+    video could be read. lists: hash of a published list -> its k. seeds: that the user asked for. Raises
+    InputError for a k or a split that was asked for and cannot be.
     """
     profile, knobs = asked.profile, dict(asked.knobs)
     splits = profile.splits
@@ -316,8 +312,10 @@ def possible(
             shots = tuple(filter(None, listed(knobs.get("k", usual["k"]))))
             able = possible_shots(dataset, shots, readable)
             if "k" in asked.changes and able != shots:
-                raise InputError(f"k={max(shots)}: a class of {dataset.name} has only {_rarest(dataset, readable)} training"
-                                 " videos")  # fmt: skip
+                rarest = _rarest(dataset, readable)
+                raise InputError(
+                    f"k={max(shots)}: a class of {dataset.name} has only {rarest} training videos"
+                )
             if "k" not in asked.changes:
                 knobs["k"] = able if isinstance(usual["k"], tuple) else able[0]
         if role != KINETICS:
@@ -331,7 +329,7 @@ def possible(
     if not lists:
         return replace(asked, profile=profile, knobs=knobs)
     many = Counter(lists.values())
-    if len({*many.values()}) > 1 or asked.about.axis != "k" and len(many) > 1:
+    if len({*many.values()}) > 1 or (asked.about.axis != "k" and len(many) > 1):
         said = ", ".join(f"{count} of k={k}" for k, count in sorted(many.items()))
         expected = "as many lists of each k" if asked.about.axis == "k" else "one k"
         raise InputError(f"--few-shot-list: {said}; expected {expected}")

@@ -1,7 +1,8 @@
-"""The knobs of an experiment: keyword arguments in Python, -p NAME=VALUE in a shell, parameters of a notebook.
+"""The knobs of an experiment: keyword arguments in Python, -p NAME=VALUE in a shell, parameters of a
+notebook.
 
-`catalogue.parameters` lists the knobs of a target with their defaults, which are the paper's; here is what each
-of them means and takes. It needs no packages, so that --help answers before anything is installed.
+`catalogue.parameters` lists the knobs of a target with their defaults, which are the paper's; here is what
+each of them means and takes. It needs no packages, so that --help answers before anything is installed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ KNOBS = {
     ),
     "k": Knob("training videos per class; none: all of them", int),
     "T": Knob("frames per video", int),
-    "s": Knob("largest distance between the two frames of a difference; the usual 4 becomes T-1 where T < 5", int),
+    "s": Knob("largest distance of the two frames of a difference; the usual 4 becomes T-1 where T < 5", int),
     "H": Knob("prompt vectors: 3, 4 and 5 have the paper's words, any other number needs `prompt`", int),
     "prompt": Knob("hand-crafted words that initialise the prompt vectors, one vector a word", str),
     "tau": Knob("temperature of the softmax", float),
@@ -50,7 +51,9 @@ KNOBS = {
     "clips": Knob("draws of T frames from each test video", int, many=False),
     "crops": Knob(f"views of each test frame: {', '.join(CROPS)}", str),
     "class_names": Knob(f"how class names read in prompts: {' or '.join(STYLES)}", str, many=False),
-    "settings": Knob("{field: value} of any other setting of the model or the training; a list makes an axis", dict, False),
+    "settings": Knob(
+        "{field: value}: other settings of model and training; a list makes an axis", dict, False
+    ),
 }  # fmt: skip
 
 # What the user may call the paper's letters, as the settings classes do.
@@ -96,8 +99,8 @@ def from_shell(words: list[str]) -> dict[str, Any]:
 def check(target: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """`given` with lists as tuples. known: the target's parameters with their defaults.
 
-    `set` is short for `settings`. Raises InputError naming the parameter that the target does not have, or whose
-    value has the wrong type.
+    `set` is short for `settings`. Raises InputError naming the parameter that the target does not have, or
+    whose value has the wrong type.
     """
     given = {"settings" if name == "set" else name: value for name, value in given.items()}
     for name in given:
@@ -140,7 +143,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
     else:
         wrong = [one for one in values if type(one) is not knob.kind and not (name == "k" and one is None)]
     several = isinstance(value, list | tuple)
-    if wrong or not values or several and not knob.many:
+    if wrong or not values or (several and not knob.many):
         lists = ", or a list of them" if knob.many else ""
         raise InputError(f"{name}={value!r:.80}: expected {KINDS[knob.kind]}{lists}")
     if len({json.dumps(one, sort_keys=True) for one in values}) < len(values):
@@ -151,8 +154,8 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 def prompt_of(H: int) -> str:
     """The paper's hand-crafted prompt of H words. Raises InputError where the paper has none."""
     if H not in PROMPTS:
-        raise InputError(f"H={H}: the paper has prompts of {', '.join(map(str, PROMPTS))} words; give your own"
-                         f" with prompt='...'")  # fmt: skip
+        known = ", ".join(map(str, PROMPTS))
+        raise InputError(f"H={H}: the paper has prompts of {known} words; give your own with prompt='...'")
     return PROMPTS[H]
 
 

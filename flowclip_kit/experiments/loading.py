@@ -48,8 +48,8 @@ def load(
     and what all rests on (data, weights, settings, software, seconds).
 
     source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a
-    folder that holds <profile>/<target>.csv (see `results_folder`). name: of a call with parameters of its own
-    (see `own_runs`). Raises InputError when there is none.
+    folder that holds <profile>/<target>.csv (see `results_folder`). name: of a call with parameters of its
+    own (see `own_runs`). Raises InputError when there is none.
     """
     if source == "run":
         made = ensure(target, profile)

@@ -18,7 +18,8 @@ from flowclip_kit.experiments.catalogue import ALL_TARGETS, Cell
 from flowclip_kit.experiments.run_config import RunConfig
 
 TIDY = (
-    "target profile dataset role trained_on variant mmb map mcb T H s L prompt lr k seed split views metric value key"
+    "target profile dataset role trained_on variant mmb map mcb T H s L prompt lr k seed split views metric"
+    " value key"
 ).split()
 WHOLE = ["mmb", "map", "mcb", "T", "H", "s", "L", "k", "seed", "split"]
 VIDEOS = ["key", "n", "correct"]
@@ -27,8 +28,8 @@ VIDEOS = ["key", "n", "correct"]
 def tidy_rows(
     target: str, profile: str, cell: Cell, record: dict, settings: Sequence[str] = ()
 ) -> list[dict]:
-    """One row a metric of one run, with the columns of `TIDY`, and one of each further field of the model or the
-    training that `settings` names (empty where nothing is trained).
+    """One row a metric of one run, with the columns of `TIDY`, and one of each further field of the model or
+    the training that `settings` names (empty where nothing is trained).
 
     dataset: tested on; trained_on: the paper's name of what it was trained on, empty for frozen CLIP. T
     frames, H prompt vectors, s step, L differences (0 without motion stream). k: training videos a class, 0
@@ -109,8 +110,8 @@ def hits_csv(hits: pd.DataFrame) -> str:
 
 
 def read_tidy(path: Path) -> pd.DataFrame:
-    """A results CSV in the columns of `TIDY` and any further ones, which stay text: one row per run and metric,
-    value in percent.
+    """A results CSV in the columns of `TIDY` and any further ones, which stay text: one row per run and
+    metric, value in percent.
 
     Raises InputError naming the file when it is absent, lacks a column or holds a value outside 0..100.
     """

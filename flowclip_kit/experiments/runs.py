@@ -114,11 +114,11 @@ def ensure_all(
 ) -> dict[str, Result]:
     """The finished runs of several targets; a run that they share is made once.
 
-    parameters: what the user changes of each target (see `catalogue.parameters`). name: of that change. say: is
-    told the experiments before any run. Raises InputError for an unknown target or parameter, data that are absent or
-    unreadable, or weights that cannot be had. A kill at any moment loses at most the runs in work; two calls at
-    once share the work. Ranks of torchrun or srun do too, and are together at each training of Kinetics-400's
-    stage; the main one alone gets the results.
+    parameters: what the user changes of each target (see `catalogue.parameters`). name: of that change. say:
+    is told the experiments before any run. Raises InputError for an unknown target or parameter, data that
+    are absent or unreadable, or weights that cannot be had. A kill at any moment loses at most the runs in
+    work; two calls at once share the work. Ranks of torchrun or srun do too, and are together at each
+    training of Kinetics-400's stage; the main one alone gets the results.
     """
     options, started = options or Options(), time.monotonic()
     chosen = {target: Experiment.of(target, profile, options, parameters, name) for target in targets}
@@ -551,7 +551,8 @@ class Workshop:
 
 
 def own_call(asked: Experiment) -> dict:
-    """What a provenance says of a call whose parameters are its own; nothing for a target as the paper has it."""
+    """What a provenance says of a call whose parameters are its own; nothing for a target as the paper has
+    it."""
     if not asked.name:
         return {}
     found = {
@@ -622,7 +623,7 @@ def _finished(folder: Path, config: RunConfig, key: str, keep: bool) -> tuple[di
     path = folder / f"{key}.json"
     try:
         record = read_record(path)
-        if record is None or keep and not path.with_suffix(".safetensors").exists():
+        if record is None or (keep and not path.with_suffix(".safetensors").exists()):
             return None, ""
         asked, said = (json.loads(json.dumps(part, default=asdict)) for part in (config, record["config"]))
         for part in (asked, said):
