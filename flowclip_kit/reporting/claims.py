@@ -21,7 +21,7 @@ from flowclip_kit import experiments, paths
 from flowclip_kit.experiments.results_table import read_csv
 from flowclip_kit.reporting import stats
 from flowclip_kit.reporting.register import KINDS, Claim, Part, register, untrained
-from flowclip_kit.reporting.rendering import CHIPS, WIDTH, Table, text_table
+from flowclip_kit.reporting.rendering import CHIPS, WIDTH, Table, unfolded
 from flowclip_kit.reporting.tables import DEMO_NOTE
 
 __all__ = [
@@ -52,7 +52,8 @@ CLAIMS = (
 ).split()
 
 OF_PRINT = ("value", "difference")  # kinds that compare a measured amount with a printed one
-SEEDS = 3  # fewer give no interval worth reading: two seeds' t interval is nine standard deviations wide to each side
+# Fewer give no interval worth reading: two seeds' t interval is nine standard deviations wide to each side.
+SEEDS = 3
 IN_THE_DEMO = "demo world ("  # how the reason of a verdict from the demo begins
 DEMO = "the demo world is no evidence about printed values"
 ROUNDING = 1e-9  # of sums of decimal numbers held in binary
@@ -361,7 +362,8 @@ def load(profile: str = "demo", source: str = "recorded") -> pd.DataFrame:
         if len(unknown):
             row = unknown.iloc[0]
             raise InputError(
-                f"{path}: {name} of {row['id']} is «{row[name]}», expected one of {', '.join(known)}; make it again"
+                f"{path}: {name} of {row['id']} is «{row[name]}», expected one of {', '.join(known)};"
+                " make it again"
             )
     return frame
 
@@ -379,7 +381,9 @@ def _note(frame: pd.DataFrame) -> str:
 
 def counts_by_verdict(frame: pd.DataFrame) -> Table:
     """How many claims of each kind came to each verdict."""
-    counted = pd.crosstab(frame["kind"], frame["verdict"]).reindex(index=KINDS, columns=VERDICTS, fill_value=0)
+    counted = pd.crosstab(frame["kind"], frame["verdict"]).reindex(
+        index=KINDS, columns=VERDICTS, fill_value=0
+    )
     counted.loc["all"] = counted.sum()
     counted["all"] = counted.sum(axis=1)
     counted.index.name, counted.columns.name = "kind", None
@@ -405,10 +409,10 @@ def listing(frame: pd.DataFrame) -> Table:
     return _page(frame, text, {"place": "place", "statement": "claim", "printed": "printed", "reason": "why"})
 
 
-def lines(frame: pd.DataFrame, waiting: Sequence[str] = ()) -> Table:
-    """One line a claim: its verdict, what was measured, the intervals over seeds and over test videos, its id.
+def lines(frame: pd.DataFrame, rest: Sequence[str] = ()) -> Table:
+    """One line a claim: its verdict, what was measured, the intervals over seeds and test videos, its id.
 
-    waiting: lines that follow, on claims without a verdict.
+    rest: lines that follow, on claims without a verdict.
     """
     shown = frame.assign(
         mean=[f"{float(mean):+.1f}" if mean else "" for mean in frame["mean"]],
@@ -417,16 +421,26 @@ def lines(frame: pd.DataFrame, waiting: Sequence[str] = ()) -> Table:
     )
     names = {"mean": "mean", "seeds": "over seeds", "videos": "over videos", "id": "claim"}
     rows = shown.set_index("verdict")[list(names)].rename(columns=names)
-    parts = [_note(frame), text_table(rows).rstrip("\n") if len(frame) else "", "\n".join(waiting)]
+    parts = [_note(frame), unfolded(rows) if len(frame) else "", "\n".join(rest)]
     text = "\n\n".join(filter(None, parts)) + "\n"
     return _page(shown, text, {"statement": "claim"} | {key: names[key] for key in ("mean", "seeds", "videos")},
-                 waiting)  # fmt: skip
+                 rest)  # fmt: skip
+
+
+def waiting(frame: pd.DataFrame) -> Table:
+    """How many claims of each kind wait, and for what."""
+    counted = frame.groupby(["kind", "reason"]).size().reset_index(name="claims").astype(str)
+    shown = counted[["claims", "kind", "reason"]]
+    text = "\n".join(f"{row.claims:>4}  {row.kind:<10}  {row.reason}" for row in shown.itertuples()) + "\n"
+    return Table(text, panels=((shown, pd.DataFrame("", shown.index, shown.columns)),))
 
 
 def _page(frame: pd.DataFrame, text: str, columns: dict[str, str], notes: Sequence[str] = ()) -> Table:
     shown = frame[["verdict", *columns]].rename(columns=columns).reset_index(drop=True)
     css = pd.DataFrame("", shown.index, shown.columns)
-    return Table(text, notes="\n".join(filter(None, [_note(frame), *notes])), panels=((shown, css),) * bool(len(shown)))
+    return Table(
+        text, notes="\n".join(filter(None, [_note(frame), *notes])), panels=((shown, css),) * bool(len(shown))
+    )
 
 
 def _range(low: str, high: str) -> str:

@@ -1,4 +1,4 @@
-"""Findings: what the numbers of a target, or of all of them, come to, in a few sentences computed from them."""
+"""Findings: what the numbers of a target, or of all targets, come to, in a few computed sentences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Findings(list[str]):
 
 
 def of_target(summary: pd.DataFrame, paired: pd.DataFrame | None, verdicts: pd.DataFrame) -> Findings:
-    """Which scores are highest, which differences are established, what shuffled frames do, which claims hold.
+    """Which scores are highest, which differences established, what shuffled frames do, which claims hold.
 
     paired: rows of `stats.paired_difference` or None. verdicts: of the claims about this target, as text.
     """
@@ -74,7 +74,9 @@ def _are(number: int) -> str:
 def _setting(summary: pd.DataFrame) -> str:
     n = sorted(set(summary.loc[summary["trained_on"] != "", "n"])) or [1]
     runs = f"{n[0]} run{'s' * (n[0] > 1)}" if n[0] == n[-1] else f"{n[0]} to {n[-1]} runs"
-    return f"In the demo world, {runs} a cell: " if tables.is_demo(summary) else f"{runs} a cell: ".capitalize()
+    return (
+        f"In the demo world, {runs} a cell: " if tables.is_demo(summary) else f"{runs} a cell: ".capitalize()
+    )
 
 
 def _highest(summary: pd.DataFrame) -> str:
@@ -120,7 +122,9 @@ def _shuffled(summary: pd.DataFrame) -> str:
         means = block.at_most_shots().rows.pivot_table("mean", "variant", "metric", sort=False)
         lost = (means["top1"] - means["top1_shuffled"]).dropna()
         name = lost.idxmax()
-        said.append(f"{name} from {means['top1'][name]:.1f} to {means['top1_shuffled'][name]:.1f} % on {block.place}")
+        said.append(
+            f"{name} from {means['top1'][name]:.1f} to {means['top1_shuffled'][name]:.1f} % on {block.place}"
+        )
     return f"Shuffled frames cost most: {'; '.join(said)}."
 
 

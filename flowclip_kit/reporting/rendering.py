@@ -1,4 +1,4 @@
-"""A table in the four forms it is read in: text for terminals, HTML for notebooks and pages, LaTeX, Markdown."""
+"""A table in its four forms: text for terminals, HTML for notebooks and pages, LaTeX, Markdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 WIDTH = 100  # characters of a text table's line that a notebook shows without wrapping
-COLUMNS = 12  # of an HTML table; with more, each data set gets a table of its own
+COLUMNS = 8  # of an HTML table; with more, each data set gets a table of its own
 GAIN, LOSS, OPEN = "#00664a", "#a03c00", "#666666"
 # Verdict -> background and text colour of its chip; the chip always carries the word as well.
 CHIPS = {
@@ -30,7 +30,7 @@ CHIPS = {
 CSS = {
     "": "border-collapse: collapse; font-size: 13px; margin: .4em 0 1em",
     "caption": "text-align: left; color: #666; padding-bottom: .5em; max-width: 75em",
-    "th, td": "text-align: left; vertical-align: top; white-space: nowrap; padding: .2em .7em .2em 0; border: none",
+    "th, td": "text-align: left; vertical-align: top; white-space: nowrap; padding: .2em .7em .2em 0",
     "th.col_heading": "border-bottom: 1px solid #aaa; font-weight: 600",
     "th.row_heading": "font-weight: 500",
     "td": "font-variant-numeric: tabular-nums",
@@ -45,8 +45,8 @@ class Table:
 
     text: index (block, row) or row, columns (group, name) or name; or ready text. caption: all its notes, for
     the terminal. notes: those that a page must show too. panels: (cells, CSS of each cell) for a page; in a
-    cell a printed value stands in square brackets and a second line in small print. Rows that are only numbered
-    have no heads.
+    cell a printed value stands in square brackets and a second line in small print. Rows that are only
+    numbered have no heads.
     """
 
     text: pd.DataFrame | str
@@ -72,15 +72,22 @@ class Table:
 
     def _repr_html_(self) -> str:
         notes = re.sub(r"\n +", " ", self.notes)
-        heads = "".join(f"<p><small>{escape(line)}</small></p>" for line in notes.splitlines())
-        return heads + "".join(
+        lines = [escape(line) for line in notes.splitlines()]
+        head = (
+            f'<p style="font-size: 12px; color: #666; margin: 0 0 .6em">{"<br>".join(lines)}</p>'
+            if lines
+            else ""
+        )
+        return head + "".join(
             f'<div style="overflow-x: auto">{_styler(*part).to_html()}</div>' for part in self._parts()
         )
 
     def to_latex(self) -> str:
-        """A LaTeX table a panel (booktabs; xcolor for the colours), without the intervals over test videos."""
+        """A LaTeX table a panel (booktabs, xcolor), without the intervals over test videos."""
         return "\n".join(
-            _escaped(*panel).to_latex(hrules=True, convert_css=True, multicol_align="c").replace("±", r"$\pm$")
+            _escaped(*panel)
+            .to_latex(hrules=True, convert_css=True, multicol_align="c")
+            .replace("±", r"$\pm$")
             for panel in self.panels
         )
 
@@ -102,11 +109,25 @@ class Table:
         return parts
 
 
+@dataclass(frozen=True)
+class Folded:
+    """Text that a page shows folded under its title."""
+
+    title: str
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return f"<details><summary>{escape(self.title)}</summary><pre>{escape(self.text)}</pre></details>"
+
+
 def chip(verdict: str, text: str = "") -> str:
     """A verdict as a coloured label (HTML). text: what it says, by default the verdict."""
     background, colour = CHIPS[verdict]
-    style = f"background: {background}; color: {colour}; border-radius: .7em; padding: .05em .6em; white-space: nowrap"
-    return f'<span style="{style}">{escape(text or verdict)}</span>'
+    colours, shape = f"background: {background}; color: {colour}", "border-radius: .7em; padding: .05em .6em"
+    return f'<span style="{colours}; {shape}; white-space: nowrap">{escape(text or verdict)}</span>'
 
 
 def text_table(frame: pd.DataFrame) -> str:
@@ -131,10 +152,14 @@ def _styler(shown: pd.DataFrame, css: pd.DataFrame) -> Styler:
 
     # A name from the content instead of a random one: the same table gives the same bytes.
     digest = hashlib.sha256(shown.to_json(orient="split").encode()).hexdigest()[:8]
-    styler = Styler(shown, uuid=digest, cell_ids=False).apply(lambda _: css, axis=None)
+    styler = Styler(shown.rename_axis(index=[None] * shown.index.nlevels), uuid=digest, cell_ids=False).apply(
+        lambda _: css, axis=None
+    )
     wide = pd.DataFrame("", shown.index, shown.columns).where(shown.map(len) < 60, "wide")
     styler = styler.hide() if isinstance(shown.index, pd.RangeIndex) else styler
-    styler = styler.format(_markup).format_index(escape).format_index(escape, axis=1).set_td_classes(wide)
+    styler = styler.format(_markup).set_td_classes(wide)
+    for axis in (0, 1):
+        styler = styler.format_index(lambda label: escape(str(label)), axis=axis)
     return styler.set_table_styles([{"selector": name, "props": props} for name, props in CSS.items()])
 
 
@@ -163,7 +188,10 @@ def _markdown(shown: pd.DataFrame, css: pd.DataFrame) -> str:
     if not isinstance(shown.index, pd.RangeIndex):
         cells = cells.reset_index()
         heads = [*(name or "" for name in shown.index.names), *heads]
-    return "\n".join([line(heads), "|" + " --- |" * len(heads), *map(line, cells.itertuples(index=False))]) + "\n"
+    return (
+        "\n".join([line(heads), "|" + " --- |" * len(heads), *map(line, cells.itertuples(index=False))])
+        + "\n"
+    )
 
 
 def _folded(frame: pd.DataFrame) -> str:
@@ -172,14 +200,14 @@ def _folded(frame: pd.DataFrame) -> str:
     for _, members in itertools.groupby(range(len(groups)), key=groups.__getitem__):
         group = list(members)
         wider = parts[-1] + group
-        if parts[-1] and max(map(len, _block(frame.iloc[:, wider]).splitlines())) > WIDTH:
+        if parts[-1] and max(map(len, unfolded(frame.iloc[:, wider]).splitlines())) > WIDTH:
             parts.append(group)
         else:
             parts[-1] = wider
-    return "\n\n".join(_block(frame.iloc[:, part]) for part in parts)
+    return "\n\n".join(unfolded(frame.iloc[:, part]) for part in parts)
 
 
-def _block(frame: pd.DataFrame) -> str:
+def unfolded(frame: pd.DataFrame) -> str:
     """Left-aligned columns; with two levels of them, a line above the header names each group."""
     heads = [name if isinstance(name, tuple) else ("", name) for name in frame.columns]
     columns = [[head[1], *frame.iloc[:, i]] for i, head in enumerate(heads)]

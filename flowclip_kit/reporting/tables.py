@@ -53,18 +53,18 @@ DEMO_NOTE = "demo world, not evidence about the paper's data"
 READ = "Mean ± half the 95 % interval over runs; below it, over test videos. Bold: highest in its column."
 READ_PRINTED = " [Printed value{}.]"
 READ_DIFFERENCES = (
-    "Points of top-1, paired by run, ± half the 95 % interval over runs; below it, over test videos, and runs with"
-    " a gain. Green and orange: both intervals on one side of zero."
+    "Points of top-1, paired by run, ± half the 95 % interval over runs; below it, over test videos, and runs"
+    " with a gain. Green and orange: both intervals on one side of zero."
 )
 
-# A cell: where it stands as text (block, row, group, name), and on a page (panel, place); panel "" is text alone.
-# best: what makes the highest cell of a column bold.
+# A cell: where it stands as text (block, row, group, name), and on a page (panel, place; no panel: text
+# alone). best: what makes the highest cell of a column bold.
 CELL = "block row group name text panel place shown best css".split()
 
 
 @dataclass(frozen=True)
 class Block:
-    """What stands together in a table or a panel: models trained on one data set and tested on one, and CLIP.
+    """What stands together in a table or a panel: models of one training and one test set, and CLIP.
 
     role and trained_on are the paper's data sets; rows come from a summary or from paired differences.
     """
@@ -76,7 +76,7 @@ class Block:
 
     @property
     def trained(self) -> pd.DataFrame:
-        """The top-1 rows whose n counts runs; untrained CLIP has one run. All rows where there is no other."""
+        """The top-1 rows whose n counts runs (untrained CLIP has one run); all rows where there is no other."""
         rows = self.rows[self.rows["metric"] == "top1"]
         trained = rows[~rows["variant"].str.startswith("clip")]
         return trained if len(trained) else rows
@@ -177,7 +177,7 @@ def variants(summary: pd.DataFrame) -> list[str]:
 
 
 def axis_of(rows: pd.DataFrame) -> str | None:
-    """What the results vary on a scale: 'k', else 'T', 'H' or 's' where variants are named like 'T=8', else None."""
+    """What the results vary: 'k', else 'T', 'H' or 's' where variants are named like 'T=8', else None."""
     trained = rows[rows["trained_on"] != ""]
     if trained["k"].nunique() > 1:
         return "k"
@@ -254,16 +254,18 @@ def notes(
 
 
 def measured(
-    target: str, summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = ""
+    summary: pd.DataFrame,
+    paper: pd.DataFrame,
+    pair_share: dict[str, tuple[int, int]] | None = None,
+    note: str = "",
 ) -> Table:
-    """A target's scores: rows are variants, columns top-1 by k where there are several k, else top-1 and top-5.
+    """A target's scores: rows are variants, columns top-1 by k where it varies, else top-1 and top-5.
 
     A block is one data set, for zero-shot one pair of them; its name gives n. Beside them, as far as there is
     something: half the interval over test videos, the printed or derived value with its spread, parts of the
     demo's top-1, sd between splits, the protocol with half of the classes. In the demo printed values are
-    marked as other data; untrained rows have k=0. Arguments as for `caption`.
+    marked as other data; untrained rows have k=0. paper: from `load_paper`; other arguments as for `caption`.
     """
-    paper = load_paper(target)
     printed = origin(paper)
     group = printed + (", other data" if is_demo(summary) else "")
     spreads = {
@@ -282,8 +284,8 @@ def measured(
         for variant in variants(block.rows):
             beside: list[tuple] = []
 
-            def add(group: str, name: str, text: str, *page: Any, to: list[tuple] = cells) -> None:
-                to.append((heading, variant, group, name, text, *(page or ("", "", "", math.nan)), ""))
+            def add(group: str, name: str, text: str, *page: Any, to=cells, row=(heading, variant)) -> None:
+                to.append((*row, group, name, text, *(page or ("", "", "", math.nan)), ""))
 
             for metric, k, name in columns:
                 row = at.get((variant, metric, k))
@@ -292,7 +294,12 @@ def measured(
                 best = row.mean if row else math.nan
                 add("measured top-1" if over_k else "measured", name, score, "scores", name, shown, best)
                 if metric == "top1":
-                    add(f"{VIDEOS}, top-1 ±" if over_k else VIDEOS, name if over_k else "top-1 ±", videos, to=beside)
+                    add(
+                        f"{VIDEOS}, top-1 ±" if over_k else VIDEOS,
+                        name if over_k else "top-1 ±",
+                        videos,
+                        to=beside,
+                    )
                 add(group, name, value, to=beside)
             cells += sorted(beside, key=lambda cell: cell[2] == group)
             k = ks[-1] if (variant, "top1", ks[-1]) in at else 0
@@ -323,7 +330,11 @@ def controls(summary: pd.DataFrame) -> Table:
             ours = shown.rows[shown.rows["variant"] == variant]
             means = ours[ours["k"] == ours["k"].max()].set_index("metric")["mean"]
             for suffix, name in CONTROLS.items():
-                values = [f"{means[metric + suffix]:.1f}" for metric in ("top1", "order") if metric + suffix in means]
+                values = [
+                    f"{means[metric + suffix]:.1f}"
+                    for metric in ("top1", "order")
+                    if metric + suffix in means
+                ]
                 text = " | ".join(values)
                 cells.append((shown.heading(), variant, "", name, text, "controls", name, text, math.nan, ""))
     if (summary["metric"] == "top1_shuffled").any():
@@ -369,7 +380,9 @@ def _table(cells: Iterable[tuple], legend: str, notes: list[str], names: list[st
         best = panel.groupby(["block", "place"])["best"]
         bold = (panel["best"] == best.transform("max")) & (best.transform("count") > 1)
         styled = panel.assign(css=panel["css"].where(~bold, "font-weight: bold"))
-        css = _wide(styled, ["row"], ["block", "place"], "css").reindex(shown.index, columns=shown.columns, fill_value="")
+        css = _wide(styled, ["row"], ["block", "place"], "css").reindex(
+            shown.index, columns=shown.columns, fill_value=""
+        )
         shown.index.name, shown.columns.names = names[1], [None, None]
         css.index.name, css.columns.names = names[1], [None, None]
         if shown.size:

@@ -1,8 +1,9 @@
-"""What a notebook, a page, a terminal and `verify` show of one target: findings, tables, figures, verdicts."""
+"""What notebooks, pages, terminals and `verify` show of a target: findings, tables, figures, verdicts."""
 
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pandas as pd
 from flowclip_kit import experiments
 from flowclip_kit.experiments.catalogue import TARGETS
 from flowclip_kit.reporting import claims, findings, stats, tables
-from flowclip_kit.reporting.rendering import Table
+from flowclip_kit.reporting.rendering import Folded, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,29 +37,37 @@ class View:
         return self.runs[self.runs["split"] > 0]
 
     @functools.cached_property
+    def paper(self) -> pd.DataFrame:
+        """The printed values to stand beside: see `tables.load_paper`; none for a grid of the user's."""
+        printed = tables.load_paper(self.target)
+        return printed.iloc[:0] if self.about.get("name") else printed
+
+    @functools.cached_property
     def summary(self) -> pd.DataFrame:
         """Means and both intervals beside the printed values: see `stats.summarise`."""
-        return stats.summarise(self.tested, tables.load_paper(self.target), self.hits)
+        return stats.summarise(self.tested, self.paper, self.hits)
 
     @functools.cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        """(variant, reference) of the differences to show: those that the paper speaks of, then each variant of
-        one's own against the baseline, or else against the first trained variant."""
-        trained = set(self.tested.loc[self.tested["trained_on"] != "", "variant"])
-        present = tables.variants(self.tested)
-        pairs = [pair for pair in self._compared if set(pair) <= set(present)]
-        known = tables.VARIANTS.get(self.target, ())
-        first = "baseline" if "baseline" in trained else next((name for name in present if name in trained), "")
-        own = [name for name in present if name in trained and name not in known and name != first]
-        return pairs + [(name, first) for name in own]
+        """(variant, reference) of the differences to show, as far as there are runs of both.
 
-    @property
-    def _compared(self) -> tuple[tuple[str, str], ...]:
-        return TARGETS[self.target].compare if self.target in TARGETS else ()
+        Those that the call asked for; else those that the paper speaks of, and each other variant against the
+        baseline, or the first trained one where there is no baseline.
+        """
+        present = tables.variants(self.tested)
+        trained = set(self.tested.loc[self.tested["trained_on"] != "", "variant"])
+        compare = TARGETS[self.target].compare if self.target in TARGETS else ()
+        if "compare" in self.about:
+            compare = tuple((variant, reference) for variant, reference in self.about["compare"])
+        else:
+            first = next((name for name in ("baseline", *present) if name in trained), "")
+            known = {*tables.VARIANTS.get(self.target, ()), first}
+            compare += tuple((name, first) for name in present if name in trained - known)
+        return [pair for pair in compare if set(pair) <= set(present)]
 
     @functools.cached_property
     def paired(self) -> pd.DataFrame | None:
-        """The differences of `pairs`, run by run: see `stats.paired_difference`; None where there are none."""
+        """The differences of `pairs`, run by run: see `stats.paired_difference`; None without any."""
         found = [stats.paired_difference(self.tested, *pair, hits=self.hits) for pair in self.pairs]
         return pd.concat(found, ignore_index=True) if found else None
 
@@ -69,7 +78,7 @@ class View:
     def table(self) -> Table:
         """Measured beside printed."""
         note = experiments.model_note(self.about)
-        return tables.measured(self.target, self.summary, experiments.pair_share(self.about), note)
+        return tables.measured(self.summary, self.paper, experiments.pair_share(self.about), note)
 
     def differences(self) -> Table | None:
         """The paired differences, or None where no two variants are compared."""
@@ -92,6 +101,8 @@ class View:
         return claims.lines(verdicts[~waiting], notes)
 
     def _own_verdicts(self, judged: pd.DataFrame | None = None) -> pd.DataFrame:
+        if self.about.get("name"):  # a grid of the user's own judges nothing that is printed
+            return pd.DataFrame(columns=claims.CLAIMS, dtype=str)
         own = [c for c in claims.register() if c.parts and {part.target for part in c.parts} == {self.target}]
         if judged is not None:
             return judged[judged["id"].isin([claim.id for claim in own])]
@@ -101,13 +112,29 @@ class View:
         """The target's figures by file name."""
         from flowclip_kit.reporting import plots
 
-        return plots.figures(self.target, self.summary, self.paired)
+        return plots.figures(self.target, self.summary, self.paper, self.paired)
+
+    def provenance(self) -> Folded:
+        """Data, weights, settings, software and time that the numbers rest on."""
+        return Folded("Provenance", json.dumps(self.about, indent=1))
 
 
-def load(target: str, profile: str = "demo", source: str = "recorded") -> View:
+def load(target: str, profile: str = "demo", source: str = "recorded", name: str = "") -> View:
     """The view of a target's runs.
 
     source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a
-    folder that holds <profile>/<target>.csv. Raises InputError when there is none.
+    folder that holds <profile>/<target>.csv. name: of a call with parameters of its own, whose table is
+    <profile>/<target>-<name>/<target>.csv. Raises InputError when there is none.
     """
+    if name:
+        profile, source = f"{target}-{name}", str(experiments.results_folder(profile, source))
     return View(target, *experiments.load(target, profile, source))
+
+
+def own_runs(profile: str, source: str) -> list[View]:
+    """The grids of the user's own below a source."""
+    tables_there = sorted(experiments.results_folder(profile, source).glob("*-*/*.csv"))
+    calls = [
+        (path.stem, path.parent.name) for path in tables_there if path.parent.name.startswith(f"{path.stem}-")
+    ]
+    return [load(target, profile, source, folder.removeprefix(f"{target}-")) for target, folder in calls]
