@@ -423,8 +423,8 @@ def lines(frame: pd.DataFrame, rest: Sequence[str] = ()) -> Table:
     rows = shown.set_index("verdict")[list(names)].rename(columns=names)
     parts = [_note(frame), unfolded(rows) if len(frame) else "", "\n".join(rest)]
     text = "\n\n".join(filter(None, parts)) + "\n"
-    return _page(shown, text, {"statement": "claim"} | {key: names[key] for key in ("mean", "seeds", "videos")},
-                 rest)  # fmt: skip
+    columns = {"statement": "claim", "mean": "mean", "seeds": "over seeds", "videos": "over videos"}
+    return _page(shown, text, columns, rest)
 
 
 def waiting(frame: pd.DataFrame) -> Table:

@@ -52,6 +52,7 @@ def of_all(verdicts: pd.DataFrame, demo: bool) -> Findings:
     stated, amounts, audits = ("order", "trend"), ("value", "difference"), ("audit",)
     judged = count(stated) - count(stated, "not run")
     world = "In the demo world, " if demo else ""
+    exact, wrong = count(("count",), "reproduced"), count(audits, "inconsistent in print")
     checked = count(amounts) - count(amounts, "not run")
     sentences = [
         f"{world}{count(stated, 'reproduced')} of the {judged} orders and trends that have runs hold,"
@@ -59,10 +60,9 @@ def of_all(verdicts: pd.DataFrame, demo: bool) -> Findings:
         f" {judged - count(stated, 'reproduced', 'different')} remain open.",
         f"{checked} of {count(amounts)} printed values and differences are checked"
         + (": they concern the paper's data, which the demo world is not." if demo else "."),
-        f"{count(('count',), 'reproduced')} of {count(('count',))} costs in Table 3 follow to the last digit from"
+        f"{exact} of {count(('count',))} costs in Table 3 follow to the last digit from"
         " the authors' own way of counting.",
-        f"{count(audits, 'inconsistent in print')} of {count(audits)} sums over printed numbers do not add up,"
-        " whatever is run.",
+        f"{wrong} of {count(audits)} sums over printed numbers do not add up, whatever is run.",
     ]
     return Findings(sentences)
 
