@@ -288,11 +288,12 @@ def _report(asked: argparse.Namespace) -> int:
         raise InputError(f"--profile {asked.profile!r} is unknown; use {', '.join(PROFILES)}")
     folder = (asked.results or root() / "results").absolute()
     _need_writable(folder, "--results")
-    if asked.results and not any(results_folder(asked.profile, str(folder)).glob("*.csv")):
+    there = results_folder(asked.profile, str(folder))
+    if asked.results and not asked.recorded and not any([*there.glob("*.csv"), *there.glob("*-*/*.csv")]):
         raise InputError(
             f"--results {asked.results}: no tables of profile {asked.profile} in it; make them first"
         )
-    for path in outputs.write_report(asked.profile, folder):
+    for path in outputs.write_report(asked.profile, folder, asked.recorded):
         print(shown(_short(path)))
     return 0
 
