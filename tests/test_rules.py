@@ -28,7 +28,7 @@ LAYERS = (
     ("core.predict",),
     ("kit.parser", "kit.paths", "kit.environment", "kit.surroundings", "kit.distributed"),
     ("kit.demo",),
-    ("kit.datasets",),
+    ("kit.datasets", "kit.rivals"),
     ("kit.experiments",),
     ("kit.predict", "kit.reporting", "kit.doctor"),
     ("kit.explore", "kit.bench"),
