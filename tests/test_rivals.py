@@ -208,7 +208,7 @@ def test_every_method_has_a_twin():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_equals_its_slow_twin_in_logits_and_gradients(tower, name):
+def test_equals_its_slow_twin_in_logits_andadd_gradients(tower, name):
     model = stirred(tower, name)
     frames = 3 * fixed(2, 4, tower.width).to(torch.float64)
     fast, slow = model(frames)["logits"], torch.stack([TWINS[name](model, video) for video in frames])
@@ -398,7 +398,7 @@ def test_micro_batches_change_no_gradient(tower, monkeypatch):
     for size in (5, 2):
         monkeypatch.setattr(METHODS["CoCoOp"], "videos_at_once", size)
         model = stirred(tower, "CoCoOp")
-        loss = training._gradients(model, videos, targets, quick("CoCoOp", smoothing=0.1))
+        loss = training.add_gradients(model, videos, targets, quick("CoCoOp", smoothing=0.1))
         found[size] = [torch.tensor([loss], dtype=torch.float64), *(v.grad for v in model.trained().values())]
     for whole, parts in zip(*found.values(), strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)

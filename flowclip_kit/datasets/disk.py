@@ -16,13 +16,10 @@ from flowclip_core.errors import InputError, VideoError
 # Endings that are taken for a video's. A file with any other is opened to see, but for those that never are
 # one.
 EXTENSIONS = frozenset(
-    """.3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogv .rm
-    .rmvb .ts .vob .webm .wmv""".split()
+    [".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"]
 )
 NO_VIDEOS = frozenset(
-    """.aac .ass .bmp .bz2 .csv .db .doc .docx .flac .gz .h5 .heic .heif .htm .html .ini .ipynb .jpeg .jpg
-    .json .lock .log .m3u .m3u8 .m4a .md .mp3 .npy .npz .part .pdf .pkl .png .pt .pth .py .rar .safetensors
-    .sh .srt .svg .tar .tif .tiff .tsv .txt .vtt .wav .webp .xls .xlsx .xml .xz .yaml .yml .zip""".split()
+    [".aac", ".ass", ".bmp", ".bz2", ".csv", ".db", ".doc", ".docx", ".flac", ".gz", ".h5", ".heic", ".heif", ".htm", ".html", ".ini", ".ipynb", ".jpeg", ".jpg", ".json", ".lock", ".log", ".m3u", ".m3u8", ".m4a", ".md", ".mp3", ".npy", ".npz", ".part", ".pdf", ".pkl", ".png", ".pt", ".pth", ".py", ".rar", ".safetensors", ".sh", ".srt", ".svg", ".tar", ".tif", ".tiff", ".tsv", ".txt", ".vtt", ".wav", ".webp", ".xls", ".xlsx", ".xml", ".xz", ".yaml", ".yml", ".zip"]
 )
 # What systems and their tools leave beside files.
 JUNK = (
@@ -68,7 +65,7 @@ def look(folder: Path, depth: int = DEPTH, peek: bool = False) -> Found:
                 below = look(folder / entry.name, depth - 1, peek)
                 for names, more in zip(found, below, strict=True):
                     names += [f"{entry.name}/{name}" for name in more]
-        elif end in EXTENSIONS or end not in NO_VIDEOS and peek and _opens(entry):
+        elif end in EXTENSIONS or (end not in NO_VIDEOS and peek and _opens(entry)):
             found.videos.append(entry.name)
         else:
             found.others.append(entry.name)

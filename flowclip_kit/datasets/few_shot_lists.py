@@ -107,7 +107,7 @@ def shots_of(file: str | Path, dataset: Dataset, listed: Sequence[Video], missin
     sizes = Counter(video.label for video in listed)
     few = min(range(len(dataset.classes)), key=lambda label: sizes[label])
     most = max(sizes.values())
-    if sizes[few] != most and missing == "error" or not sizes[few]:
+    if (sizes[few] != most and missing == "error") or not sizes[few]:
         raise InputError(
             f"{file}: names {sizes[few]} videos of class {dataset.classes[few]!r} and {most} of another; expected as"
             " many of each"

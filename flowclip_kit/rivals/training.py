@@ -65,7 +65,7 @@ def train(
     parameters, total = model.trained(), recipe.total_steps(len(rows))
     if not parameters:
         return []
-    optimiser = _optimiser(recipe, list(parameters.values()))
+    optimiser = optimiser_of(recipe, list(parameters.values()))
     settings = f"{type(model).__name__} {model.config} {model.class_texts} {recipe} {seed}".encode()
     run = hashlib.sha256(settings + rows.tobytes() + labels.tobytes()).hexdigest()[:16]
     losses = _resume(checkpoint, parameters, optimiser, run)
@@ -77,9 +77,11 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = rate_at(step, total, recipe)
             picked, crops, frames = batch_at(step, len(rows), recipe, seed, store, model.config.frames)
-            videos = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device, model.scale.dtype)
+            videos = torch.from_numpy(store.take(rows[picked], frames, crops)).to(
+                device, model.backbone.mean.dtype
+            )
             optimiser.zero_grad(set_to_none=True)
-            losses.append(_gradients(model, videos, torch.from_numpy(labels[picked]).to(device), recipe))
+            losses.append(add_gradients(model, videos, torch.from_numpy(labels[picked]).to(device), recipe))
             optimiser.step()
             try:
                 if not math.isfinite(losses[-1]):
@@ -115,13 +117,13 @@ def rate_at(step: int, total: int, recipe: Recipe) -> float:
     return 0.5 * recipe.lr * (1 + math.cos(math.pi * step / total))
 
 
-def _optimiser(recipe: Recipe, parameters: list[Tensor]) -> torch.optim.Optimizer:
+def optimiser_of(recipe: Recipe, parameters: list[Tensor]) -> torch.optim.Optimizer:
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def _gradients(model: Rival, videos: Tensor, targets: Tensor, recipe: Recipe) -> float:
+def add_gradients(model: Rival, videos: Tensor, targets: Tensor, recipe: Recipe) -> float:
     """Add the gradient of the batch's mean loss, some videos at a time; returns that loss."""
     size, loss = model.videos_at_once or len(videos), 0.0
     for part, target in zip(videos.split(size), targets.split(size), strict=True):
@@ -138,7 +140,7 @@ def _middle(model: Rival, store: Reader, rows: np.ndarray) -> Tensor:
     frames = np.tile(central_frames(store.features.shape[2], model.config.frames), (len(rows), 1))
     crop = store.crops.index("centre") if "centre" in store.crops else 0
     taken = store.take(rows, frames, np.full(len(rows), crop))
-    return torch.from_numpy(taken).to(model.backbone.device, model.scale.dtype)
+    return torch.from_numpy(taken).to(model.backbone.device, model.backbone.mean.dtype)
 
 
 def _checkpoint(path: Path, parameters: dict, optimiser, losses: list[float], run: str) -> None:
