@@ -1,9 +1,9 @@
 """Cells of other methods beside FlowCLIP's own, and the learning rate that each of them deserves.
 
-Two budgets. `published`: every method as its authors train it (see `rivals.Rival.published`). `equal`: each with
-its own optimiser, schedule and loss, but FlowCLIP's steps, batch and views, and at the learning rate, FlowCLIP's
-included, that is best on training videos set aside. All try the same list; where a best rate is the smallest or
-the largest that was tried, that method tries the next one, before anything meets the test videos.
+Two budgets. `published`: every method as its authors train it (see `rivals.Rival.published`). `equal`: each
+with its own optimiser, schedule and loss, but FlowCLIP's steps, batch and views, and at the learning rate,
+FlowCLIP's included, that is best on training videos set aside. All try the same list; where a best rate is
+the smallest or largest that was tried, that method tries the next one, before any meets the test videos.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ def of_methods(cells: Sequence[Any], methods: Iterable[str] | None, budget: str)
                 continue
             recipe = replace(recipe, crops=ours.crops)
             if budget == EQUAL:
-                recipe = replace(recipe, steps=ours.steps, epochs=ours.epochs, batch=ours.batch, lr=ours.lr)
+                length = {"steps": ours.steps, "epochs": ours.epochs, "batch": ours.batch}
+                recipe = replace(recipe, lr=ours.lr, **length)
             found.append(replace(cell, variant=name, config=replace(config, train=recipe), keep=False))
     return list(dict.fromkeys(found))
 
 
 def trials(cells: Iterable[Any], rates: Mapping[str, Iterable[float]], seed: int) -> list[Any]:
-    """One run of each variant and data set at each of its rates, at the largest k, tested on videos set aside."""
+    """A run of each variant and data set at each of its rates, at the largest k, on videos set aside."""
     cells = [cell for cell in cells if cell.config.train]
     most = max((cell.config.k or math.inf for cell in cells), default=0)
     first = {}
@@ -74,9 +75,7 @@ def at_rates(cells: Iterable[Any], rates: Mapping[str, float]) -> list[Any]:
         config = cell.config
         if config.train:
             if cell.variant not in rates:
-                raise InputError(
-                    f"rivals, {cell.variant}: every learning rate that was tried failed; try lower ones"
-                )
+                raise InputError(f"rivals, {cell.variant}: every learning rate failed; try lower ones")
             config = replace(config, train=replace(config.train, lr=rates[cell.variant]))
         found.append(replace(cell, config=config))
     return found
@@ -112,7 +111,7 @@ def rates_tried(cells: Iterable[Any]) -> dict[str, set[float]]:
 
 
 def costs(cells: Iterable[Any], record) -> dict[str, dict[str, float]]:
-    """Variant -> trained parameters, mean seconds of a training, tokens that the text tower reads for each video.
+    """Variant -> trained parameters, mean seconds of a training, tokens that the text tower reads a video.
 
     record: config -> run record. Of several data sets and k, the largest counts.
     """
@@ -125,10 +124,9 @@ def costs(cells: Iterable[Any], record) -> dict[str, dict[str, float]]:
         row["parameters"] = max(row["parameters"], about["parameters"])
         row["seconds"].append(about["seconds"]["train"])
         row["text_tokens"] = max(row["text_tokens"], text_tokens(cell.config, about))
-    return {
-        name: row | {"seconds": round(sum(row["seconds"]) / len(row["seconds"]), 3)}
-        for name, row in found.items()
-    }
+    for row in found.values():
+        row["seconds"] = round(sum(row["seconds"]) / len(row["seconds"]), 3)
+    return found
 
 
 def text_tokens(config, record: Mapping[str, Any]) -> int:
