@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from flowclip_core.files import to_json
 from flowclip_kit import surroundings
 from flowclip_kit.datasets.formats import lines_of
 from flowclip_kit.distributed.rank import rank
+from flowclip_kit.experiments import knobs
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
 from flowclip_kit.label_lists import split_names
 from flowclip_kit.parser import parser
@@ -29,7 +30,7 @@ from flowclip_kit.paths import need_checkout, root
 from flowclip_kit.profiles import PROFILES
 
 if TYPE_CHECKING:
-    from flowclip_kit.experiments import Options
+    from flowclip_kit.experiments import Experiment, Options
 
 # What the machine or its owner refuses us, and what to do about it.
 _ROOM = "make room in {folder}, or name another folder (--results, FLOWCLIP_CACHE)"
@@ -124,11 +125,20 @@ def _target(asked: argparse.Namespace) -> int:
         options = replace(options, precision="float32")
     if asked.profile not in PROFILES:
         raise InputError(f"--profile {asked.profile!r} is unknown; use {', '.join(PROFILES)}")
-    folder, everything = options.results_dir, asked.target == "all"
+    folder, everything, began = options.results_dir, asked.target == "all", time.monotonic()
+    given = knobs.from_shell(asked.parameter)
+    if (given or asked.name) and asked.target not in TARGETS:
+        raise InputError(f"-p and --name: {asked.target} takes no parameters")
+    if asked.record and (given or asked.name):
+        raise InputError("--record keeps a profile as it is; leave out -p and --name")
     _need_writable(folder, "--results")
     targets = PAPER_TARGETS if everything else (asked.target,)
     trained = [target for target in targets if target in TARGETS]
-    results = ensure_all(trained, asked.profile, options) if trained else {}
+    results = (
+        ensure_all(trained, asked.profile, options, given, asked.name, say=_announce(asked.jobs))
+        if trained
+        else {}
+    )
     if rank(None, os.environ).number:  # the main rank writes and prints
         return 0
     written = []
@@ -159,7 +169,36 @@ def _target(asked: argparse.Namespace) -> int:
     print("\nwritten:")
     for path in dict.fromkeys(written):
         print(f"  {shown(_short(path))}")
+    sys.stdout.flush()
+    page = next((path for path in reversed(written) if path.suffix == ".html"), written[0])
+    print(f"reproduce.sh: {_duration(time.monotonic() - began)}; open {shown(_short(page))}", file=sys.stderr)
     return 0
+
+
+def _announce(jobs: int | None) -> Callable[[list[Experiment]], None]:
+    """Says what will be run, and about how long that takes, before any of it."""
+    from flowclip_kit.distributed.process_pool import default_jobs
+    from flowclip_kit.experiments import estimates
+
+    def say(experiments: list[Experiment]) -> None:
+        cells = [cell for experiment in experiments for cell in experiment.cells()]
+        runs, seconds = estimates.expected(experiments[0].profile, cells, jobs or default_jobs())
+        names = sorted({name for experiment in experiments for name in experiment.profile.roles.values()})
+        about = experiments[0].target if len(experiments) == 1 else f"{len(experiments)} targets"
+        price = f"about {_duration(seconds)} if none is made yet" if seconds == seconds else (
+            "how long they take here is known after ./reproduce.sh list --profile " + experiments[0].profile.name
+        )  # fmt: skip
+        print(
+            f"reproduce.sh: {about}: {runs} runs on {', '.join(names)}; {price}", file=sys.stderr, flush=True
+        )
+
+    return say
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _options(asked: argparse.Namespace) -> Options:
@@ -178,13 +217,14 @@ def _extract(asked: argparse.Namespace) -> int:
     """Encode one data set ahead of its experiments: the whole, or one share of several processes' or
     machines'."""
     from flowclip_kit.experiments import runs
+    from flowclip_kit.experiments.experiment import need_data, with_backbone
     from flowclip_kit.paths import cache_dir
 
     share, options = rank(asked.shard, os.environ), _options(asked)
-    runs.need_data(asked.name, options)
+    need_data(asked.name, options)
     _need_writable(cache_dir(), "FLOWCLIP_CACHE")
     began = time.monotonic()
-    with runs.Workshop(runs.with_backbone(asked.profile, options), options) as workshop:
+    with runs.Workshop(with_backbone(asked.profile, options), options) as workshop:
         wanted, filled, store = workshop.extract(asked.name, share)
     seconds = time.monotonic() - began
     print(

@@ -17,10 +17,9 @@ from flowclip_kit.datasets.contents import LARGE
 from flowclip_kit.datasets.feature_store import ABOUT, ARRAY, FeatureStore
 from flowclip_kit.demo import world
 from flowclip_kit.distributed.process_pool import default_jobs
-from flowclip_kit.experiments import runs
 from flowclip_kit.experiments.devices import pick_device
+from flowclip_kit.experiments.experiment import Options, with_backbone
 from flowclip_kit.experiments.records import read_record, software
-from flowclip_kit.experiments.runs import Options
 from flowclip_kit.paths import cache_dir
 
 
@@ -43,7 +42,7 @@ def look(options: Options, profile: str = "paper") -> list[Finding]:
     """
     if options.data_root is not None and not options.data_root.is_dir():
         raise InputError(f"--data-root {options.data_root}: no such folder")
-    backbone = runs.with_backbone(profile, options).backbone
+    backbone = with_backbone(profile, options).backbone
     findings = [Finding(name, value) for name, value in software().items()]
     lacking = environment.missing(environment.requirements())
     how = "; ./reproduce.sh installs them into .venv when no environment is active"

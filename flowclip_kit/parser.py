@@ -33,6 +33,7 @@ TARGETS = {
     "figure3b": "frames T",
     "figure3c": "prompt vectors H",
     "figure3d": "temporal step s",
+    "ablation": "a grid of your own: any rows, k, T, s, H, temperature, rate, training",
     "readings": "what the paper leaves open, one choice changed at a time, and two controls",
     "all": "table1 to figure3d, then the verdicts on the paper's claims and one report",
 }
@@ -108,6 +109,16 @@ def parser() -> argparse.ArgumentParser:
             help=f"{', '.join(PROFILES)}: the demo's generated world needs no data, quick and paper take the real data"
             " (default: demo)",
         )  # fmt: skip
+        target.add_argument(
+            "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
+            help="change a knob of the experiment: JSON or bare words; a list makes an axis; give it again for more",
+        )  # fmt: skip
+        target.add_argument(
+            "--name",
+            default="",
+            metavar="NAME",
+            help="of such a change: the folder of its results is TARGET-NAME",
+        )
         target.add_argument("--dataset", metavar="NAME", help="one data set only; folder: videos of your own")
         target.add_argument(
             "--results", type=Path, metavar="DIR", help="where tables, figures and records go"

@@ -35,21 +35,18 @@ class Profile:
     evaluation: EvalConfig
     seeds: int  # few-shot
     closed_seeds: int = 3  # where all training videos are used
-    shots: tuple[int, ...] = (2, 4, 8, 16)
-    kinetics_shots: tuple[int, ...] = (5,)
     splits: tuple[int, ...] = (1, 2, 3)  # of HMDB-51 and UCF-101, where a table averages over them
     rates: tuple[float, ...] = (0.0005, 0.0015, 0.005, 0.015, 0.05)  # tried for each reading
     frames_stored: int = 32
     store_crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")
-    lists: tuple[tuple[str, int], ...] = ()  # (hash, k) of published few-shot lists in the place of `shots`
+    lists: tuple[tuple[str, int], ...] = ()  # (hash, k) of published few-shot lists instead of seeded draws
 
     def __post_init__(self) -> None:
         need_types(self)
         for name in ("seeds", "closed_seeds", "frames_stored"):
             need_range(name, getattr(self, name), 1)
-        for name in ("shots", "kinetics_shots", "splits"):
-            for value in getattr(self, name):
-                need_range(name, value, 1)
+        for split in self.splits:
+            need_range("splits", split, 1)
         for rate in self.rates:
             need_range("rates", rate, 0)
         need_crops("store_crops", self.store_crops)

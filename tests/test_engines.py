@@ -30,8 +30,9 @@ from flowclip_kit.distributed.process_pool import Pool
 from flowclip_kit.distributed.ray_pool import RayEngine, need_engine
 from flowclip_kit.experiments import runs
 from flowclip_kit.experiments.catalogue import VARIANTS
+from flowclip_kit.experiments.experiment import Options
 from flowclip_kit.experiments.run_config import RunConfig
-from flowclip_kit.experiments.runs import Options, Task, Workshop
+from flowclip_kit.experiments.runs import Task, Workshop
 from flowclip_kit.profiles import SMOKE
 
 # What may differ between two records of one run: how long it took, and the largest memory its process ever

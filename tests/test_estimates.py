@@ -26,8 +26,8 @@ from flowclip_kit.distributed.process_pool import default_jobs
 from flowclip_kit.experiments import estimates
 from flowclip_kit.experiments import speed as speeds
 from flowclip_kit.experiments.catalogue import CLIP, FULL, PAPER_TARGETS, READINGS, TARGETS, VARIANTS
+from flowclip_kit.experiments.experiment import Options
 from flowclip_kit.experiments.run_config import RunConfig, Transfer
-from flowclip_kit.experiments.runs import Options
 from flowclip_kit.experiments.speed import Speed
 from flowclip_kit.profiles import PROFILES, BackboneConfig
 

@@ -27,8 +27,8 @@ from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset, Split, Video
 from flowclip_kit.experiments import catalogue, records, results_table, runs
 from flowclip_kit.experiments.catalogue import CLIP, READINGS, TARGETS, VARIANTS, Cell, best_rates, table5
+from flowclip_kit.experiments.experiment import Experiment, Options, possible_shots, resolve
 from flowclip_kit.experiments.run_config import RunConfig, Transfer, run_key
-from flowclip_kit.experiments.runs import Options
 from flowclip_kit.profiles import DEMO, PAPER, PROFILES, QUICK, SMOKE, BackboneConfig
 
 BASE = RunConfig("set", k=4, seed=0)
@@ -220,7 +220,7 @@ def place(cell: Cell) -> tuple:
 
 def shown(profile, target="table5"):
     """The profile with the data sets that a target shows."""
-    return runs.resolve(profile.name, target, Options(data_root=Path(__file__).parent))
+    return resolve(profile.name, target, Options(data_root=Path(__file__).parent))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,8 @@ def test_the_weights_that_stay_are_those_of_the_first_full_model():
     assert kept("table8") == whole + [
         (K, K, "full", 0, 1, seed) for seed in range(3)
     ]  # Tables 6 and 7 test them
-    assert not any(kept(target) for target in TARGETS if target not in ("table4", "table5", "table8"))
+    assert kept("ablation") == kept("table5")
+    assert not any(kept(name) for name in TARGETS if name not in ("ablation", "table4", "table5", "table8"))
 
 
 def test_the_names_of_the_five_variants_mean_their_switches():
@@ -393,7 +394,7 @@ def test_every_reading_gets_the_same_rates_on_videos_set_aside(profile):
         assert cell.config.held_out and cell.config.seed not in reported and not cell.keep
         assert cell.config.model == READINGS[cell.variant] and cell.trained_on == cell.role
         same = replace(cell.config.train, lr=profile.few_shot.lr)
-        assert (same, cell.config.k) == (profile.few_shot, max(profile.shots))
+        assert (same, cell.config.k) == (profile.few_shot, 16)
 
 
 def scored(*rows: tuple) -> pd.DataFrame:
@@ -429,16 +430,16 @@ def test_resolve_applies_the_options(tmp_path):
     assert shown(DEMO).roles == {"HMDB-51": "figures-h", "UCF-101": "figures-u"}
     assert shown(DEMO, "table4").roles == {"Kinetics-400": "figures-k"}
     assert shown(DEMO, "table6").roles == DEMO.roles == shown(DEMO, "table8").roles
-    assert runs.resolve("demo", "table5", Options(dataset="figures-u")).roles == {"UCF-101": "figures-u"}
-    assert runs.resolve("paper", "table5", Options(dataset="folder", data_root=tmp_path)).roles == {
+    assert resolve("demo", "table5", Options(dataset="figures-u")).roles == {"UCF-101": "figures-u"}
+    assert resolve("paper", "table5", Options(dataset="folder", data_root=tmp_path)).roles == {
         "": "folder"
     }
-    fewer = runs.resolve("paper", "table8", Options(seeds=1, data_root=tmp_path))
-    assert (fewer.seeds, fewer.closed_seeds) == (1, 1) != (PAPER.seeds, PAPER.closed_seeds)
+    fewer = Experiment.of("table8", "paper", Options(seeds=1, data_root=tmp_path))
+    assert {cell.config.seed for cell in fewer.cells()} == {0} and PAPER.closed_seeds > 1 and not fewer.name
     assert shown(DEMO).seeds == 3 and shown(PAPER).backbone == BackboneConfig("ViT-B-16", "openai")
 
     def backbone(profile, **options):
-        return runs.resolve(profile, "table5", Options(data_root=tmp_path, **options)).backbone
+        return resolve(profile, "table5", Options(data_root=tmp_path, **options)).backbone
 
     assert backbone("demo", backbone="ViT-B-32") == BackboneConfig("ViT-B-32", "openai")
     assert backbone("demo", backbone="ViT-B-32", pretrained="none") == BackboneConfig("ViT-B-32", None)
@@ -458,7 +459,7 @@ def test_resolve_applies_the_options(tmp_path):
 )
 def test_options_that_cannot_be_are_refused(profile, options, message):
     with pytest.raises(InputError, match=message):
-        runs.resolve(profile, "table5", Options(**options))
+        Experiment.of("table5", profile, Options(**options))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -470,7 +471,7 @@ def test_a_transfer_needs_two_data_sets_and_refuses_to_be_given_one(target):
         ):
             runs.ensure(target, "smoke", options)
     else:
-        assert list(runs.resolve("smoke", target, options).roles.values()) == ["figures-u"]
+        assert list(resolve("smoke", target, options).roles.values()) == ["figures-u"]
 
 
 def test_an_unknown_target_or_device_is_refused():
@@ -509,7 +510,7 @@ def counted(*counts: int, name: str = "set", splits: int = 1) -> Dataset:
     ("counts", "shots"), [((20, 16), (2, 4, 8, 16)), ((20, 15), (2, 4, 8)), ((5, 4), (2, 4)), ((1, 9), (1,))]
 )
 def test_possible_shots_are_those_that_every_class_can_give(counts, shots):
-    assert runs.possible_shots(counted(*counts), (2, 4, 8, 16)) == shots
+    assert possible_shots(counted(*counts), (2, 4, 8, 16)) == shots
 
 
 # --- making what is missing
@@ -714,11 +715,11 @@ def test_more_lists_of_one_k_than_of_another_are_refused_before_any_training(ks,
 def test_k_goes_as_far_as_the_videos_that_can_be_read():
     train = tuple(Video(f"{label}/{i}.avi", label) for label in (0, 1) for i in range(8))
     dataset = Dataset("tiny", Path(), ("a", "b"), ("a", "b"), {1: Split(train, train[:1])})
-    assert runs.possible_shots(dataset, (2, 4, 8, 16)) == (2, 4, 8)
-    assert runs.possible_shots(dataset, (2, 4, 8, 16), lambda name: name != "1/3.avi") == (2, 4)
-    assert runs.possible_shots(dataset, (16,), lambda name: name != "1/3.avi") == (7,)
+    assert possible_shots(dataset, (2, 4, 8, 16)) == (2, 4, 8)
+    assert possible_shots(dataset, (2, 4, 8, 16), lambda name: name != "1/3.avi") == (2, 4)
+    assert possible_shots(dataset, (16,), lambda name: name != "1/3.avi") == (7,)
     with pytest.raises(InputError, match="no training video of a class can be read"):
-        runs.possible_shots(dataset, (2,), lambda name: name.startswith("0"))
+        possible_shots(dataset, (2,), lambda name: name.startswith("0"))
 
 
 def test_a_list_of_unequal_classes_is_refused(lab, tmp_path):

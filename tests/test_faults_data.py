@@ -28,7 +28,8 @@ from flowclip_kit.datasets.feature_store import StoreConfig
 from flowclip_kit.datasets.few_shot_lists import read_list
 from flowclip_kit.datasets.formats import Video, load
 from flowclip_kit.demo import world
-from flowclip_kit.experiments.runs import Options, Workshop, resolve
+from flowclip_kit.experiments.experiment import Options, resolve
+from flowclip_kit.experiments.runs import Workshop
 from flowclip_kit.explore import checkpoints
 from flowclip_kit.label_lists import joined, split_names
 from flowclip_kit.predict import classify

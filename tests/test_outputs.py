@@ -50,7 +50,8 @@ def made(target="table5", profile="demo", seed=0, variants=(), shots=(2, 16), ro
     """
     chosen, found = PROFILES[profile], TARGETS[target]
     roles = {role: name for role, name in chosen.roles.items() if role in (roles or found.roles)}
-    chosen = replace(chosen, roles=roles, shots=shots)
+    chosen = replace(chosen, roles=roles)
+    knobs = {"k": shots} if target == "table5" else {}
     rows, hits = [], []
 
     def add(cells) -> None:
@@ -72,7 +73,7 @@ def made(target="table5", profile="demo", seed=0, variants=(), shots=(2, 16), ro
             rows.extend(tidy_rows(target, profile, cell, record))
             hits.append(hit_row(record))
 
-    add(found.cells(chosen))
+    add(found.cells(chosen, **knobs))
     if found.then:
         add(found.then(chosen, pd.DataFrame(rows)))
     sets = {name: dict(zip(("pair_classes", "classes"), PAIRS.get(name, (0, 51)), strict=True))

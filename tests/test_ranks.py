@@ -28,7 +28,8 @@ from flowclip_core.training import loop
 from flowclip_kit.distributed import locks, ranks
 from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.experiments.devices import one_gpu
-from flowclip_kit.experiments.runs import Options, Workshop
+from flowclip_kit.experiments.experiment import Options
+from flowclip_kit.experiments.runs import Workshop
 from flowclip_kit.profiles import SMOKE
 
 LONGEST = 300

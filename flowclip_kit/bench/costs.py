@@ -31,9 +31,10 @@ from flowclip_kit.datasets.formats import Dataset
 from flowclip_kit.distributed.process_pool import Pool, default_jobs
 from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.experiments import estimates, speed
-from flowclip_kit.experiments.catalogue import FULL, few_shot
+from flowclip_kit.experiments.catalogue import FULL, table5
 from flowclip_kit.experiments.devices import lanes
-from flowclip_kit.experiments.runs import Options, Workshop, resolve
+from flowclip_kit.experiments.experiment import Options, resolve
+from flowclip_kit.experiments.runs import Workshop
 from flowclip_kit.profiles import PROFILES, BackboneConfig
 
 VARIANTS = ("baseline", "mmb", "full")
@@ -62,7 +63,7 @@ def demo(name: str, shots: int, seeds: int) -> list[str]:
         sizes = {name: size(found) for name, found in sets.items()}
         cells = [
             cell
-            for cell in few_shot(profile, (shots,), True)
+            for cell in table5(profile, k=shots)
             if cell.variant in VARIANTS and cell.config.seed < seeds
         ]
         workshop.make(cells, "costs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,26 +14,62 @@ from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
 from flowclip_core.files import sha256, to_json
 from flowclip_kit.demo import world
+from flowclip_kit.experiments.catalogue import ALL_TARGETS
+from flowclip_kit.experiments.experiment import Experiment, Options
 from flowclip_kit.experiments.results_table import by_key, read_hits, read_tidy
-from flowclip_kit.experiments.runs import Options, Result, ensure, ensure_all
+from flowclip_kit.experiments.runs import Result, ensure, ensure_all, own_call
 from flowclip_kit.paths import root
 
-__all__ = ["Options", "Result", "ensure", "ensure_all", "load", "model_note", "pair_share", "results_folder"]
+__all__ = [
+    "Experiment",
+    "Options",
+    "OwnRun",
+    "Result",
+    "ensure",
+    "ensure_all",
+    "load",
+    "model_note",
+    "own_call",
+    "own_runs",
+    "pair_share",
+    "results_folder",
+]
+
+
+class OwnRun(NamedTuple):
+    """A call of a target with parameters of the user's own: its name, and the folder of its files."""
+
+    target: str
+    name: str
+    folder: Path
+
+
+def own_runs(profile: str, source: str) -> list[OwnRun]:
+    """The calls below a source whose parameters were the user's own, those of a target together.
+
+    Their table is <folder>/<target>.csv; `load(target, profile, source, name)` reads it.
+    """
+    found = []
+    for target in ALL_TARGETS:
+        for csv in sorted(results_folder(profile, source).glob(f"{target}-*/{target}.csv")):
+            found.append(OwnRun(target, csv.parent.name.removeprefix(f"{target}-"), csv.parent))
+    return found
 
 
 def load(
-    target: str, profile: str = "demo", source: str = "recorded"
+    target: str, profile: str = "demo", source: str = "recorded", name: str = ""
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict]:
     """A target's tidy table (one row per run and metric, percent), the test videos that each run names right,
     and what all rests on (data, weights, settings, software, seconds).
 
     source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a
-    folder that holds <profile>/<target>.csv (see `results_folder`). Raises InputError when there is none.
+    folder that holds <profile>/<target>.csv (see `results_folder`). name: of a call with parameters of its own
+    (see `own_runs`). Raises InputError when there is none.
     """
     if source == "run":
         made = ensure(target, profile)
         return made.tidy, by_key(made.hits), made.provenance
-    folder = results_folder(profile, source)
+    folder = results_folder(profile, source, target, name)
     path = folder / f"{target}.provenance.json"
     tidy = read_tidy(folder / f"{target}.csv")
     try:
@@ -101,11 +138,13 @@ def _weights_note(about: dict) -> str:
     return "" if pretrained else f"{name} has random weights: its scores mean nothing"
 
 
-def results_folder(profile: str, source: str) -> Path:
+def results_folder(profile: str, source: str, target: str = "", name: str = "") -> Path:
     """Where the tables of a source lie: the recorded ones, or <source>/<profile>.
 
-    The paper profile's own runs go to <source>/paper-runs: results/paper holds what is printed.
+    The paper profile's own runs go to <source>/paper-runs: results/paper holds what is printed. Calls with
+    parameters of their own have a folder each in there, <target>-<name>.
     """
+    folder = Path(source) / ("paper-runs" if profile == "paper" else profile)
     if source == "recorded":
-        return root() / "results" / "recorded" / profile
-    return Path(source) / ("paper-runs" if profile == "paper" else profile)
+        folder = root() / "results" / "recorded" / profile
+    return folder / f"{target}-{name}" if name else folder

@@ -1,21 +1,27 @@
-"""The experiments: each table and panel of the paper as a function that returns its cells (read it beside the
-paper).
+"""The experiments: each table and panel of the paper as a function of its knobs (read it beside the paper).
 
-A cell is one training and its test, with its place in the table. Variants differ in named settings of the
-model and in nothing else. Targets share runs: what two of them ask for under equal settings is trained once.
+A function returns cells: one training and its test, with its place in the table. What a function names in its
+signature is what the paper sets or varies there; all other knobs are those of `grid`. Variants differ in named
+settings of the model and in nothing else. Targets share runs: what two of them ask for under equal settings is
+trained once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from flowclip_core.config import PROMPTS, ModelConfig
+from flowclip_core.config import PROMPTS, ModelConfig, TrainConfig
 from flowclip_core.errors import InputError
+from flowclip_kit.experiments.knobs import FIELDS, KNOBS, MODEL, TRAIN, check, prompt_of
 from flowclip_kit.experiments.run_config import RunConfig, Transfer
 from flowclip_kit.profiles import Profile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HMDB, UCF, KINETICS = "HMDB-51", "UCF-101", "Kinetics-400"
 BOTH = (HMDB, UCF)
@@ -32,6 +38,30 @@ BASELINE, FULL = ModelConfig(**VARIANTS["baseline"]), ModelConfig(**VARIANTS["fu
 # The CLIP row: hand-crafted prompt, mean of the frame features, nothing trained.
 CLIP = ModelConfig(mmb=False, map=False, mcb=False, spatial=False)
 INITIALISATIONS = (PROMPTS[5], "the common human action of", "a popular human action of")  # Table 2
+
+# Open readings of the paper, one setting changed at a time, and two controls that the paper lacks.
+READINGS: dict[str, ModelConfig] = {
+    "default": FULL,
+    "post-norm": replace(FULL, norm_order="post"),
+    "tau .01": replace(FULL, tau=0.01),
+    "sequence tokens": replace(FULL, video_tokens="sequence"),
+    "learned positions": replace(FULL, positions="learned"),
+    "outer residual": replace(FULL, residual=True),
+    "s=1": replace(FULL, step=1),
+    "prompts without motion": replace(FULL, adapter_width=0),
+    "baseline": BASELINE,
+    "baseline, post-norm": replace(BASELINE, norm_order="post"),
+    "baseline, tau .01": replace(BASELINE, tau=0.01),
+    "baseline, learned positions": replace(BASELINE, positions="learned"),
+    "baseline, outer residual": replace(BASELINE, residual=True),
+    "linear probe": replace(CLIP, head="linear"),
+}
+# Every row that has a name: what it changes of the full model.
+NAMED: dict[str, dict[str, Any]] = {
+    name: {field: getattr(model, field) for field in sorted(MODEL) if getattr(model, field) != getattr(FULL, field)}
+    for name, model in ({name: ModelConfig(**switches) for name, switches in VARIANTS.items()}
+                        | READINGS | {"clip": CLIP}).items()
+}  # fmt: skip
 
 # Seed of the runs that choose a learning rate: none of the seeds that are reported.
 RATE_SEED = 100
@@ -55,18 +85,18 @@ class Cell:
 class Target:
     """One table or panel: what it asks, and its cells under a profile.
 
-    axis: the column that a panel varies. compare: (variant, reference) pairs whose difference the paper
-    speaks of.
-    then: more cells, which depend on the scores of the first ones.
+    cells: called with a profile and any knobs (see `parameters`). axis: the column that a panel varies.
+    compare: (variant, reference) pairs whose difference the paper speaks of. then: more cells, which depend on
+    the scores of the first ones.
     """
 
     title: str
     about: str
     roles: tuple[str, ...]
-    cells: Callable[[Profile], list[Cell]]
+    cells: Callable[..., list[Cell]]
     axis: str | None = None
     compare: tuple[tuple[str, str], ...] = ()
-    then: Callable[[Profile, pd.DataFrame], list[Cell]] | None = None
+    then: Callable[..., list[Cell]] | None = None
 
     @property
     def transfers(self) -> bool:
@@ -76,153 +106,333 @@ class Target:
     @property
     def few_shot(self) -> bool:
         """Whether it trains on k videos a class, so that a published list of them can be replayed."""
-        return self.cells in (table4, table5)
+        return self.cells in (table4, table5, ablation)
 
 
-def table1(profile: Profile) -> list[Cell]:
-    """Closed-set: CLIP with hand-crafted prompts A, B, C against motion-aware prompts of equal length,
-    without MCB."""
+# --- any grid -----------------------------------------------------------------------------------------------
+
+
+def grid(
+    profile: Profile,
+    *,
+    datasets: Sequence[str] | str = BOTH,
+    variants: Sequence[str | Mapping] | str | Mapping = ("full",),
+    k: Sequence[int | None] | int | None = None,
+    T: Sequence[int] | int = 8,
+    s: Sequence[int] | int = 4,
+    H: Sequence[int] | int = 5,
+    prompt: Sequence[str] | str | None = None,
+    tau: Sequence[float] | float = 0.07,
+    lr: Sequence[float] | float | None = None,
+    steps: Sequence[int] | int | None = None,
+    epochs: Sequence[int] | int | None = None,
+    batch: Sequence[int] | int | None = None,
+    seeds: int | None = None,
+    splits: Sequence[int] | int | None = 1,
+    clips: int | None = None,
+    crops: Sequence[str] | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    controls: bool = False,
+    keep: bool = False,
+    trained_on: Callable[[str], str | None] = lambda role: None,
+) -> list[Cell]:
+    """Every combination of the knobs that are lists; None: as the profile has it.
+
+    A knob is explained in `knobs.KNOBS`. Three arguments are no knobs: controls also scores the test frames in
+    other orders where the profile wants it; keep saves all weights (else those of the full model at the largest k
+    and the first seed); trained_on names, for a tested data set, the one to train on (zero-shot, section 4.4).
+    Raises InputError for a variant, field or combination that cannot be.
+    """
+    evaluation = replace(profile.evaluation, controls=controls and profile.evaluation.controls)
+    evaluation = replace(evaluation, **_given(clips=clips, crops=None if crops is None else listed(crops)))
+    model = {"T": T, "s": s, "H": H, "prompt": prompt, "tau": tau}
+    train = _given(lr=lr, steps=steps, epochs=epochs, batch=batch)
+    rows = list(_rows(variants_of(variants), model, train, settings or {}))
+    ks = listed(k)
     cells = []
-    for role in profile.roles:
-        cells += [
-            _clip(profile, role, f"clip {letter}", PROMPTS[h])
-            for letter, h in zip("ABC", PROMPTS, strict=True)
-        ]
-        cells += closed_set(
-            profile, role, {f"mmb+map H={h}": replace(FULL, mcb=False, prompt=PROMPTS[h]) for h in PROMPTS}
+
+    def add(role: str, source: str | None, split: int, k: int | None) -> None:
+        usual = (
+            profile.few_shot
+            if k
+            else profile.kinetics
+            if (source or role) == KINETICS
+            else profile.closed_set
         )
+        transfer = Transfer(profile.roles[role], split) if source else None
+        trained_split = 1 if source == KINETICS else split
+        for name, config, changes in rows:
+            run = RunConfig(
+                profile.roles[role], None, 0, split, config, None, evaluation, profile.backbone, transfer
+            )
+            if not trains(config):
+                if k == ks[0]:
+                    cells.append(Cell(role, name, run))
+                continue
+            run = replace(run, dataset=profile.roles[source or role], k=k, split=trained_split)
+            run = replace(run, train=_training(usual, changes))
+            for seed, drawn in _draws(profile, k, seeds):
+                first = k is not None and k == max(filter(None, ks)) and name == "full" and seed == 0
+                kept = not source and (keep or first)
+                cells.append(Cell(role, name, replace(run, seed=seed, listed=drawn), source or role, kept))
+
+    for role in (role for role in listed(datasets) if role in profile.roles):
+        source = trained_on(role)
+        usual_splits = profile.splits if splits is None else listed(splits)
+        for split in (1,) if role == KINETICS else usual_splits:
+            for k in ks:
+                add(role, source, split, k)
     return cells
 
 
-def table2(profile: Profile) -> list[Cell]:
+def listed(value: Any) -> tuple:
+    """The values of a knob, one or several."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def trains(model: ModelConfig) -> bool:
+    """Whether a model has anything to train; CLIP as it is has not."""
+    return model.spatial or model.map or model.mcb or model.head != "text"
+
+
+def variants_of(variants: Sequence[str | Mapping] | str | Mapping) -> dict[str, dict[str, Any]]:
+    """Name -> fields of the model and the training that a row changes of the full model.
+
+    Raises InputError for a name that is unknown or stands twice, and for a field that neither settings class
+    has.
+    """
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, changes: Mapping[str, Any]) -> None:
+        if name in found:
+            raise InputError(f"variants: {name!r} is there twice")
+        if not isinstance(changes, Mapping):
+            raise InputError(f"variants: {name!r} is {changes!r:.60}, expected {{field: value}}")
+        found[name] = {FIELDS.get(field, field): value for field, value in changes.items()}
+        if unknown := [field for field in found[name] if field not in MODEL | TRAIN | {"H"}]:
+            raise InputError(f"variants: {name!r} sets {unknown[0]!r}, which is no field of the model or the training;"
+                             f" there are {', '.join(sorted(MODEL | TRAIN))}")  # fmt: skip
+        if "H" in found[name]:
+            found[name]["prompt"] = prompt_of(found[name].pop("H"))
+
+    for row in listed(variants):
+        if isinstance(row, Mapping):
+            for name, changes in row.items():
+                add(name, changes)
+        elif row in NAMED:
+            add(row, NAMED[row])
+        else:
+            raise InputError(f"variants: {row!r} is unknown; name one of {', '.join(NAMED)}, or say what it changes:"
+                             f" {{{row!r}: {{field: value}}}}")  # fmt: skip
+    return found
+
+
+def _rows(
+    variants: Mapping[str, Mapping[str, Any]],
+    model: Mapping[str, Any],
+    train: Mapping[str, Any],
+    more: Mapping[str, Any],
+) -> Iterator[tuple[str, ModelConfig, dict[str, Any]]]:
+    """(name, model, changes of the training) of every variant at every point of the axes.
+
+    A row's name says what it is on the axes, except on those that make no difference to it.
+    """
+    if unknown := [field for field in more if FIELDS.get(field, field) not in MODEL | TRAIN]:
+        raise InputError(f"settings: {unknown[0]!r} is no field of the model or the training; there are"
+                         f" {', '.join(sorted(MODEL | TRAIN))}")  # fmt: skip
+    knobs = {**model, **train}
+    for field, value in more.items():
+        letter = {"frames": "T", "step": "s"}.get(field, field)
+        knobs[letter] = (value,) if field == "crops" else value
+    if knobs["prompt"] is not None:
+        words = {len(text.split()) for text in listed(knobs["prompt"]) if isinstance(text, str)}
+        if isinstance(knobs["H"], tuple) or knobs["H"] != 5 and words != {knobs["H"]}:
+            raise InputError(f"H={knobs['H']} and prompt={knobs['prompt']!r}: a prompt's words are its number of vectors;"
+                             " leave H out")  # fmt: skip
+        del knobs["H"]
+    else:
+        del knobs["prompt"]
+    axes = {name: value for name, value in knobs.items() if isinstance(value, list | tuple)}
+    seen = []
+    for name, changes in variants.items():
+        for point in itertools.product(*axes.values()):
+            at = dict(zip(axes, point, strict=True))
+            if both := [axis for axis in at if _field(axis) in changes]:
+                raise InputError(
+                    f"variants: {name!r} sets {_field(both[0])}, which is also the axis {both[0]}; take one"
+                )
+            merged = {_field(knob): value for knob, value in {**knobs, **at}.items() if knob != "H"}
+            if "H" in knobs:
+                merged["prompt"] = prompt_of({**knobs, **at}["H"])
+            merged |= changes
+            if "step" not in changes and "s" not in at and merged["step"] == FULL.step:
+                merged["step"] = min(FULL.step, max(1, merged["frames"] - 1))
+            config = ModelConfig(**{field: value for field, value in merged.items() if field in MODEL})
+            training = {field: value for field, value in merged.items() if field in TRAIN}
+            shown = [axis for axis in at if _matters(axis, config)]
+            row = tuple(at[axis] for axis in shown)
+            if (name, row) in seen:
+                continue
+            seen.append((name, row))
+            labels = ", ".join(_label(axis, at[axis]) for axis in shown)
+            alone = len(variants) == 1 and labels
+            yield labels if alone else f"{name} {labels}".strip(), config, training if trains(config) else {}
+
+
+def _field(knob: str) -> str:
+    return "prompt" if knob == "H" else FIELDS.get(knob, knob)
+
+
+def _label(axis: str, value: Any) -> str:
+    if axis == "prompt":
+        return str(value)
+    return f"{axis}={value:g}" if isinstance(value, float) else f"{axis}={value}"
+
+
+def _matters(axis: str, model: ModelConfig) -> bool:
+    """Whether a model is another one for another value on an axis."""
+    return model.mmb if axis == "s" else axis not in TRAIN or trains(model)
+
+
+def _training(usual: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """A profile's training with some fields changed; steps take the place of epochs, and the other way round."""
+    if "steps" in changes and "epochs" not in changes:
+        changes = {**changes, "epochs": None}
+    elif "epochs" in changes and "steps" not in changes:
+        changes = {**changes, "steps": None}
+    return replace(usual, **changes)
+
+
+def _draws(profile: Profile, k: int | None, seeds: int | None) -> Iterator[tuple[int, str | None]]:
+    """(seed, published list) of every run of a cell. Lists of equal k follow each other with seeds of their own,
+    so that a run is still named by variant, k and seed."""
+    seeds = seeds or (profile.seeds if k else profile.closed_seeds)
+    lists = [digest for digest, size in profile.lists if size == k] or [None]
+    for number, drawn in enumerate(lists):
+        yield from ((number * seeds + seed, drawn) for seed in range(seeds))
+
+
+# --- the paper's tables and panels ------------------------------------------------------------------------------
+
+FIVE = tuple(VARIANTS)
+
+
+def table1(profile: Profile, *, variants=("clip", "mmb+map"), H=(3, 4, 5), **knobs: Any) -> list[Cell]:
+    """Closed-set: CLIP with hand-crafted prompts A, B, C against motion-aware prompts of equal length, without
+    MCB."""
+    letters = {f"clip H={h}": f"clip {letter}" for letter, h in zip("ABC", PROMPTS, strict=True)}
+    cells = grid(profile, variants=variants, H=H, **knobs)
+    return [replace(cell, variant=letters.get(cell.variant, cell.variant)) for cell in cells]
+
+
+def table2(profile: Profile, *, prompt=INITIALISATIONS, **knobs: Any) -> list[Cell]:
     """Closed-set: three hand-crafted prompts that initialise the H=5 vectors of the full model."""
-    return [
-        cell
-        for role in profile.roles
-        for cell in closed_set(
-            profile, role, {words: replace(FULL, prompt=words) for words in INITIALISATIONS}
-        )
-    ]
+    return grid(profile, prompt=prompt, **knobs)
 
 
-def table4(profile: Profile) -> list[Cell]:
+def table4(profile: Profile, *, datasets=(KINETICS,), variants=FIVE, k=5, **knobs: Any) -> list[Cell]:
     """5-shot on Kinetics-400: the five variants."""
-    return few_shot(profile, profile.kinetics_shots)
+    return grid(profile, datasets=datasets, variants=variants, k=k, **knobs)
 
 
-def table5(profile: Profile) -> list[Cell]:
+def table5(profile: Profile, *, variants=("clip", *FIVE), k=(2, 4, 8, 16), **knobs: Any) -> list[Cell]:
     """Few-shot (section 4.3): five variants, k videos a class by seeded lists from split-1 train, split-1
     test."""
-    controls = profile.evaluation.controls
-    clip = [_clip(profile, role, "clip", controls=controls) for role in profile.roles]
-    return clip + few_shot(profile, profile.shots, controls)
+    return grid(profile, variants=variants, k=k, controls=True, **knobs)
 
 
-def table6(profile: Profile) -> list[Cell]:
+def table6(profile: Profile, *, variants=("clip", "full"), splits=None, **knobs: Any) -> list[Cell]:
     """Zero-shot from Kinetics-400: the full model, closed-set there, tested on the three splits of the two
     others."""
-    cells = []
-    for role in BOTH:
-        cells += [_clip(profile, role, "clip", split=split, halves=True) for split in profile.splits]
-        for split in profile.splits:
-            cells += _zero_shot(profile, KINETICS, role, {"full": FULL}, trained_split=1, split=split)
-    return cells
+    return _zero_shot(profile, lambda role: KINETICS, variants=variants, splits=splits, **knobs)
 
 
-def table7(profile: Profile) -> list[Cell]:
+def table7(
+    profile: Profile, *, variants=("clip", "baseline", "full"), splits=None, **knobs: Any
+) -> list[Cell]:
     """Zero-shot between HMDB-51 and UCF-101: trained on a split of one, tested on the same split of the
     other."""
-    cells = []
-    for source, role in (BOTH, BOTH[::-1]):
-        for split in profile.splits:
-            cells.append(_clip(profile, role, "clip", split=split, halves=True))
-            models = {"baseline": BASELINE, "full": FULL}
-            cells += _zero_shot(profile, source, role, models, trained_split=split, split=split)
-    return cells
+    other = {HMDB: UCF, UCF: HMDB}
+    return _zero_shot(profile, other.__getitem__, variants=variants, splits=splits, **knobs)
 
 
-def table8(profile: Profile) -> list[Cell]:
+def _zero_shot(profile: Profile, trained_on: Callable[[str], str], **knobs: Any) -> list[Cell]:
+    """Untrained CLIP is also scored on half of the classes, like a transfer."""
+    return grid(profile, trained_on=trained_on, **knobs)
+
+
+def table8(profile: Profile, *, datasets=(*BOTH, KINETICS), splits=None, **knobs: Any) -> list[Cell]:
     """Closed-set: the full model on all three splits (Kinetics-400 has one)."""
-    cells = []
-    for role in profile.roles:
-        for split in (1,) if role == KINETICS else profile.splits:
-            cells += closed_set(
-                profile, role, {"full": FULL}, split=split, keep=True
-            )  # Tables 6 and 7 test them too
-    return cells
+    return grid(profile, datasets=datasets, splits=splits, keep=True, **knobs)  # Tables 6 and 7 test them too
 
 
-def figure3a(profile: Profile) -> list[Cell]:
+def figure3a(
+    profile: Profile, *, variants=("clip", "baseline", "mmb", "mmb+map", "full"), H=3, **knobs: Any
+) -> list[Cell]:
     """Closed-set: the parts added one by one, at H=3 as in section 4.2."""
-    models = {
-        name: ModelConfig(**switches, prompt=PROMPTS[3])
-        for name, switches in VARIANTS.items()
-        if name != "mcb"
-    }
-    models = {name + (" H=3" if model.map else ""): model for name, model in models.items()}
-    cells = []
-    for role in profile.roles:
-        cells += [_clip(profile, role, "clip", PROMPTS[3]), *closed_set(profile, role, models)]
-    return cells
+    cells = grid(profile, variants=variants, H=H, **knobs)
+    named = {"mmb+map": "mmb+map H=3", "full": "full H=3"} if H == 3 else {}
+    return [replace(cell, variant=named.get(cell.variant, cell.variant)) for cell in cells]
 
 
-def figure3b(profile: Profile) -> list[Cell]:
+def figure3b(profile: Profile, *, T=(4, 8, 16, 32), **knobs: Any) -> list[Cell]:
     """Closed-set: number T of frames. Four frames have no pair further apart than 3, so s is 3 there."""
-    models = {f"T={t}": replace(FULL, frames=t, step=min(FULL.step, t - 1)) for t in (4, 8, 16, 32)}
-    return [cell for role in profile.roles for cell in closed_set(profile, role, models)]
+    return grid(profile, T=T, **knobs)
 
 
-def figure3c(profile: Profile) -> list[Cell]:
+def figure3c(profile: Profile, *, H=(3, 4, 5), **knobs: Any) -> list[Cell]:
     """Closed-set: number H of prompt vectors."""
-    models = {f"H={h}": replace(FULL, prompt=prompt) for h, prompt in PROMPTS.items()}
-    return [cell for role in profile.roles for cell in closed_set(profile, role, models)]
+    return grid(profile, H=H, **knobs)
 
 
-def figure3d(profile: Profile) -> list[Cell]:
+def figure3d(profile: Profile, *, s=(1, 2, 3, 4, 5), **knobs: Any) -> list[Cell]:
     """Closed-set: largest temporal step s of the frame differences."""
-    models = {f"s={s}": replace(FULL, step=s) for s in (1, 2, 3, 4, 5)}
-    return [cell for role in profile.roles for cell in closed_set(profile, role, models)]
+    return grid(profile, s=s, **knobs)
 
 
-# Open readings of the paper, one setting changed at a time, and two controls that the paper lacks.
-READINGS: dict[str, ModelConfig] = {
-    "default": FULL,
-    "post-norm": replace(FULL, norm_order="post"),
-    "tau .01": replace(FULL, tau=0.01),
-    "sequence tokens": replace(FULL, video_tokens="sequence"),
-    "learned positions": replace(FULL, positions="learned"),
-    "outer residual": replace(FULL, residual=True),
-    "s=1": replace(FULL, step=1),
-    "prompts without motion": replace(FULL, adapter_width=0),
-    "baseline": BASELINE,
-    "baseline, post-norm": replace(BASELINE, norm_order="post"),
-    "baseline, tau .01": replace(BASELINE, tau=0.01),
-    "baseline, learned positions": replace(BASELINE, positions="learned"),
-    "baseline, outer residual": replace(BASELINE, residual=True),
-    "linear probe": replace(CLIP, head="linear"),
-}
+# --- beyond the paper -------------------------------------------------------------------------------------------
 
 
-def readings(profile: Profile) -> list[Cell]:
+def ablation(profile: Profile, *, variants=("baseline", "mmb", "full"), k=16, **knobs: Any) -> list[Cell]:
+    """Any grid of your own, few-shot or (k=none) on all training videos."""
+    return grid(profile, variants=variants, k=k, controls=True, **knobs)
+
+
+def readings(
+    profile: Profile, *, variants=tuple(READINGS), k=16, lr=None, seeds=None, **knobs: Any
+) -> list[Cell]:
     """Which learning rate suits each reading: one run at each rate, tested on training videos set aside."""
+    found = []
+    for rate in profile.rates if lr is None else listed(lr):
+        found += grid(profile, variants=variants, k=k, lr=rate, seeds=1, **knobs)
     return [
-        replace(cell, config=replace(cell.config, seed=RATE_SEED, held_out=True))
-        for rate in profile.rates
-        for cell in _readings(profile, dict.fromkeys(READINGS, rate), seeds=1)
-    ]
+        replace(cell, config=replace(cell.config, seed=RATE_SEED, held_out=True), keep=False)
+        for cell in found if cell.config.train
+    ]  # fmt: skip
 
 
-def readings_at_their_best(profile: Profile, tried: pd.DataFrame) -> list[Cell]:
+def readings_at_their_best(
+    profile: Profile, tried: pd.DataFrame, *, variants=tuple(READINGS), k=16, lr=None, **knobs: Any
+) -> list[Cell]:
     """Every reading at the rate with its highest mean over the data sets, tested on the test videos.
 
     Raises InputError for a reading that diverged at every rate.
     """
     rates = best_rates(tried)
-    if lost := [variant for variant in READINGS if variant not in rates]:
+    found = grid(profile, variants=variants, k=k, **knobs)
+    if lost := [cell.variant for cell in found if cell.config.train and cell.variant not in rates]:
         raise InputError(
             f"readings, {lost[0]}: every learning rate that was tried failed on a data set; try lower ones"
         )
-    return _readings(profile, rates, profile.seeds)
+    return [
+        replace(cell, config=replace(cell.config, train=replace(cell.config.train, lr=rates[cell.variant])), keep=False)
+        if cell.config.train else cell
+        for cell in found
+    ]  # fmt: skip
 
 
 def best_rates(tried: pd.DataFrame) -> dict[str, float]:
@@ -235,88 +445,6 @@ def best_rates(tried: pd.DataFrame) -> dict[str, float]:
     found = scores.groupby(["variant", "lr"])["value"].agg(["mean", "count"])
     means = found.loc[found["count"] == found["count"].max(), "mean"].round(6)
     return {variant: float(found.droplevel(0).idxmax()) for variant, found in means.groupby("variant")}
-
-
-def _readings(profile: Profile, rates: dict[str, float], seeds: int) -> list[Cell]:
-    k = max(profile.shots)
-    return [
-        Cell(
-            role,
-            variant,
-            _config(profile, role, model, replace(profile.few_shot, lr=rates[variant]), k, seed),
-            role,
-        )
-        for role in profile.roles
-        for variant, model in READINGS.items()
-        for seed in range(seeds)
-    ]
-
-
-def _config(profile: Profile, role: str, model: ModelConfig, train, k=None, seed=0, split=1, controls=False):
-    evaluation = replace(profile.evaluation, controls=controls)
-    return RunConfig(profile.roles[role], k, seed, split, model, train, evaluation, profile.backbone)
-
-
-def _clip(
-    profile: Profile,
-    role: str,
-    variant: str,
-    prompt: str = CLIP.prompt,
-    split=1,
-    halves=False,
-    controls=False,
-):
-    """One untrained run. halves: also scored on half of the classes, like a transfer."""
-    config = _config(profile, role, replace(CLIP, prompt=prompt), None, split=split, controls=controls)
-    transfer = Transfer(config.dataset, split) if halves else None
-    return Cell(role, variant, replace(config, transfer=transfer))
-
-
-def closed_set(
-    profile: Profile, role: str, models: dict[str, ModelConfig], split: int = 1, keep: bool = False
-) -> list[Cell]:
-    """Models trained on all training videos of a split (section 4.2), every seed. keep: their weights are
-    saved."""
-    train = profile.kinetics if role == KINETICS else profile.closed_set
-    return [
-        Cell(role, variant, _config(profile, role, model, train, None, seed, split), role, keep)
-        for variant, model in models.items()
-        for seed in range(profile.closed_seeds)
-    ]
-
-
-def _zero_shot(
-    profile: Profile, source: str, role: str, models: dict, trained_split: int, split: int
-) -> list[Cell]:
-    transfer = Transfer(profile.roles[role], split)
-    return [
-        Cell(role, cell.variant, replace(cell.config, transfer=transfer), source)
-        for cell in closed_set(profile, source, models, trained_split)
-    ]
-
-
-def few_shot(profile: Profile, shots: Iterable[int], controls: bool = False) -> list[Cell]:
-    """The five variants trained on k videos a class (section 4.3), every k and seed, or every published
-    list."""
-    cells = []
-    for role in profile.roles:
-        for variant, switches in VARIANTS.items():
-            for k, seed, listed in _draws(profile, shots):
-                config = _config(
-                    profile, role, ModelConfig(**switches), profile.few_shot, k, seed, controls=controls
-                )
-                keep = variant == "full" and k == max(shots) and seed == 0
-                cells.append(Cell(role, variant, replace(config, listed=listed), role, keep))
-    return cells
-
-
-def _draws(profile: Profile, shots: Iterable[int]) -> Iterator[tuple[int, int, str | None]]:
-    """(k, seed, published list): every k with every seed. Lists of equal k follow each other with seeds of
-    their own, so that a run is still named by variant, k and seed."""
-    for k in shots:
-        lists = [digest for digest, size in profile.lists if size == k] or [None]
-        for number, listed in enumerate(lists):
-            yield from ((k, number * profile.seeds + seed, listed) for seed in range(profile.seeds))
 
 
 _STEPS = (
@@ -408,6 +536,13 @@ TARGETS = {
         axis="s",
         compare=tuple((f"s={s}", "s=1") for s in (2, 3, 4, 5)) + (("s=5", "s=4"),),
     ),
+    "ablation": Target(
+        "Ablation: a grid of your own",
+        "any variants, k, T, s, H, temperature, rate and training; not in the paper",
+        BOTH,
+        ablation,
+        compare=(("mmb", "baseline"), ("full", "mmb"), ("full", "baseline")),
+    ),
     "readings": Target(
         "Open readings and two controls",
         "one unstated choice changed at a time, each at its own learning rate; not in the paper",
@@ -423,3 +558,30 @@ PAPER_TARGETS = ("table1", "table2", "table3", "table4", "table5", "table6", "ta
                  "figure3a", "figure3b", "figure3c", "figure3d")  # fmt: skip
 # All that can be made, in the order in which it is shown.
 ALL_TARGETS = tuple(dict.fromkeys((*PAPER_TARGETS, *TARGETS)))
+
+
+# Parameters of a call that decide no cell.
+ASIDE = {"class_names": "words"}
+
+
+def parameters(target: str) -> dict[str, Any]:
+    """The knobs of a target with their defaults, in the order of `knobs.KNOBS`."""
+    found = dict(ASIDE)
+    for function in (grid, TARGETS[target].cells):
+        found |= {one.name: one.default for one in inspect.signature(function).parameters.values()}
+    return {name: found[name] for name in KNOBS}
+
+
+def changed(target: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call changes of a target's defaults; 'paper' among the variants becomes the target's own rows.
+
+    Raises InputError naming a parameter that the target does not have, or whose value is of the wrong type.
+    """
+    usual = parameters(target)
+    found = check(target, given, usual)
+    if "datasets" in found:
+        found["datasets"] = listed(found["datasets"])
+    if "variants" in found:
+        rows = ([*usual["variants"]] if row == "paper" else [row] for row in listed(found["variants"]))
+        found["variants"] = tuple(itertools.chain.from_iterable(rows))
+    return {name: value for name, value in found.items() if value != usual[name]}

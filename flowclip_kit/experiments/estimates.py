@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import functools
 import heapq
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,11 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from flowclip_core.config import ModelConfig, TrainConfig
+from flowclip_core.config import TINY, ModelConfig, TrainConfig
 from flowclip_kit.datasets.acquire import FACTS
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, FULL, PAPER_TARGETS, TARGETS, Cell, Target
+from flowclip_kit.experiments.experiment import Experiment
 from flowclip_kit.experiments.run_config import RunConfig
-from flowclip_kit.experiments.speed import TEST_BATCH, TRAIN_BATCH, Speed, amounts, held, speed
+from flowclip_kit.experiments.speed import TEST_BATCH, TRAIN_BATCH, Speed, amounts, held, known_speed, speed
+from flowclip_kit.paths import root
 from flowclip_kit.profiles import Profile
 
 HELD_OUT = 1 / 3  # of the training videos, where a learning rate is chosen
@@ -206,6 +210,70 @@ def forecast(profile: Profile, here: Speed, sizes: Mapping[str, Size] = OFFICIAL
     together = zip(*(one for name, one in parts.items() if name in PAPER_TARGETS), strict=True)
     add("all", [list(dict.fromkeys(config for part in same for config in part)) for same in together])
     return found
+
+
+# --- of one call
+# ----------------------------------------------------------------------------------------------
+
+
+def expected_seconds(profile: Profile, configs: Iterable[RunConfig]) -> list[float]:
+    """Seconds that one process takes for each run, as far as known without measuring; else nan.
+
+    On drawn data: from the recorded runs of the demo, by steps. On real data: from this machine's speed, where
+    `speed` has measured it before.
+    """
+    if profile.backbone.name == TINY:
+        step, test = _demo_prices()
+        return [step * config.train.total_steps(400) + test if config.train else test for config in configs]
+    here = known_speed(profile.backbone)
+    if here is None:
+        return [math.nan for _ in configs]
+    return [
+        seconds(passes(config, OFFICIAL, here.tokens), here) if config.dataset in OFFICIAL else math.nan
+        for config in configs
+    ]
+
+
+@functools.lru_cache
+def _demo_prices() -> tuple[float, float]:
+    """Seconds of a training step and of a test in the recorded runs of the demo."""
+    steps = runs_made = training = testing = 0.0
+    for path in sorted((root() / "results" / "recorded" / "demo").glob("*.provenance.json")):
+        about = json.loads(path.read_text())
+        steps += about["trainings"] * about["train"][0]["steps"] if about["train"] else 0
+        runs_made += about["runs"]
+        training += about["training_seconds"]
+        testing += about["testing_seconds"]
+    return (training / steps, testing / runs_made) if steps and runs_made else (math.nan, math.nan)
+
+
+def expected(profile: Profile, cells: Iterable[Cell], jobs: int) -> tuple[int, float]:
+    """(distinct runs, seconds until the last is done with `jobs` processes, nan where nothing is known)."""
+    trained, transfers = runs(cells)
+    return len(trained) + len(transfers), sum(
+        makespan(expected_seconds(profile, part), jobs) for part in (trained, transfers)
+    )
+
+
+def grid_table(experiment: Experiment) -> pd.DataFrame:
+    """One row per cell of an experiment's table: where it is tested, its settings, runs and minutes."""
+    cells = [cell for cell in experiment.cells() if not cell.config.held_out] or experiment.cells()
+    rows = []
+    for cell, spent in zip(
+        cells, expected_seconds(experiment.profile, [cell.config for cell in cells]), strict=True
+    ):
+        config, model, train = cell.config, cell.config.model, cell.config.train
+        tested = config.transfer or config
+        length = {"steps": train.steps or f"{train.epochs} epochs"} if train else {"steps": 0}
+        rows.append({
+            "data set": tested.dataset, "variant": cell.variant, "k": "all" if train and not config.k else config.k or 0,
+            "split": tested.split, "T": model.frames, "s": model.step if model.mmb else 0, "H": model.prompt_length,
+            "tau": model.tau, "lr": train.lr if train else 0.0, **length, "batch": train.batch if train else 0,
+            "runs": 1, "minutes": spent / 60,
+        })  # fmt: skip
+    frame = pd.DataFrame(rows)
+    keys = [name for name in frame if name not in ("runs", "minutes")]
+    return frame.groupby(keys, sort=False, as_index=False)[["runs", "minutes"]].sum().round({"minutes": 1})
 
 
 # --- as text

@@ -14,10 +14,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from flowclip_core.config import ModelConfig
 from flowclip_core.files import sha256, write_atomically
 from flowclip_kit.experiments import runs
-from flowclip_kit.experiments.catalogue import RATE_SEED, VARIANTS, Cell, closed_set, few_shot
+from flowclip_kit.experiments.catalogue import FIVE, RATE_SEED, VARIANTS, Cell, grid
+from flowclip_kit.experiments.experiment import Experiment, Options, resolve
 from flowclip_kit.paths import root
 from flowclip_kit.profiles import PROFILES, Profile
 
@@ -27,31 +27,26 @@ SHOTS = (4, 16)
 
 def trials(profile: Profile, rates: tuple[float, ...] = RATES) -> list[Cell]:
     """Every variant at every rate, few-shot and closed-set, one seed, tested on videos set aside."""
-    once = replace(profile, seeds=1, closed_seeds=1)
-    models = {name: ModelConfig(**switches) for name, switches in VARIANTS.items()}
     cells = []
     for rate in rates:
-        tried = replace(
-            once, few_shot=replace(once.few_shot, lr=rate), closed_set=replace(once.closed_set, lr=rate)
+        cells += grid(
+            profile, datasets=tuple(profile.roles), variants=FIVE, k=(*SHOTS, None), lr=rate, seeds=1
         )
-        cells += few_shot(tried, SHOTS)
-        for role in tried.roles:
-            cells += closed_set(tried, role, models)
     return [
         replace(cell, config=replace(cell.config, seed=RATE_SEED, held_out=True), keep=False)
         for cell in cells
     ]
 
 
-def sweep(profile: str, options: runs.Options) -> pd.DataFrame:
+def sweep(profile: str, options: Options) -> pd.DataFrame:
     """One row per data set, variant, k (0: all training videos) and rate: top-1 on the videos set aside,
     percent."""
-    chosen = runs.resolve(profile, "table5", options)
+    chosen = resolve(profile, "table5", options)
     with runs.Workshop(chosen, options) as workshop:
         workshop.open(chosen.roles.values())
         cells = trials(chosen)
         workshop.make(cells, "learning rates")
-        found = workshop.tidy("rates", workshop.sound(cells))
+        found = workshop.tidy(Experiment("rates", chosen), workshop.sound(cells))
     found = found.loc[found["metric"] == "top1", ["dataset", "variant", "k", "lr", "value"]]
     return found.rename(columns={"lr": "rate", "value": "top1"}).sort_values(
         ["dataset", "variant", "k", "rate"]
@@ -72,7 +67,7 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="keep the table in results/recorded")
     asked = parser.parse_args()
     profile = PROFILES[asked.profile]
-    found = sweep(asked.profile, runs.Options(jobs=asked.jobs))
+    found = sweep(asked.profile, Options(jobs=asked.jobs))
     for name, part, used in (
         ("few-shot", found[found["k"] > 0], profile.few_shot.lr),
         ("closed-set", found[found["k"] == 0], profile.closed_set.lr),

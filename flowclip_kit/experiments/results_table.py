@@ -4,7 +4,9 @@ CSV."""
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from flowclip_core.errors import InputError, NotFinite
 from flowclip_core.files import write_atomically
 from flowclip_kit import paths
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, Cell
+from flowclip_kit.experiments.run_config import RunConfig
 
 TIDY = (
     "target profile dataset role trained_on variant mmb map mcb T H s L prompt lr k seed split views metric value key"
@@ -21,8 +24,11 @@ WHOLE = ["mmb", "map", "mcb", "T", "H", "s", "L", "k", "seed", "split"]
 VIDEOS = ["key", "n", "correct"]
 
 
-def tidy_rows(target: str, profile: str, cell: Cell, record: dict) -> list[dict]:
-    """One row a metric of one run, with the columns of `TIDY`.
+def tidy_rows(
+    target: str, profile: str, cell: Cell, record: dict, settings: Sequence[str] = ()
+) -> list[dict]:
+    """One row a metric of one run, with the columns of `TIDY`, and one of each further field of the model or the
+    training that `settings` names (empty where nothing is trained).
 
     dataset: tested on; trained_on: the paper's name of what it was trained on, empty for frozen CLIP. T
     frames, H prompt vectors, s step, L differences (0 without motion stream). k: training videos a class, 0
@@ -51,7 +57,13 @@ def tidy_rows(target: str, profile: str, cell: Cell, record: dict) -> list[dict]
         "views": config.evaluation.views,
     }
     rows = [{"metric": name, "value": value} for name, value in sorted(record["scores"].items())]
-    return [{**about, **row, "key": record["key"]} for row in rows]
+    more = {name: _setting(config, name) for name in settings}
+    return [{**about, **row, "key": record["key"], **more} for row in rows]
+
+
+def _setting(config: RunConfig, name: str) -> Any:
+    value = getattr(config.model if hasattr(config.model, name) else config.train, name, "")
+    return " ".join(value) if isinstance(value, tuple) else "" if value is None else value
 
 
 def hit_row(record: dict) -> dict:
@@ -97,11 +109,12 @@ def hits_csv(hits: pd.DataFrame) -> str:
 
 
 def read_tidy(path: Path) -> pd.DataFrame:
-    """A results CSV in the columns of `TIDY`: one row per run and metric, value in percent.
+    """A results CSV in the columns of `TIDY` and any further ones, which stay text: one row per run and metric,
+    value in percent.
 
     Raises InputError naming the file when it is absent, lacks a column or holds a value outside 0..100.
     """
-    frame = read_csv(path, TIDY, "made by ./reproduce.sh")
+    frame = read_csv(path, TIDY, "made by ./reproduce.sh", more=True)
     for name in [*WHOLE, "lr", "value"]:
         frame[name] = numbers(frame, name, path)
         if name in WHOLE and (frame[name] % 1 != 0).any():
@@ -132,15 +145,16 @@ def tidy_csv(tidy: pd.DataFrame) -> str:
     if not np.isfinite(tidy["value"]).all():
         row = tidy[~np.isfinite(tidy["value"])].iloc[0]
         raise NotFinite(f"run {row['key']}: its {row['metric']} is {row['value']}, so no table is written")
-    rows = tidy[TIDY].sort_values([name for name in TIDY if name != "value"], kind="stable")
+    columns = TIDY + [name for name in tidy if name not in TIDY]
+    rows = tidy[columns].sort_values([name for name in TIDY if name != "value"], kind="stable")
     texts = {"value": rows["value"].map("{:.4f}".format), "lr": rows["lr"].map("{:g}".format)}
     return rows.assign(**texts).to_csv(index=False, lineterminator="\n")
 
 
-def read_csv(path: Path, columns: list[str], origin: str) -> pd.DataFrame:
+def read_csv(path: Path, columns: list[str], origin: str, more: bool = False) -> pd.DataFrame:
     """The named columns of a CSV as text. Raises InputError when it is absent, broken, empty, or lacks one.
 
-    origin: where such a file comes from, for the message.
+    origin: where such a file comes from, for the message. more: any further columns too.
     """
     path = Path(path)
     if not path.is_file():
@@ -156,7 +170,7 @@ def read_csv(path: Path, columns: list[str], origin: str) -> pd.DataFrame:
     if missing or frame.empty:
         what = f"lacks column {', '.join(missing)}" if missing else "has no rows"
         raise InputError(f"{path}: {what}; expected {','.join(columns)} and at least one row")
-    return frame[columns]
+    return frame[columns + [name for name in frame if more and name not in columns]]
 
 
 def numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:

@@ -10,18 +10,18 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from flowclip_core.config import PROMPTS, TINY, EvalConfig
+from flowclip_core.config import PROMPTS, EvalConfig
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.files import sha256
 from flowclip_core.model import hub
@@ -35,7 +35,7 @@ from flowclip_kit.distributed.locks import Held, Lock, Waiting
 from flowclip_kit.distributed.process_pool import PATIENCE, Pool, default_jobs, end_with_launcher
 from flowclip_kit.distributed.rank import Rank, rank
 from flowclip_kit.distributed.ray_pool import RayEngine, need_engine
-from flowclip_kit.experiments.catalogue import KINETICS, RATE_SEED, TARGETS, Cell
+from flowclip_kit.experiments.catalogue import KINETICS, RATE_SEED, Cell
 from flowclip_kit.experiments.devices import (
     check_prompts,
     gpu_name,
@@ -46,46 +46,19 @@ from flowclip_kit.experiments.devices import (
     pick_precision,
     weights_hash,
 )
+from flowclip_kit.experiments.experiment import (
+    Experiment,
+    Options,
+    need_data,
+    possible,
+)
 from flowclip_kit.experiments.records import read_record, software, write_record
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
 from flowclip_kit.experiments.run_config import RunConfig, run_key
-from flowclip_kit.paths import root
-from flowclip_kit.profiles import DEMO_ROLES, PAPER_ROLES, PROFILES, BackboneConfig, Profile
+from flowclip_kit.profiles import DEMO_ROLES, PAPER_ROLES, BackboneConfig, Profile
 
 ALONE = Rank()
 Chosen = TypeVar("Chosen")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How and where to run, apart from the profile. What changes a number among these is part of a run's
-    key."""
-
-    data_root: Path | None = None
-    dataset: str | None = None  # only this data set, in the place of the profile's
-    results: Path | None = None  # default: results/ of the checkout
-    seeds: int | None = None
-    device: str = "auto"
-    jobs: int | None = None
-    decoder: str = "pyav"
-    backbone: str | None = None
-    pretrained: str | None = None
-    precision: str | None = None  # of the image tower; default: see `towers.pick_precision`
-    decoders: int | None = None  # decoding processes of a GPU
-    incomplete: str | None = None  # listed videos that are missing or unreadable: stop or skip
-    class_names: str = "words"  # how they read in prompts: see `datasets.class_text`
-    few_shot_lists: tuple[Path, ...] = ()  # published lists in the place of seeded draws
-    engine: str = "local"  # what makes the runs: worker processes, or ray
-    memory: float | None = None  # GiB that the prompt trees of all processes may take while they train
-    ray_address: str | None = None  # of a running Ray cluster; default: one of this machine
-
-    def skips(self, dataset: str) -> bool:
-        """Whether listed videos may be missing or unreadable. Kinetics loses some every year."""
-        return self.incomplete == "skip" or (self.incomplete is None and dataset == "kinetics400")
-
-    @property
-    def results_dir(self) -> Path:
-        return self.results or root() / "results"
 
 
 @dataclass(frozen=True)
@@ -97,71 +70,7 @@ class Result:
     hits: pd.DataFrame  # which test videos each run names right
     provenance: dict
     checkpoints: dict[str, Path]  # name -> trained weights that were kept
-
-
-def resolve(profile: str, target: str, options: Options) -> Profile:
-    """The profile with the user's changes applied and the target's data sets only. Raises InputError when
-    unknown."""
-    found = with_backbone(profile, options)
-    roles = {role: name for role, name in found.roles.items() if role in TARGETS[target].roles}
-    if options.few_shot_lists and not TARGETS[target].few_shot:
-        raise InputError(
-            f"--few-shot-list: {target} does not train on k videos a class; table4 and table5 do"
-        )
-    if (
-        options.dataset in PAPER_ROLES.values()
-        and PROFILES[profile].backbone.name == TINY
-        and not options.backbone
-    ):
-        raise InputError(
-            f"--dataset {options.dataset} holds real videos; take it with --profile quick or paper"
-        )
-    if options.dataset and TARGETS[target].transfers:
-        raise InputError(
-            f"{target} trains on one data set and tests on another; leave --dataset {options.dataset} out"
-        )
-    if options.dataset:
-        roles = {role: name for role, name in roles.items() if name == options.dataset} or {
-            "": options.dataset
-        }
-    for name in roles.values():
-        need_data(name, options)
-    if options.few_shot_lists and len(roles) > 1:
-        raise InputError(
-            f"--few-shot-list: say whose videos it names with --dataset {' or '.join(roles.values())}"
-        )
-    if options.seeds is not None and options.seeds < 1:
-        raise InputError(f"--seeds {options.seeds}: at least 1 run is needed")
-    seeds = {"seeds": options.seeds, "closed_seeds": options.seeds} if options.seeds else {}
-    return replace(found, roles=roles, **seeds)
-
-
-def with_backbone(profile: str, options: Options) -> Profile:
-    """The profile with the backbone that the user wants. Raises InputError when one of the two is unknown."""
-    if profile not in PROFILES:
-        raise InputError(f"--profile {profile!r} is unknown; use {', '.join(PROFILES)}")
-    found = PROFILES[profile]
-    backbone = found.backbone
-    if options.backbone or options.pretrained:
-        name = options.backbone or backbone.name
-        pretrained = options.pretrained or (None if name == TINY else "openai")
-        backbone = BackboneConfig(name, None if pretrained == "none" else pretrained)
-    if backbone.name == TINY and backbone.pretrained:
-        raise InputError(
-            f"backbone tiny-clip brings its own weights; leave --pretrained {backbone.pretrained} out"
-        )
-    return replace(found, backbone=backbone)
-
-
-def need_data(name: str, options: Options) -> None:
-    """Raises InputError for a data set that is unknown, or neither drawn nor said to lie in a folder that is
-    there."""
-    if name not in formats.NAMES:
-        raise InputError(f"data set {name!r}: expected one of {', '.join(formats.NAMES)}")
-    if options.data_root is not None and not options.data_root.is_dir():
-        raise InputError(f"--data-root {options.data_root}: no such folder")
-    if name not in world.NAMES and options.data_root is None:
-        raise InputError(f"data set {name}: say where it lies with --data-root DIR")
+    name: str = ""  # of a call whose parameters are its own (see `plans.Plan.name`)
 
 
 def open_dataset(name: str, options: Options, jobs: int) -> Dataset:
@@ -182,54 +91,71 @@ def data_folder(name: str, options: Options, jobs: int) -> Path:
     return inside if inside.is_dir() else options.data_root
 
 
-def ensure(target: str, profile: str = "demo", options: Options | None = None) -> Result:
+def ensure(
+    target: str,
+    profile: str = "demo",
+    options: Options | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    name: str = "",
+) -> Result:
     """All runs of `target` under `profile`, making only those that are missing (see `ensure_all`)."""
-    return ensure_all([target], profile, options)[target]
+    return ensure_all([target], profile, options, parameters, name)[target]
 
 
 def ensure_all(
-    targets: Sequence[str], profile: str = "demo", options: Options | None = None
+    targets: Sequence[str],
+    profile: str = "demo",
+    options: Options | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    name: str = "",
+    say: Callable[[list[Experiment]], None] = lambda experiments: None,
 ) -> dict[str, Result]:
     """The finished runs of several targets; a run that they share is made once.
 
-    Raises InputError for an unknown target, data that are absent or unreadable, or weights that cannot be
-    had. A kill at any moment loses at most the runs in work; two calls at once share the work. Ranks of
-    torchrun or srun do too, and are together at each training of Kinetics-400's stage; the main one alone
-    gets the results.
+    parameters: what the user changes of each target (see `catalogue.parameters`). name: of that change. say: is
+    told the experiments before any work. Raises InputError for an unknown target or parameter, data that are absent or
+    unreadable, or weights that cannot be had. A kill at any moment loses at most the runs in work; two calls at
+    once share the work. Ranks of torchrun or srun do too, and are together at each training of Kinetics-400's
+    stage; the main one alone gets the results.
     """
     options, started = options or Options(), time.monotonic()
-    if unknown := [target for target in targets if target not in TARGETS]:
-        raise InputError(f"target {unknown[0]!r} is unknown; ./reproduce.sh list shows all")
-    chosen = {target: resolve(profile, target, options) for target in targets}
-    with Workshop(next(iter(chosen.values())), options, rank(None, os.environ)) as workshop:
-        prompts = {
-            cell.config.model.prompt for target, one in chosen.items() for cell in TARGETS[target].cells(one)
-        }
-        workshop.open({name: role for one in chosen.values() for role, name in one.roles.items()}, prompts)
-        chosen = {
-            target: workshop.possible(one, TARGETS[target].then is not None, TARGETS[target].axis != "k")
-            for target, one in chosen.items()
-        }
-        cells = {target: TARGETS[target].cells(one) for target, one in chosen.items()}
+    chosen = {target: Experiment.of(target, profile, options, parameters, name) for target in targets}
+    styles = {
+        experiment.changes["class_names"]
+        for experiment in chosen.values()
+        if "class_names" in experiment.changes
+    }
+    if styles:
+        options = replace(options, class_names=styles.pop())
+    with Workshop(next(iter(chosen.values())).profile, options, rank(None, os.environ)) as workshop:
+        if workshop.main:
+            say(list(chosen.values()))
+        prompts = {cell.config.model.prompt for experiment in chosen.values() for cell in experiment.cells()}
+        workshop.open(
+            {name for experiment in chosen.values() for name in experiment.profile.roles.values()}, prompts
+        )
+        chosen = {target: workshop.possible(experiment) for target, experiment in chosen.items()}
+        cells = {target: experiment.cells() for target, experiment in chosen.items()}
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
-        made = workshop.make([cell for found in cells.values() for cell in found], about)
-        cells = {target: workshop.sound(found) for target, found in cells.items()}
-        for target, one in chosen.items():
-            if then := TARGETS[target].then:
-                more = then(one, workshop.decide(workshop.tidy, target, cells[target]))
+        made = workshop.make([cell for of_target in cells.values() for cell in of_target], about)
+        cells = {target: workshop.sound(of_target) for target, of_target in cells.items()}
+        for target, experiment in chosen.items():
+            if experiment.about.then:
+                more = experiment.then(workshop.decide(workshop.tidy, experiment, cells[target]))
                 made += workshop.make(more, target)
                 cells[target] = cells[target] + more
         if not workshop.main:
             return {}
-        workshop.remark({cell.config for found in cells.values() for cell in found})
+        workshop.remark({cell.config for of_target in cells.values() for cell in of_target})
         return {
             target: Result(
-                workshop.tidy(target, cells[target]),
+                workshop.tidy(experiment, cells[target]),
                 workshop.hits(cells[target]),
-                workshop.provenance(target, one, cells[target], made, started),
+                workshop.provenance(experiment, cells[target], made, started),
                 workshop.kept(target, cells[target]),
+                experiment.name,
             )
-            for target, one in chosen.items()
+            for target, experiment in chosen.items()
         }
 
 
@@ -387,36 +313,15 @@ class Workshop:
             with Pool(len(found), self.pool.threads) as pool:
                 yield found, pool, decoders
 
-    def possible(self, profile: Profile, held_out: bool = False, one_k: bool = False) -> Profile:
-        """The profile with the k and splits that its data sets, or the published lists, can give.
-
-        held_out: with training videos set aside. one_k: of lists with several k the target can show one
-        alone.
-        """
+    def possible(self, asked: Experiment) -> Experiment:
+        """The experiment with the k and splits that its data sets, or the published lists, can give."""
         sets = {
-            role: self._held_out(name) if held_out else self.sets[name]
-            for role, name in profile.roles.items()
+            role: self._held_out(name) if asked.about.then else self.sets[name]
+            for role, name in asked.profile.roles.items()
         }
-        shots, few, splits = profile.shots, profile.kinetics_shots, profile.splits
-        for role, dataset in sets.items():
-            has = self.stores[profile.roles[role]].has
-            shots, few = possible_shots(dataset, shots, has), possible_shots(dataset, few, has)
-            if role != KINETICS:
-                splits = tuple(split for split in splits if split in dataset.splits)
-        possible = replace(profile, shots=shots, kinetics_shots=few, splits=splits)
-        if not self.lists:
-            return possible
-        listed = tuple((digest, found.k) for digest, found in self.lists.items())
-        many = Counter(k for _, k in listed)
-        if len({*many.values()}) > 1 or one_k and len(many) > 1:
-            said = ", ".join(f"{count} of k={k}" for k, count in sorted(many.items()))
-            raise InputError(
-                f"--few-shot-list: {said}; expected {'one k' if one_k else 'as many lists of each k'}"
-            )
-        shots = tuple(sorted({k for _, k in listed}))
-        # Ten lists are ten runs; a single one is trained on with every seed.
-        seeds = self.options.seeds or (profile.seeds if len(listed) == len(shots) else 1)
-        return replace(possible, lists=listed, shots=shots, kinetics_shots=shots, seeds=seeds)
+        stores = {role: self.stores[name] for role, name in asked.profile.roles.items()}
+        lists = {digest: found.k for digest, found in self.lists.items()}
+        return possible(asked, sets, lambda role: stores[role].has, lists, asked.changes.get("seeds"))
 
     def dataset(self, config: RunConfig) -> Dataset:
         """What a run is trained on, and tested on unless it transfers."""
@@ -543,15 +448,13 @@ class Workshop:
             self._records[key] = read_record(self.folder / f"{key}.json")
         return self._records[key]
 
-    def tidy(self, target: str, cells: Sequence[Cell]) -> pd.DataFrame:
+    def tidy(self, asked: Experiment, cells: Sequence[Cell]) -> pd.DataFrame:
         """The tidy table of finished cells."""
+        name = self.profile.name
         return pd.DataFrame(
-            [
-                row
-                for cell in cells
-                for row in tidy_rows(target, self.profile.name, cell, self.record(cell.config))
-            ]
-        )
+            [row for cell in cells
+             for row in tidy_rows(asked.target, name, cell, self.record(cell.config), asked.settings)]
+        )  # fmt: skip
 
     def hits(self, cells: Sequence[Cell]) -> pd.DataFrame:
         """Which test videos each run names right: one row a run."""
@@ -578,10 +481,9 @@ class Workshop:
             for cell in cells if cell.keep and (cell.config.seed, cell.config.split) == (0, 1)
         }  # fmt: skip
 
-    def provenance(
-        self, target: str, profile: Profile, cells: Sequence[Cell], made: int, started: float
-    ) -> dict:
+    def provenance(self, asked: Experiment, cells: Sequence[Cell], made: int, started: float) -> dict:
         """What a target's table rests on. made, started: of the whole call."""
+        profile = asked.profile
         configs = list(dict.fromkeys(cell.config for cell in cells))
         records = [self.record(config) for config in configs]
         sources = {replace(config, transfer=None) for config in configs if config.transfer and config.train}
@@ -592,8 +494,9 @@ class Workshop:
             if config.train:
                 rates[replace(config.train, lr=0.0)].add(config.train.lr)
         return {
-            "target": target,
+            "target": asked.target,
             "profile": profile.name,
+            **own_call(asked),
             "runs": len(records),
             "trainings": len({replace(config, transfer=None) for config in configs if config.train}),
             "seeds": len({config.seed for config in configs if config.train and not config.held_out}),
@@ -646,19 +549,18 @@ class Workshop:
         return {name: value for name, value in said.items() if value != usual[name]}
 
 
-def possible_shots(
-    dataset: Dataset, shots: tuple[int, ...], has: Callable[[str], bool] = lambda name: True
-) -> tuple[int, ...]:
-    """The k that every class can give; where even the smallest is too many, as many as the rarest class has.
-
-    has: whether a video could be read.
-    """
-    readable = Counter(video.label for video in dataset.splits[1].train if has(video.name))
-    if not (rarest := min(readable[label] for label in range(len(dataset.classes)))):
-        raise InputError(
-            f"{dataset.name}: no training video of a class can be read; see failed.csv of its features"
-        )
-    return tuple(k for k in shots if k <= rarest) or (rarest,)
+def own_call(asked: Experiment) -> dict:
+    """What a provenance says of a call whose parameters are its own; nothing for a target as the paper has it."""
+    if not asked.name:
+        return {}
+    found = {
+        "name": asked.name,
+        "parameters": {name: value for name, value in asked.changes.items() if name != "seeds"},
+        "variants": asked.variants,
+        "compare": asked.compare,
+        "axis": asked.axis,
+    }
+    return json.loads(json.dumps(found))  # as it is read again
 
 
 def _remarkable(records: Sequence[dict]) -> tuple[dict[str, int], dict[str, int]]:
@@ -674,14 +576,26 @@ def _remarkable(records: Sequence[dict]) -> tuple[dict[str, int], dict[str, int]
 
 
 class Bar:
-    """A progress bar on stderr with the time left; nothing is shown for work already done."""
+    """A progress bar on stderr, in a notebook a widget, with the time left; nothing is shown for work already
+    done."""
 
     def __init__(self, what: str, unit: str, total: int = 0, done: int = 0, shown: bool = True) -> None:
-        self._make = functools.partial(
-            tqdm, disable=not shown, desc=what, unit=f" {unit}", file=sys.stderr, initial=done, dynamic_ncols=True,
-            mininterval=0.2 if sys.stderr.isatty() else 15,
-            bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left, {rate_noinv_fmt}]",
-        )  # fmt: skip
+        usual = {
+            "disable": not shown,
+            "desc": what,
+            "unit": f" {unit}",
+            "initial": done,
+            "dynamic_ncols": True,
+        }
+        if "ipykernel" in sys.modules:  # tqdm.auto would also draw a widget in a plain terminal of IPython
+            from tqdm.notebook import tqdm as widget
+
+            self._make = functools.partial(widget, **usual)
+        else:
+            self._make = functools.partial(
+                tqdm, **usual, file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 15,
+                bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left, {rate_noinv_fmt}]",
+            )  # fmt: skip
         self._total, self._bar = total, None
 
     def update(self, done: int, total: int) -> None:

@@ -127,10 +127,7 @@ def speed(backbone: BackboneConfig) -> tuple[Speed, str]:
     precision = pick_precision(None, device)
     where = f"{_hardware(device)} in {precision}"
     path, key, code = cache_dir() / "speed.json", f"{backbone.name} on {where}", _code()
-    try:
-        known = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        known = {}
+    known = _known(path)
     with suppress(ValueError, TypeError, KeyError):
         if known[key]["code"] == code:
             return Speed.read(known[key]["speed"]), where
@@ -143,6 +140,22 @@ def speed(backbone: BackboneConfig) -> tuple[Speed, str]:
     with suppress(OSError):  # then it is measured again next time
         write_atomically(path, to_json(path, known, indent=1) + "\n")
     return found, where
+
+
+def known_speed(backbone: BackboneConfig) -> Speed | None:
+    """What `speed` has measured before on this machine, at once."""
+    device = pick_device("auto")
+    key = f"{backbone.name} on {_hardware(device)} in {pick_precision(None, device)}"
+    with suppress(ValueError, TypeError, KeyError):
+        return Speed.read(_known(cache_dir() / "speed.json")[key]["speed"])
+    return None
+
+
+def _known(path: Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _code() -> str:

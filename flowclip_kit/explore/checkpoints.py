@@ -132,12 +132,13 @@ def train(results: Path | None = None) -> dict[str, Path]:
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_kit.demo.backbone import load_backbone
     from flowclip_kit.experiments import model_card
-    from flowclip_kit.experiments.catalogue import few_shot
-    from flowclip_kit.experiments.runs import Options, Workshop, resolve
+    from flowclip_kit.experiments.catalogue import table5
+    from flowclip_kit.experiments.experiment import Options, resolve
+    from flowclip_kit.experiments.runs import Workshop
 
     options = Options(dataset=TRAINED_ON, results=results)
     profile = resolve("demo", "table5", options)
-    kept = next(cell for cell in few_shot(profile, profile.shots, profile.evaluation.controls) if cell.keep)
+    kept = next(cell for cell in table5(profile) if cell.keep)
     static = replace(kept, config=replace(kept.config, model=replace(kept.config.model, adapter_width=0)))
     backbone = load_backbone(TINY)
     with Workshop(profile, options) as workshop:

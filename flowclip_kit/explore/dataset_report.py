@@ -18,7 +18,8 @@ from flowclip_core.errors import InputError, VideoError
 from flowclip_core.files import sha256
 from flowclip_kit.datasets.formats import Dataset, Lists, read_lists
 from flowclip_kit.distributed.process_pool import default_jobs
-from flowclip_kit.experiments.runs import Options, data_folder, open_dataset
+from flowclip_kit.experiments.experiment import Options
+from flowclip_kit.experiments.runs import data_folder, open_dataset
 from flowclip_kit.explore import drawings
 
 NAMED = 10  # missing videos that are named

@@ -6,12 +6,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -44,20 +44,20 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
 
     When nothing has changed since the last call the notebook and the figures are left as they are.
     """
-    folder = experiments.results_folder(profile, str(results))
-    data = _write_data(target, result, result.provenance, folder)
+    folder = experiments.results_folder(profile, str(results), target, result.name)
+    data = write_tables(target, profile, result, results)
     html, summary = folder / f"{target}.html", data[0].with_suffix(".summary.csv")
     made, drawings = partial(_fingerprint, target, *data[:2]), f"{target}[._]*"
     with _Seal(folder / f".{target}.made", made, html, summary, figures=drawings) as stale:
         if stale:
             from flowclip_kit.reporting import notebooks
 
-            shown = target_results.load(target, profile, str(results))
+            shown = target_results.load(target, profile, str(results), result.name)
             write_atomically(summary, _summary_csv(shown.summary))
             notebooks.load()
             with ThreadPoolExecutor(1) as meanwhile:  # the notebook has a process of its own
                 drawn = meanwhile.submit(lambda: _write_figures(shown.figures(), folder))
-                _execute(profile, results, html)
+                _execute(profile, results, html, result.provenance)
             drawn.result()
     kept = []
     for name, path in result.checkpoints.items():
@@ -65,6 +65,12 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
         card = model_card.of_run(about["model"], record)
         kept += hub.write_folder(folder / "checkpoints" / name, path.read_bytes(), about, **card)
     return [*data, summary, html, *sorted((folder / "figures").glob(f"{target}[._]*")), *kept]
+
+
+def write_tables(target: str, profile: str, result: Result, results: Path) -> list[Path]:
+    """The table, the videos table and the provenance of a target, without figures or notebook."""
+    folder = experiments.results_folder(profile, str(results), target, result.name)
+    return _write_data(target, result, result.provenance, folder)
 
 
 def write_costs(profile: str, results: Path) -> list[Path]:
@@ -115,8 +121,8 @@ def judged(profile: str, source: str) -> pd.DataFrame:
 
     folder, own = experiments.results_folder(profile, source), PROFILES[profile].backbone
     found, hits, other = {}, {}, {}
-    for target in TARGETS:
-        if (folder / f"{target}.csv").exists():
+    for target in PAPER_TARGETS + ("readings",):
+        if target in TARGETS and (folder / f"{target}.csv").exists():
             tidy, more, about = experiments.load(target, profile, source)
             name, weights = about["backbone"]["name"], about["backbone"]["pretrained"]
             if changed := [what for key, what in PROTOCOL.items() if key in about]:
@@ -448,12 +454,18 @@ def _cost_figures(csv: Path) -> dict[str, Figure]:
     return {"table3": shown.figure(costs.read_counts(csv), tables.load_paper("table3"))}
 
 
-def _execute(profile: str, results: Path, html: Path) -> None:
-    """Run the notebook that bears the name of `html` on the results of a profile, and write it there."""
+def _execute(profile: str, results: Path, html: Path, about: Mapping[str, Any] | None = None) -> None:
+    """Run the notebook that bears the name of `html` on the results of a profile, and write it there.
+
+    about: the provenance of the runs, which names the parameters of a call that has its own.
+    """
     from flowclip_kit.reporting import notebooks
 
-    notebook = root() / "notebooks" / f"{html.stem}.ipynb"
-    notebooks.execute(notebook, {"profile": profile, "source": str(results)}, html, cwd=root())
+    notebook, about = root() / "notebooks" / f"{html.stem}.ipynb", about or {}
+    parameters = {"profile": profile, "source": str(results)} | dict(about.get("parameters", {}))
+    if "name" in about:
+        parameters["name"] = about["name"]
+    notebooks.execute(notebook, parameters, html, cwd=root())
 
 
 def _counted() -> str:

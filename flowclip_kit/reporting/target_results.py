@@ -44,7 +44,8 @@ class View:
     def paired(self) -> pd.DataFrame | None:
         """The differences that the paper speaks of, paired by run: see `stats.paired_difference`."""
         there = set(self.tested["variant"])
-        pairs = [pair for pair in TARGETS[self.target].compare if there.issuperset(pair)]
+        asked = self.about.get("compare", TARGETS[self.target].compare)
+        pairs = [pair for pair in asked if there.issuperset(pair)]
         found = [stats.paired_difference(self.tested, *pair, hits=self.hits) for pair in pairs]
         return pd.concat(found, ignore_index=True) if found else None
 
@@ -91,13 +92,15 @@ class View:
         """The target's figures by file name."""
         from flowclip_kit.reporting import plots
 
-        return plots.figures(self.target, self.summary, self.paired, TARGETS[self.target].axis)
+        axis = self.about.get("axis", TARGETS[self.target].axis)
+        return plots.figures(self.target, self.summary, self.paired, axis)
 
 
-def load(target: str, profile: str = "demo", source: str = "recorded") -> View:
+def load(target: str, profile: str = "demo", source: str = "recorded", name: str = "") -> View:
     """The view of a target's runs.
 
     source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a
-    folder that holds <profile>/<target>.csv. Raises InputError when there is none.
+    folder that holds <profile>/<target>.csv. name: of a call with parameters of its own. Raises InputError when
+    there is none.
     """
-    return View(target, *experiments.load(target, profile, source))
+    return View(target, *experiments.load(target, profile, source, name))

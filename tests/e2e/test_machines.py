@@ -18,8 +18,8 @@ from test_engines import MAY_DIFFER
 from test_table5 import LONGEST, ONE_SET, Call, assert_whole
 
 from flowclip_kit.experiments import runs
+from flowclip_kit.experiments.experiment import Options
 from flowclip_kit.experiments.results_table import tidy_csv
-from flowclip_kit.experiments.runs import Options
 
 
 @pytest.fixture
