@@ -54,8 +54,8 @@ def test_one_pair_that_loses_or_is_open_decides():
     assert (
         "full over CoOp: +3.0 points on average over 1 cells, established in 1, the other way in 0" in said[0]
     )
-    assert said[2] == "Conditioning alone: CoCoOp over CoOp: -3.0 points on average over 1 cells, established in 0," \
-        " the other way in 1."  # fmt: skip
+    assert said[2].startswith("Conditioning alone: CoCoOp over CoOp: -3.0 points on average over 1 cells")
+    assert said[2].endswith("established in 0, the other way in 1.")
 
 
 def test_the_table_shows_both_spreads_and_one_score_where_nothing_is_trained():
@@ -89,7 +89,7 @@ def test_values_printed_elsewhere_name_their_source_and_no_claim_reads_them():
     assert (frame["source"] != "").all() and (frame["protocol"] != "").all()
 
 
-# --------------------------------------------------------------------------------------- rates, methods, budgets
+# ----------------------------------------------------------------------------- rates, methods, budgets
 
 
 def test_the_next_rate_is_on_the_scale_1_3_10():
@@ -104,13 +104,7 @@ def test_the_next_rate_is_on_the_scale_1_3_10():
 
 
 def test_the_list_is_widened_at_the_edge_where_the_best_lies_and_not_for_ever():
-    tried = {
-        "a": {0.1, 0.3, 1.0},
-        "b": {0.1, 0.3, 1.0},
-        "c": {0.1, 0.3, 1.0},
-        "d": {plan.MOST, 30.0},
-        "e": {0.1},
-    }
+    tried = {name: {0.1, 0.3, 1.0} for name in "abc"} | {"d": {plan.MOST, 30.0}, "e": {0.1}}
     best = {"a": 0.3, "b": 1.0, "c": 0.1, "d": plan.MOST, "e": 0.1}
     assert plan.wider(best, tried) == {"b": (3.0,), "c": (0.03,), "e": (0.3, 0.03)}
 

@@ -119,6 +119,10 @@ class Experiment:
         """The cells that depend on the scores of the others; none for most targets."""
         return self.about.then(self.profile, scores, **self.knobs) if self.about.then else []
 
+    def widen(self, scores: pd.DataFrame, trials: Sequence[Cell]) -> list[Cell]:
+        """More trials of learning rates beyond `trials`; none where no best rate lies at an edge."""
+        return self.about.widen(self.profile, scores, trials, **self.knobs) if self.about.widen else []
+
     @property
     def name(self) -> str:
         """What the files of a call are told apart by that is not the target's own: its name or a short key.
@@ -167,8 +171,7 @@ class Experiment:
     def check(self, tidy: pd.DataFrame) -> None:
         """Raises AssertionError where a results table is not that of this experiment: another set of rows, rows that
         were run with other settings than asked for, or some with fewer runs than others. tidy: test videos only."""
-        models = {cell.variant: cell.config.model for cell in self.cells() if not cell.config.held_out}
-        models = models or {cell.variant: cell.config.model for cell in self.cells()}
+        models = {cell.variant: cell.config.model for cell in self.cells()}
         rows = tidy[tidy["metric"] == "top1"]
         if set(rows["variant"]) != set(models):
             raise AssertionError(f"rows {sorted(set(rows['variant']))}, asked for {sorted(models)}")

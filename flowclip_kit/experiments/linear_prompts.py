@@ -16,6 +16,7 @@ from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset
 from flowclip_kit.experiments import runs
 from flowclip_kit.experiments.devices import load_once
+from flowclip_kit.experiments.experiment import Options, resolve
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,20 @@ def study(
     seed: int = 0,
     steps: int | None = None,
     marks: tuple[float, ...] = (0, 0.1, 0.25, 0.5, 0.75, 1),
-    options: runs.Options | None = None,
+    options: Options | None = None,
 ) -> Study:
     """The full model trained on k videos a class, in the true way and with linearised prompts.
 
-    dataset: by the paper's name. steps: default the profile's few-shot ones. marks: shares of the training at
-    which the error is taken, on the test videos.
+    dataset: by the paper's name or its own. steps: default the profile's few-shot ones. marks: shares of the
+    training at which the error is taken, on the test videos.
     """
-    options = options or runs.Options(jobs=1)
-    chosen = runs.resolve(profile, "table5", options)
+    options = options or Options(jobs=1)
+    chosen = resolve(profile, "table5", options, (dataset,))
+    (name,) = chosen.roles.values()
     train = chosen.few_shot if steps is None else replace(chosen.few_shot, steps=steps, epochs=None)
     with runs.Workshop(chosen, options) as workshop:
-        workshop.open([chosen.roles[dataset]])
-        data, store = workshop.sets[chosen.roles[dataset]], workshop.stores[chosen.roles[dataset]]
+        workshop.open([name])
+        data, store = workshop.sets[name], workshop.stores[name]
         backbone, evaluation = (
             load_once(chosen.backbone, workshop.device),
             replace(chosen.evaluation, controls=False),
@@ -142,3 +144,10 @@ def measure(
         pd.DataFrame(scores, columns=["trained with", "tested with", "top1"]),
         pd.DataFrame(cost, columns=["what", "videos", "passes", "seconds"]),
     )
+
+
+def from_notebook(namespace: dict) -> Study:
+    """The study that the parameters of notebooks/linear_prompts.ipynb ask for. namespace: its globals()."""
+    names = ("profile", "dataset", "k", "seed", "steps")
+    options = Options(jobs=1, data_root=namespace["data_root"] and Path(namespace["data_root"]))
+    return study(**{name: namespace[name] for name in names}, options=options)

@@ -18,6 +18,17 @@ from flowclip_core.errors import InputError
 
 EQUAL, PUBLISHED = "equal", "published"
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+# (variant, reference) pairs that answer the two questions of `reporting.rivals`; what conditioning brings.
+MOTION = (("full", "prompts without motion"), ("full", "CoCoOp"), ("full", "CoOp"))
+BLOCK = tuple(
+    ("mmb", other)
+    for other in ("Ju et al.", "ActionCLIP Transf", "ActionCLIP LSTM", "X-CLIP head", "linear probe")
+)
+CONDITIONING = (("CoCoOp", "CoOp"),)
+OURS_FIRST = tuple(("full", other) for other in (
+    "baseline", "mmb", "mmb+map", "linear probe", "Tip-Adapter-F", "Ju et al.", "ActionCLIP Transf",
+    "ActionCLIP LSTM", "X-CLIP head", "BIKE spotting"))  # fmt: skip
+PAIRS = MOTION + BLOCK + CONDITIONING + OURS_FIRST
 LEAST, MOST = 1e-6, 100.0  # how far the list is widened
 
 
@@ -37,19 +48,20 @@ def of_methods(cells: Sequence[Any], methods: Iterable[str] | None, budget: str)
     for name in methods:
         for cell in cells:
             config, ours = cell.config, cell.config.train
+            row = name if cell.variant == "full" else f"{name} {cell.variant}"
             recipe = METHODS[name].published(config.k)
             frames = METHODS[name].FRAMES if budget == PUBLISHED else config.model.frames
             model = ModelConfig(mmb=False, map=False, mcb=False, frames=frames, step=min(4, frames - 1))
             config = replace(config, method=name, model=model)
             if recipe is None:
                 config = replace(config, train=None, k=None, seed=0, listed=None)
-                found.append(replace(cell, variant=name, config=config, trained_on="", keep=False))
+                found.append(replace(cell, variant=row, config=config, trained_on="", keep=False))
                 continue
             recipe = replace(recipe, crops=ours.crops)
             if budget == EQUAL:
                 length = {"steps": ours.steps, "epochs": ours.epochs, "batch": ours.batch}
                 recipe = replace(recipe, lr=ours.lr, **length)
-            found.append(replace(cell, variant=name, config=replace(config, train=recipe), keep=False))
+            found.append(replace(cell, variant=row, config=replace(config, train=recipe), keep=False))
     return list(dict.fromkeys(found))
 
 

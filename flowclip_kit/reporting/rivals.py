@@ -1,4 +1,4 @@
-"""What the target `rivals` says: a table of methods, the two questions answered in sentences, the chosen rates."""
+"""What the target `rivals` says: a table of methods, two questions answered, the rates that were chosen."""
 
 from __future__ import annotations
 
@@ -9,35 +9,25 @@ import pandas as pd
 from flowclip_core.errors import InputError
 from flowclip_kit import paths
 from flowclip_kit.experiments.results_table import numbers, read_csv
+from flowclip_kit.experiments.rivals import BLOCK, CONDITIONING, MOTION
 from flowclip_kit.reporting import stats
 
 ELSEWHERE = ["method", "dataset", "k", "metric", "value", "source", "protocol"]
 
 # Question -> (what the answer calls it, pairs (with, without) whose differences decide it).
-QUESTIONS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+QUESTIONS = {
     "Is it motion that steers the prompts, or does any conditioning on the video do as much?": (
         "motion",
-        (("full", "prompts without motion"), ("full", "CoCoOp"), ("full", "CoOp")),
+        MOTION,
     ),
-    "Is it the two-stream block, or any temporal layer?": (
-        "the two-stream block",
-        (
-            ("mmb", "Ju et al."),
-            ("mmb", "ActionCLIP Transf"),
-            ("mmb", "ActionCLIP LSTM"),
-            ("mmb", "X-CLIP head"),
-            ("mmb", "linear probe"),
-        ),
-    ),
+    "Is it the two-stream block, or any temporal layer?": ("the two-stream block", BLOCK),
 }
-ASIDE = (("CoCoOp", "CoOp"),)  # what conditioning alone brings
-PAIRS = tuple(pair for _, pairs in QUESTIONS.values() for pair in pairs) + ASIDE
 
 
 def table(
     summary: pd.DataFrame, costs: Mapping[str, Mapping[str, float]], metric: str = "top1"
 ) -> pd.DataFrame:
-    """Methods as rows: a score for each data set and k as "mean ± over runs (± over videos)", and what it costs.
+    """Methods as rows: a score for each data set and k, "mean ± over runs (± over videos)", and costs.
 
     summary: see `stats.summarise`. costs: variant -> parameters, seconds, text_tokens (of the provenance).
     A row that is not trained has one score for all k.
@@ -71,14 +61,14 @@ def _cell(row: pd.Series) -> str:
 
 
 def established(paired: pd.DataFrame) -> pd.Series:
-    """+1, -1 or 0 a row: whether both intervals, over runs and over test videos, lie above or below zero."""
+    """+1, -1, 0 by row: both intervals, over runs and over test videos, are above zero, below it, or not."""
     above = (paired["low"] > 0) & (paired["video_low"] > 0)
     below = (paired["high"] < 0) & (paired["video_high"] < 0)
     return above.astype(int) - below.astype(int)
 
 
 def gain(paired: pd.DataFrame, variant: str, reference: str) -> str:
-    """ "full over CoOp: +3.1 points on average over 8 cells, established in 6, the other way in 0"; or empty."""
+    """One difference in words: "full over CoOp: +3.1 points on average over 8 cells, ..."; or empty."""
     rows = paired[(paired["variant"] == variant) & (paired["reference"] == reference)]
     if rows.empty:
         return ""
@@ -90,8 +80,11 @@ def gain(paired: pd.DataFrame, variant: str, reference: str) -> str:
 
 
 def verdict(paired: pd.DataFrame, pairs: tuple[tuple[str, str], ...]) -> str:
-    """ "yes" where every pair is established in more than half of its cells and the other way in none, "no" where a
-    pair is established the other way in more than half, "undecided" otherwise, "not run" without any pair."""
+    """What the cells of some pairs say together.
+
+    "yes": every pair is established in more than half of its cells, and the other way in none. "no": one is
+    established the other way in more than half. "undecided": otherwise. "not run": no pair is there.
+    """
     decided = []
     for variant, reference in pairs:
         rows = paired[(paired["variant"] == variant) & (paired["reference"] == reference)]
@@ -107,15 +100,15 @@ def verdict(paired: pd.DataFrame, pairs: tuple[tuple[str, str], ...]) -> str:
 
 
 ANSWERS = {
-    "yes": "It is {what}: it beats each of the others that were run.",
+    "yes": "It is {what}: it beats each of the others in more than half of the cells.",
     "no": "It is not {what}: one of the others beats it.",
-    "undecided": "Undecided: {what} does not beat each of the others that were run in more than half of the cells.",
+    "undecided": "Undecided: {what} does not beat each of the others in more than half of the cells.",
     "not run": "Not run: no method to compare {what} with is here.",
 }
 
 
 def answers(paired: pd.DataFrame | None) -> list[str]:
-    """The two questions, each with its answer and the differences that decide it. paired: see `View.paired`."""
+    """The two questions, each with its answer and the differences that decide it; paired: `View.paired`."""
     found = []
     if paired is None:
         paired = pd.DataFrame(columns=["variant", "reference", *stats.DIFFERENCE[3:]])
@@ -124,7 +117,7 @@ def answers(paired: pd.DataFrame | None) -> list[str]:
         said = [part for part in said if part]
         answer = ANSWERS[verdict(paired, pairs)].format(what=what)
         found.append(f"{question} {answer}" + (f" ({'; '.join(said)}.)" if said else ""))
-    found += [f"Conditioning alone: {said}." for pair in ASIDE if (said := gain(paired, *pair))]
+    found += [f"Conditioning alone: {said}." for pair in CONDITIONING if (said := gain(paired, *pair))]
     return found
 
 
@@ -143,7 +136,7 @@ def at_the_edge(runs: pd.DataFrame) -> list[str]:
 
 
 def elsewhere() -> pd.DataFrame:
-    """Scores of these methods that other papers print, under protocols of their own; no claim is judged by them.
+    """Scores of these methods in other papers, under protocols of their own; no claim is judged by them.
 
     Raises InputError where the file is absent or a value is no percentage.
     """
@@ -153,3 +146,19 @@ def elsewhere() -> pd.DataFrame:
     if not frame["value"].between(0, 100).all():
         raise InputError(f"{path}: holds a value that is no percentage; restore the file from git")
     return frame
+
+
+def methods() -> pd.DataFrame:
+    """Every method: the frames it takes, how its authors train it, what differs from the publication here."""
+    from flowclip_kit.rivals import METHODS
+
+    rows = {}
+    for name, method in METHODS.items():
+        recipe = method.published(16)
+        trained = "nothing"
+        if recipe:
+            trained = f"{recipe.optimiser}, {recipe.lr:g}, {recipe.epochs} epochs of {recipe.batch}"
+        unseen = "yes" if method.NAMES_UNSEEN else "no"
+        rows[name] = {"T": method.FRAMES, "as published, 16 shots": trained, "names unseen classes": unseen,
+                      "differs in": method.DEVIATES}  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -108,7 +108,7 @@ def load_paper(target: str) -> pd.DataFrame:
     panels of Figure 3 share figure3.csv. «readings» are not in the paper: no rows.
     Raises InputError when the file is absent, broken, or holds nothing of this table.
     """
-    if target in ("readings", "ablation"):
+    if target in ("readings", "rivals", "ablation"):
         return pd.DataFrame({name: pd.Series(dtype=str) for name in PAPER}).astype(
             {"k": int, "value": float, "spread": float}
         )

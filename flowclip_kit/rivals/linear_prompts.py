@@ -9,6 +9,8 @@ Letters: B videos, H prompt vectors, K classes, R width of the adapter, D shared
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -35,7 +37,9 @@ def expansion(model: FlowCLIP) -> tuple[Tensor, Tensor]:
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.jvp(model.tree._encode, (base,), (direction,))
 
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward derivative
+    # The fused attention has no forward derivative, and torch's first one warns of torch's own code.
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         passes = [along(direction) for direction in directions]
     return passes[0][0][0], torch.stack([derivative[0] for _, derivative in passes])
 
