@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from flowclip_core.errors import InputError
+from flowclip_kit.bench import rivals as bench
 from flowclip_kit.datasets.extraction import FAILED, INDEX
 from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset, Split, Video
@@ -180,3 +181,16 @@ def test_every_method_is_run_as_any_cell(task, name):
     assert (record["parameters"] > 0) == bool(METHODS[name].PUBLISHED)
     assert (record["tokens_per_video"] > 0) == (name == "CoCoOp")
     assert 0 <= record["scores"]["top1"] <= 100
+
+
+def test_the_benchmark_steps_each_method_and_counts_what_it_trains(small):
+    names = ["wave", "clap", "sit down"]
+    found = {
+        name: bench.measure(name, "cpu", 1, small, names, 4)
+        for name in (bench.OURS, *(name for name in METHODS if METHODS[name].PUBLISHED))
+    }
+    assert all(row["seconds"] > 0 and row["gib"] >= 0 for row in found.values())
+    assert found["CoCoOp"]["parameters"] == 4 * 32 + 32 * 2 + 2 + 2 * 32 + 32
+    assert found["Tip-Adapter-F"]["parameters"] == 4 * 32 and found["linear probe"]["parameters"] == 3 * 32
+    lines = bench.lines(found)
+    assert len(lines) == 1 + len(found) and all(len(line) == len(lines[0]) for line in lines)

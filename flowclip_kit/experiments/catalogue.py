@@ -484,9 +484,10 @@ def rivals_at_their_best(
     return beside.at_rates([cell for cell in cells if cell.config.train], best_rates(scores))
 
 
-def _rivals(profile: Profile, variants, methods, budget, k, **knobs: Any) -> list[Cell]:
-    own = grid(profile, variants=variants, k=k, controls=True, **knobs)
-    full = grid(profile, variants="full", k=k, controls=True, **knobs)
+def _rivals(profile: Profile, variants, methods, budget, k, seeds=None, **knobs: Any) -> list[Cell]:
+    seeds = seeds or (max(5, profile.seeds) if profile.seeds > 1 else 1)
+    own = grid(profile, variants=variants, k=k, seeds=seeds, controls=True, **knobs)
+    full = grid(profile, variants="full", k=k, seeds=seeds, controls=True, **knobs)
     return [replace(cell, keep=False) for cell in own] + beside.of_methods(full, methods, budget)
 
 

@@ -140,9 +140,10 @@ def ensure_all(
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
         made = workshop.make([cell for of_target in cells.values() for cell in of_target], about)
         for target, experiment in chosen.items():
-            while more := experiment.widen(
-                workshop.decide(workshop.tidy, experiment, workshop.sound(cells[target])), cells[target]
-            ):
+            while experiment.about.widen:
+                scores = workshop.decide(workshop.tidy, experiment, workshop.sound(cells[target]))
+                if not (more := experiment.widen(scores, cells[target])):
+                    break
                 made += workshop.make(more, target)
                 cells[target] = cells[target] + more
         cells = {target: workshop.sound(of_target) for target, of_target in cells.items()}
