@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from typing import NoReturn
 from flowclip_core.config import PRECISIONS
 from flowclip_core.data.labels import STYLES
 from flowclip_core.errors import InputError
+from flowclip_kit.experiments import catalogue, knobs
 from flowclip_kit.profiles import PROFILES
 
 # What a target is in a line; `experiments.catalogue` says what it trains.
@@ -105,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     tower, stored = _tower(), _stored()
     for name, about in TARGETS.items():
         target = command(name, about, tower, stored)
+        target.epilog = _knobs(name)
         target.add_argument(
             "--profile", default="demo", metavar="NAME",
             help=f"{', '.join(PROFILES)}: the demo's generated world needs no data, quick and paper take the real data"
@@ -229,6 +232,20 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("what", help=", ".join(names))
     bench.add_argument("--record", action="store_true", help="write the figures into the benchmarks' README")
     return whole
+
+
+def _knobs(target: str) -> str | None:
+    """What -p takes, for the help of a target."""
+    if target not in catalogue.TARGETS:
+        return None
+    lines = [f"parameters of {target} (-p NAME=VALUE), with their defaults; none stands for the profile's:"]
+    for name, default in catalogue.parameters(target).items():
+        words = json.dumps(default) if default is not None else "none"
+        text = f"{name} = {words}: {knobs.KNOBS[name].about}"
+        lines += textwrap.wrap(
+            text, 108, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False
+        )
+    return "\n".join(lines)
 
 
 def _tower() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,7 +113,11 @@ def refused(capfd):
         ("table9", "table9"),
         ("figure3", "figure3"),
         ("figure3e", "figure3e"),
-        ("table1 -p profile=demo", "-p"),  # of `notebook`
+        ("table1 -p profile=demo", "table1 has no parameter 'profile' (--profile is an option of its own)"),
+        ("table1 -p", "-p"),
+        ("table3 -p k=2", "table3 takes no parameters"),
+        ("all -p k=2", "all takes no parameters"),
+        ("table5 --record -p k=2", "--record keeps a profile as it is; leave out -p"),
         ("table3 --profile huge", "--profile 'huge' is unknown; use demo, quick, paper"),
         ("figure3b --profile paper", "--data-root"),
         ("readings --profile quick", "data set hmdb51: say where it lies with --data-root DIR"),
@@ -341,7 +346,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.setattr(notebooks, "execute", execute)
     monkeypatch.setattr(notebooks, "typed", lambda notebook, given, folder: given)
-    monkeypatch.setattr(experiments, "ensure_all", lambda targets, profile, options: {
+    monkeypatch.setattr(experiments, "ensure_all", lambda targets, profile, options, *_, **__: {
         target: small(profile) for target in targets})  # fmt: skip
     return folder
 
@@ -414,7 +419,7 @@ def test_all_makes_every_table_and_panel_then_verdicts_and_report(monkeypatch, c
 
         return call
 
-    def made(targets, profile, options):
+    def made(targets, profile, options, *_, **__):
         called.append(("runs", tuple(targets)))
         return dict.fromkeys(targets, SimpleNamespace())
 
@@ -431,7 +436,9 @@ def test_all_makes_every_table_and_panel_then_verdicts_and_report(monkeypatch, c
     ]  # fmt: skip
     out, err = capfd.readouterr()
     assert out.splitlines()[0] == "verdicts of smoke" and "  out/write_report.txt" in out.splitlines()
-    assert err.splitlines() == [f"reproduce.sh: writing {name}" for name in PAPER_TARGETS]
+    *lines, last = err.splitlines()
+    assert lines == [f"reproduce.sh: writing {name}" for name in PAPER_TARGETS]
+    assert re.fullmatch(r"reproduce.sh: \d+ s; open .*", last)
 
 
 def test_report_names_its_file(checkout, monkeypatch, capfd):

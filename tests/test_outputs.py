@@ -20,9 +20,9 @@ from test_estimates import here
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
 from flowclip_core.files import write_atomically
-from flowclip_kit import environment, experiments, paths
+from flowclip_kit import environment, paths
 from flowclip_kit.datasets.class_names import CLASSES
-from flowclip_kit.experiments import Result, runs
+from flowclip_kit.experiments import Result, experiment, loading
 from flowclip_kit.experiments import costs as counting
 from flowclip_kit.experiments.catalogue import TARGETS
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
@@ -140,7 +140,7 @@ def checkout_in(folder: Path, monkeypatch) -> Path:
 
 
 def take_for_checkout(folder: Path, monkeypatch) -> None:
-    for module in (paths, experiments, runs, outputs):
+    for module in (paths, loading, experiment, outputs):
         monkeypatch.setattr(module, "root", lambda: folder)
     monkeypatch.setattr(outputs, "_counted", counts_text)
     monkeypatch.setattr(claims, "register", some_claims)

@@ -115,10 +115,14 @@ def _meant(name: str, known: Mapping[str, Any]) -> str:
         "data": "datasets",
         "dataset": "datasets",
     }
-    near = letters.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
-    if near is None and name in MODEL | TRAIN:
+    if name in letters:
+        return f", did you mean {letters[name]}?"
+    if name in ("profile", "source", "name", "data_root"):
+        return f" (--{name.replace('_', '-')} is an option of its own)"
+    if name in MODEL | TRAIN:
         return f" (settings={{{name!r}: ...}} sets that field)"
-    return f", did you mean {near}?" if near in known else ""
+    near = difflib.get_close_matches(name, known, 1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:

@@ -129,12 +129,9 @@ def ensure_all(
     if styles:
         options = replace(options, class_names=styles.pop())
     with Workshop(next(iter(chosen.values())).profile, options, rank(None, os.environ)) as workshop:
-        if workshop.main:
-            say(list(chosen.values()))
         prompts = {cell.config.model.prompt for experiment in chosen.values() for cell in experiment.cells()}
-        workshop.open(
-            {name for experiment in chosen.values() for name in experiment.profile.roles.values()}, prompts
-        )
+        names = {name for experiment in chosen.values() for name in experiment.profile.roles.values()}
+        workshop.open(names, prompts, lambda: say(list(chosen.values())))
         chosen = {target: workshop.possible(experiment) for target, experiment in chosen.items()}
         cells = {target: experiment.cells() for target, experiment in chosen.items()}
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
@@ -251,15 +248,23 @@ class Workshop:
 
         return ranks.from_main(choose(*arguments) if self.main else None)
 
-    def open(self, names: Iterable[str], prompts: Collection[str] = PROMPTS.values()) -> None:
+    def open(
+        self,
+        names: Iterable[str],
+        prompts: Collection[str] = PROMPTS.values(),
+        say: Callable[[], None] = lambda: None,
+    ) -> None:
         """Load the data sets and encode what is not stored yet. Raises InputError for what is missing.
 
-        prompts: those that the runs begin with.
+        prompts: those that the runs begin with. say: is called once, when nothing is known to be missing and the
+        long work begins.
         """
+        say = functools.cache(say if self.main else lambda: None)
         # All of them before the long work: what is missing is said at once. Drawing a world is long work too.
         for name in sorted(names, key=lambda name: name in world.NAMES):
             if name in world.NAMES:
                 _ = self.weights
+                say()
             self.sets[name] = open_dataset(name, self.options, self.jobs)
             check_prompts(self.profile.backbone, self.sets[name], max(prompts, key=len))
         for file in self.options.few_shot_lists:
@@ -268,6 +273,7 @@ class Workshop:
             found = read_list(file, dataset, missing=missing)
             digest = hashlib.sha256("\n".join(video.name for video in found).encode()).hexdigest()[:16]
             self.lists[digest] = FewShotList(file, shots_of(file, dataset, found, missing), found)
+        say()
         for name, dataset in self.sets.items():
             bar = Bar(f"encoding {name}", "videos", shown=self.main)
             with closing(bar), self._towers(self.rank) as (towers, pool, decoders):

@@ -135,7 +135,7 @@ def accuracy_by_variant(summary: pd.DataFrame, paper: pd.DataFrame, caption: str
              for block, rows, theirs in zip(blocks, measured, printed, strict=True)]  # fmt: skip
     rivals = list(dict.fromkeys(paper.loc[paper["source"] == tables.COMPETITOR, "method"]))
     said = set().union(*(theirs["label"] for theirs in printed))
-    theirs = [name for name in [*rivals, *tables.VARIANTS[summary["target"].iloc[0]]] if name in said]
+    theirs = [name for name in [*rivals, *tables.VARIANTS.get(summary["target"].iloc[0], ())] if name in said]
     with mpl.rc_context(SETTINGS):
         fig, _ = _by_line(shown, ours, theirs, tables.origin(paper), "top-1 accuracy, %")
         _finish(fig, [*_bars(summary, marks=True), *_hollow(paper, blocks)], _notes(summary, caption))
