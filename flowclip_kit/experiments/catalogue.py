@@ -453,8 +453,9 @@ OURS = ("clip", "baseline", "mmb", "mmb+map", "prompts without motion", "full")
 
 
 def rivals(
-    profile: Profile, *, variants=OURS, methods=None, budget="equal", k=(2, 4, 8, 16), lr=beside.RATES, **knobs: Any
-) -> list[Cell]:
+    profile: Profile, *, variants=OURS, methods=None, budget="equal", k=(2, 4, 8, 16), lr=beside.RATES,
+    **knobs: Any,
+) -> list[Cell]:  # fmt: skip
     """Other methods on the same features, lists, seeds and views. With the budget `equal` and several rates: what
     is not trained, and a run of everything else at each rate, on training videos set aside."""
     cells = _rivals(profile, variants, methods, budget, k, **knobs)

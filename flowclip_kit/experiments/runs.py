@@ -806,7 +806,8 @@ def train_and_test(task: Task) -> dict:
             picked = readable
         else:
             picked = [readable[i] for i in formats.few_shot(readable, config.k, config.seed)]
-        rows, labels = store.rows([video.name for video in picked]), np.array([video.label for video in picked])
+        rows = store.rows([video.name for video in picked])
+        labels = np.array([video.label for video in picked])
         unfinished = task.folder / f"{task.key}.partial"
         if config.method:
             from flowclip_kit.rivals.training import train
@@ -814,8 +815,8 @@ def train_and_test(task: Task) -> dict:
             losses = train(model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished)
         else:
             log = loop.train(
-                model, store, labels, config.train, config.seed, rows=rows, memory=task.memory, lanes=task.lanes,
-                checkpoint=unfinished, ranks=ranks,
+                model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished,
+                memory=task.memory, lanes=task.lanes, ranks=ranks,
             )  # fmt: skip
             losses, counts = log.losses, log.ranks
         if task.keep and ranks.main():
