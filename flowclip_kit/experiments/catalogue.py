@@ -456,8 +456,8 @@ def rivals(
     profile: Profile, *, variants=OURS, methods=None, budget="equal", k=(2, 4, 8, 16), lr=beside.RATES,
     **knobs: Any,
 ) -> list[Cell]:  # fmt: skip
-    """Other methods on the same features, lists, seeds and views. With the budget `equal` and several rates: what
-    is not trained, and a run of everything else at each rate, on training videos set aside."""
+    """Other methods on the same features, lists, seeds and views. With the budget `equal` and several rates:
+    what is not trained, and a run of everything else at each rate, on training videos set aside."""
     cells = _rivals(profile, variants, methods, budget, k, **knobs)
     if budget == beside.PUBLISHED:
         return cells
@@ -478,7 +478,7 @@ def rivals_at_their_best(
     profile: Profile, scores: pd.DataFrame, *, variants=OURS, methods=None, budget="equal", k=(2, 4, 8, 16),
     lr=beside.RATES, **knobs: Any,
 ) -> list[Cell]:  # fmt: skip
-    """All methods at the rate with the highest mean over the data sets; none where no rate was to be chosen."""
+    """All methods at the rate with the highest mean over the data sets; none where no rate is to be chosen."""
     if budget == beside.PUBLISHED or not isinstance(lr, list | tuple):
         return []
     cells = _rivals(profile, variants, methods, budget, k, **knobs)
