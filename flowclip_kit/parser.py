@@ -37,6 +37,7 @@ TARGETS = {
     "figure3d": "temporal step s",
     "ablation": "a grid of your own: any rows, k, T, s, H, temperature, rate, training",
     "readings": "what the paper leaves open, one choice changed at a time, and two controls",
+    "rivals": "other methods on the same features, lists, seeds and steps",
     "all": "table1 to figure3d, then the verdicts on the paper's claims and one report",
 }
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

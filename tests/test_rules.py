@@ -29,7 +29,7 @@ LAYERS = (
     ("kit.profiles", "kit.paths", "kit.environment", "kit.surroundings", "kit.distributed"),
     ("kit.weights", "kit.class_texts"),
     ("kit.demo",),
-    ("kit.datasets",),
+    ("kit.datasets", "kit.rivals"),
     ("kit.experiments",),
     ("kit.parser",),
     ("kit.predict", "kit.reporting", "kit.doctor"),

@@ -120,6 +120,10 @@ class Experiment:
         """The cells that depend on the scores of the others; none for most targets."""
         return self.about.then(self.profile, scores, **self.knobs) if self.about.then else []
 
+    def widen(self, scores: pd.DataFrame, trials: Sequence[Cell]) -> list[Cell]:
+        """More trials of learning rates beyond `trials`; none where no best rate lies at an edge."""
+        return self.about.widen(self.profile, scores, trials, **self.knobs) if self.about.widen else []
+
     @property
     def name(self) -> str:
         """What the files of a call are told apart by that is not the target's own: its name or a short key.
