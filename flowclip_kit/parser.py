@@ -198,6 +198,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--profile", default="demo", metavar="NAME", help="of which profile (default: demo)")
     report.add_argument("--results", type=Path, metavar="DIR", help="where the tables are")
     command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
+    book = command("book", "the pages and notebooks as an HTML book in results/book; needs extra book")
+    book.add_argument("--results", type=Path, metavar="DIR", help="the book goes into DIR/book")
     # These are reproduce.sh's own; here they have their help alone.
     lab = command("lab", "JupyterLab on the notebooks, on this machine only; Ctrl-C ends it")
     lab.add_argument("options", nargs="*", help="JupyterLab's own options")

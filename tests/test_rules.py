@@ -30,8 +30,8 @@ LAYERS = (
     ("kit.demo",),
     ("kit.datasets",),
     ("kit.experiments",),
-    ("kit.predict", "kit.reporting", "kit.doctor"),
-    ("kit.explore", "kit.bench"),
+    ("kit.predict", "kit.readme_parts", "kit.reporting", "kit.doctor"),
+    ("kit.explore", "kit.bench", "kit.samples", "kit.book", "kit.book_figures"),
     ("kit.cli",),
     ("kit.__main__",),
 )
