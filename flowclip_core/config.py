@@ -1,19 +1,17 @@
 """Settings: every choice that decides a number is a named field here, with the paper's value as its default.
 
-A variant changes one field (`dataclasses.replace`); a run is named by a hash of all of them (`run_key`).
+A variant changes one field (`dataclasses.replace`); the kit names a run by a hash of all of them.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 import sys
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 
 from flowclip_core.errors import InputError
 
@@ -32,16 +30,13 @@ CROPS = ("left", "centre", "right", "mirrored")
 # Beyond these a setting is a slip or an attack, not a choice: a model of that size could not even be built.
 MOST_FRAMES, MOST_DIFFERENCES, MOST_HEADS, WIDEST_ADAPTER, LONGEST_PROMPT = 1024, 2**13, 1024, 2**16, 1000
 
-# Raised whenever the same settings would give another number; part of every run key.
-SCHEMA = 1
 
-
-def _choice(name: str, value: str, *allowed: str) -> None:
+def need_choice(name: str, value: str, *allowed: str) -> None:
     if value not in allowed:
         raise InputError(f"{name}={value!r} is not one of {', '.join(allowed)}")
 
 
-def _within(name: str, value: float | None, least: float, most: float | None = None) -> None:
+def need_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
     if value is not None and not least <= value <= (math.inf if most is None else most):
         raise InputError(
             f"{name}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}")
@@ -123,13 +118,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         need_types(self)
-        _choice("norm_order", self.norm_order, "pre", "post")
-        _choice("positions", self.positions, "none", "learned")
-        _choice("video_tokens", self.video_tokens, "pooled", "sequence")
-        _choice("head", self.head, "text", "linear")
-        _within("frames", self.frames, 2, MOST_FRAMES)
-        _within("heads", self.heads, 1, MOST_HEADS)
-        _within("adapter_width", self.adapter_width, 0, WIDEST_ADAPTER)  # 0: no adapter
+        need_choice("norm_order", self.norm_order, "pre", "post")
+        need_choice("positions", self.positions, "none", "learned")
+        need_choice("video_tokens", self.video_tokens, "pooled", "sequence")
+        need_choice("head", self.head, "text", "linear")
+        need_range("frames", self.frames, 2, MOST_FRAMES)
+        need_range("heads", self.heads, 1, MOST_HEADS)
+        need_range("adapter_width", self.adapter_width, 0, WIDEST_ADAPTER)  # 0: no adapter
         if not 1 <= self.step < self.frames:
             raise InputError(
                 f"step s={self.step} needs 1 <= s <= T-1 with T={self.frames} frames (section 3.2)"
@@ -178,9 +173,9 @@ class TrainConfig:
         if (self.steps is None) == (self.epochs is None):
             raise InputError(f"give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
         for name in ("lr", "weight_decay"):
-            _within(name, getattr(self, name), 0)
+            need_range(name, getattr(self, name), 0)
         for name in ("batch", "epochs", "steps"):
-            _within(name, getattr(self, name), 1)
+            need_range(name, getattr(self, name), 1)
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum={self.momentum} must be at least 0 and below 1")
         need_crops("crops", self.crops)
@@ -205,172 +200,10 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         need_types(self)
-        _within("clips", self.clips, 1)
-        _within("seed", self.seed, 0)
+        need_range("clips", self.clips, 1)
+        need_range("seed", self.seed, 0)
         need_crops("crops", self.crops)
 
     @property
     def views(self) -> str:
         return f"{self.clips}x{len(self.crops)}"
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """Which frozen CLIP: an open_clip name and weights (`openai`, a file, or none = seeded random)."""
-
-    name: str = "ViT-B-16"
-    pretrained: str | None = "openai"
-
-    def __post_init__(self) -> None:
-        need_types(self)
-        if not self.name:
-            raise InputError(f"name='' must be {TINY} or an open_clip name")
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A zero-shot test (section 4.4): a model trained on one data set meets the videos and class names of
-    another.
-
-    Two protocols are scored, since «three standard splits» has two meanings among peers: all classes of the
-    split, and half of the classes, drawn `draws` times.
-    """
-
-    dataset: str
-    split: int = 1
-    draws: int = 10
-
-    def __post_init__(self) -> None:
-        need_types(self)
-        _within("split", self.split, 1)
-        _within("draws", self.draws, 2)  # their spread is told
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One training and its test: all that decides its scores, except the bytes of data and weights (see
-    `run_key`).
-
-    A run with `transfer` trains nothing itself: it tests the weights of the run that is the same but for
-    `transfer`.
-    """
-
-    dataset: str
-    k: int | None  # training videos a class; None: all of them (closed-set)
-    seed: int
-    split: int = 1
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig | None = field(default_factory=TrainConfig)  # None: nothing is trained (the CLIP row)
-    evaluation: EvalConfig = field(default_factory=EvalConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    transfer: Transfer | None = None
-    held_out: bool = False  # tested on training videos set aside, to choose a learning rate
-    listed: str | None = None  # hash of a published few-shot list, whose videos stand in for a seeded draw
-
-    def __post_init__(self) -> None:
-        need_types(self)
-        _within("k", self.k, 1)
-        _within("seed", self.seed, 0)
-        _within("split", self.split, 1)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One way to run every target: which data stand for the paper's, how long to train, how many seeds."""
-
-    name: str
-    about: str
-    roles: dict[str, str]  # data set of the paper -> data set used
-    backbone: BackboneConfig
-    few_shot: TrainConfig
-    closed_set: TrainConfig  # HMDB-51 and UCF-101
-    kinetics: TrainConfig  # closed-set on Kinetics-400
-    evaluation: EvalConfig
-    seeds: int  # few-shot
-    closed_seeds: int = 3  # where all training videos are used
-    shots: tuple[int, ...] = (2, 4, 8, 16)
-    kinetics_shots: tuple[int, ...] = (5,)
-    splits: tuple[int, ...] = (1, 2, 3)  # of HMDB-51 and UCF-101, where a table averages over them
-    rates: tuple[float, ...] = (0.0005, 0.0015, 0.005, 0.015, 0.05)  # tried for each reading
-    frames_stored: int = 32
-    store_crops: tuple[str, ...] = ("left", "centre", "right", "mirrored")
-    lists: tuple[tuple[str, int], ...] = ()  # (hash, k) of published few-shot lists in the place of `shots`
-
-    def __post_init__(self) -> None:
-        need_types(self)
-        for name in ("seeds", "closed_seeds", "frames_stored"):
-            _within(name, getattr(self, name), 1)
-        for name in ("shots", "kinetics_shots", "splits"):
-            for value in getattr(self, name):
-                _within(name, value, 1)
-        for rate in self.rates:
-            _within("rates", rate, 0)
-        need_crops("store_crops", self.store_crops)
-
-
-PAPER_ROLES = {"HMDB-51": "hmdb51", "UCF-101": "ucf101", "Kinetics-400": "kinetics400"}
-DEMO_ROLES = {"HMDB-51": "figures-h", "UCF-101": "figures-u", "Kinetics-400": "figures-k"}
-
-PAPER = Profile(
-    name="paper",
-    about="the paper's protocol on its data: OpenAI's ViT-B/16, 10 runs, 4x3 views",
-    roles=PAPER_ROLES,
-    backbone=BackboneConfig(),
-    few_shot=TrainConfig(lr=0.0015, batch=32, epochs=50),
-    closed_set=TrainConfig(lr=0.0025, batch=128, epochs=50),
-    kinetics=TrainConfig(lr=0.0012, batch=256, epochs=10),
-    evaluation=EvalConfig(),
-    seeds=10,
-)
-QUICK = replace(
-    PAPER,
-    name="quick",
-    about="the paper's data and model with 3 runs, split 1 and a single view",
-    evaluation=EvalConfig(clips=1, crops=("centre",)),
-    seeds=3,
-    splits=(1,),
-)
-# The demo's learning rates come from `experiments.rates`: the best mean over all variants on training videos
-# set aside, fixed before the runs. Few-shot, .4 was tried only after Table 5 had been seen at .2, so .2
-# stays; Kinetics' stand-in takes the closed-set rate of the two others.
-DEMO = Profile(
-    name="demo",
-    about="drawn figures and a tiny CLIP, both embedded: the method's mechanism, offline, in minutes",
-    roles=DEMO_ROLES,
-    backbone=BackboneConfig(TINY, None),
-    few_shot=TrainConfig(lr=0.2, batch=32, epochs=None, steps=150, crops=("centre",)),
-    closed_set=TrainConfig(lr=0.4, batch=32, epochs=None, steps=200, crops=("centre",)),
-    kinetics=TrainConfig(lr=0.4, batch=32, epochs=None, steps=200, crops=("centre",)),
-    rates=(0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
-    evaluation=EvalConfig(clips=1, crops=("centre",), controls=True),
-    seeds=3,
-    store_crops=("centre",),
-)
-SMOKE = replace(
-    DEMO,
-    name="smoke",
-    about="the demo with 3 training steps: checks the plumbing, its scores mean nothing",
-    few_shot=replace(DEMO.few_shot, steps=3),
-    closed_set=replace(DEMO.closed_set, steps=3),
-    kinetics=replace(DEMO.kinetics, steps=3),
-    seeds=1,
-    closed_seeds=1,
-    rates=(0.1, 0.2),
-)
-PROFILES = {profile.name: profile for profile in (DEMO, QUICK, PAPER, SMOKE)}
-
-
-def run_key(config: RunConfig, data: str, weights: str) -> str:
-    """Name of a run: 16 hex digits over the resolved settings, defaults included, and the hashes of data and
-    weights.
-
-    Defaults are hashed too, so changing one never hands back an old result as a new one. How the weights were
-    named, by
-    tag or file, is left out: their hash says what they are.
-    """
-    settings = asdict(config)
-    del settings["backbone"]["pretrained"]
-    if config.listed is None:  # came later: runs without a list keep their names
-        del settings["listed"]
-    said = {"config": settings, "data": data, "weights": weights, "schema": SCHEMA}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]

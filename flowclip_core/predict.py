@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.data.labels import caution, texts_of
+from flowclip_core.data.video import Clip, read_frames, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError, NotFinite
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def classify(
     checkpoint: str | Path | None = None,
     backbone: str | Path | Backbone | Callable[[], Backbone] | None = None,
     pretrained: str | None = None,
-    decoder: str = "pyav",
+    read: Callable[..., Clip] = read_frames,
     device: str = "cpu",
 ) -> Prediction:
     """Score the class names `labels`, a list, for one video; they read as those of data sets do, see
@@ -69,17 +70,15 @@ def classify(
     `FlowCLIP.save_pretrained`), a file (by `FlowCLIP.save`), or a repository of the hub, «user/name».
     `labels` may then be left out, to use its own classes, or be other names, which is the paper's zero-shot
     transfer. backbone: a name, a loaded one or what loads it; by default the checkpoint's, or OpenAI's
-    ViT-B/16.
+    ViT-B/16. read: decodes the video, see `read_frames`.
     Raises VideoError for an unreadable video, InputError for unusable labels, weights or checkpoints, and
     NotFinite where a number on the way to the scores is not finite.
     """
     texts = texts_of(labels) if labels is not None else None
     if texts is None and checkpoint is None:
         raise InputError("labels: give the class names, or a checkpoint that has its own")
-    from flowclip_core.data.video import read_frames, resize_and_crop, segment_centres
-
     # The video first: a wrong path is told before a model is loaded.
-    clip = read_frames(video, lambda n: segment_centres(n, CLIP.frames), decoder)
+    clip = read(video, lambda n: segment_centres(n, CLIP.frames))
 
     import torch
 
@@ -109,7 +108,7 @@ def classify(
     else:
         model = FlowCLIP.load(parts, frozen, texts)
     if model.config.frames != CLIP.frames:
-        clip = read_frames(video, lambda n: segment_centres(n, model.config.frames), decoder)
+        clip = read(video, lambda n: segment_centres(n, model.config.frames))
     with torch.inference_mode():
         features = frozen.encode_frames(resize_and_crop(clip.frames, frozen.image_size, ("centre",))[0])
         if not features.isfinite().all():

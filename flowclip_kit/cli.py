@@ -16,16 +16,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowclip_core.config import PROFILES, TINY
-from flowclip_core.data.labels import split_names
+from flowclip_core.config import TINY
 from flowclip_core.errors import InputError, shown
 from flowclip_core.files import to_json
 from flowclip_kit import surroundings
 from flowclip_kit.datasets.formats import lines_of
 from flowclip_kit.distributed.rank import rank
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_kit.label_lists import split_names
 from flowclip_kit.parser import parser
 from flowclip_kit.paths import need_checkout, root
+from flowclip_kit.profiles import PROFILES
 
 if TYPE_CHECKING:
     from flowclip_kit.experiments import Options

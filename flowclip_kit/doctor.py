@@ -120,7 +120,7 @@ def _rar() -> str:
 def _weights(name: str, pretrained: str | None) -> Finding:
     if name == TINY or pretrained is None:
         return Finding("weights", f"{name}: nothing to fetch")
-    from flowclip_core.model.backbone import check_weights, weights_file
+    from flowclip_kit.weights import check_weights, weights_file
 
     check_weights(name, pretrained)
     file = weights_file(name, pretrained)

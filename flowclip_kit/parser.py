@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from flowclip_core.config import PRECISIONS, PROFILES
+from flowclip_core.config import PRECISIONS
 from flowclip_core.data.labels import STYLES
 from flowclip_core.errors import InputError
+from flowclip_kit.profiles import PROFILES
 
 # What a target is in a line; `experiments.catalogue` says what it trains.
 TARGETS = {

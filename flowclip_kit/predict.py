@@ -11,6 +11,7 @@ from flowclip_core import predict
 from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
 from flowclip_core.predict import Prediction
+from flowclip_kit.datasets.decoders import read_frames
 
 
 def classify(
@@ -43,7 +44,7 @@ def classify(
         checkpoint=checkpoint,
         backbone=given,
         pretrained=pretrained,
-        decoder=decoder,
+        read=partial(read_frames, decoder=decoder),
         device=device,
     )
     if backbone not in (None, TINY):

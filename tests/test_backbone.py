@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 
 from flowclip_core import FlowCLIP, ModelConfig
 from flowclip_core.errors import InputError
-from flowclip_core.model.backbone import load_backbone, weights_file
+from flowclip_kit.demo.backbone import load_backbone
 from flowclip_kit.experiments import counting
+from flowclip_kit.weights import weights_file
 
 
 @pytest.fixture

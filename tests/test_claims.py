@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
 from flowclip_kit import paths
 from flowclip_kit.experiments.catalogue import BOTH, HMDB, KINETICS, TARGETS, UCF
 from flowclip_kit.experiments.results_table import tidy_rows
+from flowclip_kit.profiles import PROFILES
 from flowclip_kit.reporting import audit, claims, stats
 from flowclip_kit.reporting.claims import DEMO, VERDICTS, Measured, verdict
 from flowclip_kit.reporting.register import KINDS, PROTOCOL, Part

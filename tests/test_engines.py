@@ -21,7 +21,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from flowclip_core.config import SMOKE, ModelConfig, RunConfig
+from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets.feature_store import FAILED, INDEX, FeatureStore
 from flowclip_kit.datasets.formats import Dataset, Split, Video
@@ -30,7 +30,9 @@ from flowclip_kit.distributed.process_pool import Pool
 from flowclip_kit.distributed.ray_pool import RayEngine, need_engine
 from flowclip_kit.experiments import runs
 from flowclip_kit.experiments.catalogue import VARIANTS
+from flowclip_kit.experiments.run_config import RunConfig
 from flowclip_kit.experiments.runs import Options, Task, Workshop
+from flowclip_kit.profiles import SMOKE
 
 # What may differ between two records of one run: how long it took, and the largest memory its process ever
 # had.

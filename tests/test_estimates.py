@@ -15,7 +15,7 @@ import pytest
 from official import build_hmdb, build_ucf
 from test_features import write_video
 
-from flowclip_core.config import PROFILES, TINY, BackboneConfig, ModelConfig, RunConfig, TrainConfig, Transfer
+from flowclip_core.config import TINY, ModelConfig, TrainConfig
 from flowclip_core.errors import InputError
 from flowclip_core.training import loop
 from flowclip_kit import doctor
@@ -26,8 +26,10 @@ from flowclip_kit.distributed.process_pool import default_jobs
 from flowclip_kit.experiments import estimates
 from flowclip_kit.experiments import speed as speeds
 from flowclip_kit.experiments.catalogue import CLIP, FULL, PAPER_TARGETS, READINGS, TARGETS, VARIANTS
+from flowclip_kit.experiments.run_config import RunConfig, Transfer
 from flowclip_kit.experiments.runs import Options
 from flowclip_kit.experiments.speed import Speed
+from flowclip_kit.profiles import PROFILES, BackboneConfig
 
 
 @pytest.fixture(autouse=True)

@@ -20,27 +20,16 @@ import torch
 from conftest import fixed
 from safetensors.torch import load_file
 
-from flowclip_core.config import (
-    DEMO,
-    PAPER,
-    PROFILES,
-    QUICK,
-    SMOKE,
-    BackboneConfig,
-    EvalConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    Transfer,
-    run_key,
-)
+from flowclip_core.config import EvalConfig, ModelConfig, TrainConfig
 from flowclip_core.errors import InputError
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset, Split, Video
 from flowclip_kit.experiments import catalogue, records, results_table, runs
 from flowclip_kit.experiments.catalogue import CLIP, READINGS, TARGETS, VARIANTS, Cell, best_rates, table5
+from flowclip_kit.experiments.run_config import RunConfig, Transfer, run_key
 from flowclip_kit.experiments.runs import Options
+from flowclip_kit.profiles import DEMO, PAPER, PROFILES, QUICK, SMOKE, BackboneConfig
 
 BASE = RunConfig("set", k=4, seed=0)
 SENT = replace(BASE, transfer=Transfer("other", split=2))
@@ -142,7 +131,7 @@ def test_the_key_of_equal_settings_is_equal_however_they_were_made():
 
 def test_a_new_schema_is_a_new_key(monkeypatch):
     before = run_key(BASE, "data", "weights")
-    monkeypatch.setattr("flowclip_core.config.SCHEMA", -1)
+    monkeypatch.setattr("flowclip_kit.experiments.run_config.SCHEMA", -1)
     assert run_key(BASE, "data", "weights") != before
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from test_datasets import hmdb, kinetics, one_line, put, ucf
 from test_features import Inline, Projection
 
-from flowclip_core.data.labels import check_texts, class_text, joined, split_names
+from flowclip_core.data.labels import check_texts, class_text
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets import acquire, archives
 from flowclip_kit.datasets.class_names import CLASSES
@@ -30,6 +30,7 @@ from flowclip_kit.datasets.formats import Video, load
 from flowclip_kit.demo import world
 from flowclip_kit.experiments.runs import Options, Workshop, resolve
 from flowclip_kit.explore import checkpoints
+from flowclip_kit.label_lists import joined, split_names
 from flowclip_kit.predict import classify
 
 COMMA = "Lifting up one end of something, then letting it drop down"
@@ -348,9 +349,9 @@ def test_B6_a_cosine_beside_the_share(tmp_path):
 
 
 def test_B7_opening_a_data_set_needs_no_tokenizer(tmp_path, monkeypatch):
-    from flowclip_core.model import backbone
+    from flowclip_kit import weights
 
-    monkeypatch.setattr(backbone, "tokenizer_of", lambda *_: pytest.fail("the tokenizer was loaded"))
+    monkeypatch.setattr(weights, "tokenizer_of", lambda *_: pytest.fail("the tokenizer was loaded"))
     workshop = Workshop(resolve("smoke", "table5", Options(dataset="figures-h")), Options(jobs=1))
     from flowclip_kit.experiments.devices import check_prompts
 

@@ -25,18 +25,7 @@ from safetensors.torch import load_file, save_file
 from test_features import Inline, Projection
 
 from flowclip_core import FlowCLIP
-from flowclip_core.config import (
-    PROFILES,
-    SMOKE,
-    TINY,
-    BackboneConfig,
-    EvalConfig,
-    ModelConfig,
-    Profile,
-    RunConfig,
-    TrainConfig,
-    Transfer,
-)
+from flowclip_core.config import TINY, EvalConfig, ModelConfig, TrainConfig
 from flowclip_core.errors import Diverged, InputError, NotFinite, shown
 from flowclip_core.files import to_json
 from flowclip_core.model import hub
@@ -48,7 +37,9 @@ from flowclip_kit.demo import world
 from flowclip_kit.demo.backbone import load_backbone
 from flowclip_kit.experiments import catalogue, rates, records, runs
 from flowclip_kit.experiments.catalogue import CLIP, READINGS, best_rates
+from flowclip_kit.experiments.run_config import RunConfig, Transfer
 from flowclip_kit.predict import classify
+from flowclip_kit.profiles import PROFILES, SMOKE, BackboneConfig, Profile
 
 NAMES = ["wave", "clap", "sit down"]
 NONE = (math.nan, math.inf, -math.inf)

@@ -18,9 +18,9 @@ from clips import cut_short, every_frame, has_decord, make, make_heic, make_refe
 from fault_table import Fault, check
 
 from flowclip_core.data import video
-from flowclip_core.data.video import read_frames
 from flowclip_core.errors import VideoError
-from flowclip_kit.datasets import decoder_audit
+from flowclip_kit.datasets import decoder_audit, decoders
+from flowclip_kit.datasets.decoders import read_frames
 from flowclip_kit.distributed.process_pool import Pool
 from flowclip_kit.explore import clips as explorer
 
@@ -124,7 +124,7 @@ def test_F18_what_is_refused_is_never_shown_to_decord(tmp_path, monkeypatch):
         def VideoReader(self, *_, **__):  # noqa: N802
             pytest.fail("decord was given the file")
 
-    monkeypatch.setattr(video, "import_decord", Trap)
+    monkeypatch.setattr(decoders, "import_decord", Trap)
     for name in NO_VIDEOS:
         path = tmp_path / f"of {name}" / name
         path.parent.mkdir()
@@ -189,12 +189,12 @@ def test_F18_the_bounds_are_far_from_real_videos(tmp_path):
 
 def test_pictures_are_let_go_at_once(tmp_path):
     """A frame whose side data were asked for waits, with its picture, for the garbage collector."""
-    frames = list(video._stream(make(tmp_path / "a.mp4", 3, "libx264"), 1))
+    frames = list(video.decode(make(tmp_path / "a.mp4", 3, "libx264"), 1))
     gc.collect()
     gc.disable()
     try:
         for frame in frames:
-            video._picture(frame)
+            video.upright(frame)
         left = {type(thing).__name__ for thing in gc.get_objects()}
     finally:
         gc.enable()
@@ -212,7 +212,7 @@ def test_F18_media_are_opened_in_one_place():
     }
     assert {name: count for name, count in opened.items() if count > 0} == {"flowclip_core/data/video.py": 1}
     readers = {path.name for path in modules if ".VideoReader(" in path.read_text()}
-    assert readers == {"video.py", "decoder_audit.py"}
+    assert readers == {"decoders.py", "decoder_audit.py"}
 
 
 # --- A4: one answer whatever the threads
@@ -296,7 +296,7 @@ def test_A5_how_far_seeking_is_off_is_said(tmp_path, monkeypatch, offsets, found
         [every_frame(path), 255 - every_frame(path)[:1]]
     )  # number 50 is none of the video's
     module = type("decord", (), {"VideoReader": lambda *_, **__: Seeker(pictures, offsets)})
-    monkeypatch.setattr(video, "import_decord", lambda: module)
+    monkeypatch.setattr(decoders, "import_decord", lambda: module)
     reading = decoder_audit._by_decord(
         decoder_audit._seeking, path, 10, decoder_audit.Reading("a.mp4", decoder_audit.SEEKING, "0")
     )

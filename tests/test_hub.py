@@ -23,12 +23,14 @@ from huggingface_hub import ModelCard, errors, hub_mixin
 from safetensors.torch import load_file, safe_open, save_file
 
 from flowclip_core import FlowCLIP, ModelConfig
-from flowclip_core.config import RunConfig, TrainConfig, Transfer
+from flowclip_core.config import TrainConfig
 from flowclip_core.errors import InputError
 from flowclip_core.model import hub
 from flowclip_core.model.backbone import load_backbone as load_other
 from flowclip_kit.demo.backbone import load_backbone
+from flowclip_kit.experiments import model_card
 from flowclip_kit.experiments.catalogue import CLIP
+from flowclip_kit.experiments.run_config import RunConfig, Transfer
 
 NAMES = ["sit down", "stand up", "kick ball", "kick", "smile"]
 FILES = {"model.safetensors", "config.json", "README.md"}
@@ -65,6 +67,11 @@ def run_record(model: ModelConfig, dataset: str = "figures-h", **settings) -> di
         "trained_on": 321,
     }
     return json.loads(json.dumps(record))
+
+
+def of_run(dataset: str = "figures-h", **settings) -> dict:
+    """What the card of the whole method says of such a run."""
+    return model_card.of_run(asdict(ModelConfig()), run_record(ModelConfig(), dataset, **settings))
 
 
 @pytest.fixture
@@ -125,7 +132,7 @@ def test_the_backbone_may_be_left_out_where_its_name_says_enough(small, saved, t
 
 def test_equal_models_are_equal_files_and_equal_files_are_not_written_again(small, tmp_path):
     folder = tmp_path / "saved"
-    record = {"record": run_record(ModelConfig())}
+    record = of_run()
     trained(small).save_pretrained(folder, model_card_kwargs=record)
     first, before = contents(folder), {path.name: path.stat().st_ino for path in folder.iterdir()}
     trained(backbone(SMALL)).save_pretrained(folder, model_card_kwargs=record)
@@ -164,12 +171,13 @@ def test_what_cannot_be_saved_is_refused(small, tmp_path):
     for more, why in (
         ({"save_directory": tmp_path / "file"}, "file: is a file; give the name of a folder"),
         ({"config": {"tau": 1}}, "the settings that are saved are the model's own"),
-        ({"model_card_kwargs": {"record": run_record(CLIP)}}, "record: of another run"),
-        ({"model_card_kwargs": {"record": {"scores": {}}}}, "record: not a run record"),
     ):
         with pytest.raises(InputError, match=why):
             trained(small).save_pretrained(**{"save_directory": tmp_path / "folder"} | more)
     assert (tmp_path / "file").read_text() == "mine" and not (tmp_path / "folder").exists()
+    for record, why in ((run_record(CLIP), "record: of another run"), ({"scores": {}}, "record: not a run record")):
+        with pytest.raises(InputError, match=why):
+            model_card.of_run(asdict(ModelConfig()), record)
 
 
 def test_a_copy_of_a_model_is_a_model_of_its_own(small):
@@ -449,7 +457,7 @@ class Api:
 def test_pushing_uploads_the_three_files(small, tmp_path, monkeypatch):
     monkeypatch.setattr(Api, "calls", [])
     monkeypatch.setattr(hub_mixin, "HfApi", Api)
-    model, told = trained(small), {"model_card_kwargs": {"record": run_record(ModelConfig())}}
+    model, told = trained(small), {"model_card_kwargs": of_run()}
     assert model.push_to_hub("actions", private=True, token="secret", **told) == "https://example.org/commit"
     model.save_pretrained(tmp_path / "actions", **told)
     assert [name for name, _ in Api.calls] == ["token", "create_repo", "upload_folder"]
@@ -482,7 +490,7 @@ def about(
 
 
 def test_the_card_says_what_how_and_how_well():
-    few = hub.card(about(), run_record(ModelConfig(), "hmdb51", train=TrainConfig(lr=0.0015)))
+    few = hub.card(about(), **of_run("hmdb51", train=TrainConfig(lr=0.0015)))
     for said in (
         "Seeing in Flowing", "10.1145/3581783.3612490", "ViT-B-16 with weights `openai`", "5ec0" * 16,
         r"brush hair, a\|b \*c\*", "hmdb51, split 1, 16 training videos a class (321 in all)",
@@ -491,14 +499,14 @@ def test_the_card_says_what_how_and_how_well():
     ):  # fmt: skip
         assert said in few, said
     train = TrainConfig(lr=0.4, epochs=None, steps=200)
-    other = hub.card(about(), run_record(ModelConfig(), "hmdb51", k=None, split=3, train=train))
+    other = hub.card(about(), **of_run("hmdb51", k=None, split=3, train=train))
     assert (
         "split 3, all training videos (321" in other
         and "SGD, 200 steps, batch 32, learning rate 0.4" in other
     )
-    moved = hub.card(about(), run_record(ModelConfig(), "hmdb51", transfer=Transfer("ucf101", split=2)))
+    moved = hub.card(about(), **of_run("hmdb51", transfer=Transfer("ucf101", split=2)))
     assert "data: hmdb51" in moved and "test: ucf101, split 2, 123 videos" in moved
-    chosen = hub.card(about(), run_record(ModelConfig(), "hmdb51", held_out=True))
+    chosen = hub.card(about(), **of_run("hmdb51", held_out=True))
     assert "training videos set aside" in chosen and "set aside" not in few
     assert "No run record came with it" in hub.card(about()) and "top-1" not in hub.card(about())
 
@@ -508,7 +516,7 @@ def test_the_card_of_the_demo_world_says_that_it_is_no_evidence():
     for dataset, transfer, demo in (
         ("figures-h", None, True), ("hmdb51", None, False), ("hmdb51", Transfer("figures-u"), True),
     ):  # fmt: skip
-        card = hub.card(about(), run_record(ModelConfig(), dataset, transfer=transfer))
+        card = hub.card(about(), **of_run(dataset, transfer=transfer))
         assert (note in card) == demo
     assert note in hub.card(about(name="tiny-clip", pretrained=None)) and note not in hub.card(about())
 

@@ -17,7 +17,7 @@ from conftest import ROOT
 from safetensors.numpy import save
 from test_estimates import here
 
-from flowclip_core.config import PROFILES, ModelConfig, RunConfig
+from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
 from flowclip_core.files import write_atomically
 from flowclip_kit import environment, experiments, paths
@@ -26,6 +26,8 @@ from flowclip_kit.experiments import Result, runs
 from flowclip_kit.experiments import costs as counting
 from flowclip_kit.experiments.catalogue import TARGETS
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
+from flowclip_kit.experiments.run_config import RunConfig
+from flowclip_kit.profiles import PROFILES
 from flowclip_kit.reporting import claims, notebooks, outputs, plots
 from flowclip_kit.reporting import costs as cost_figures
 

@@ -23,13 +23,13 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from flowclip_core.config import SMOKE
 from flowclip_core.errors import InputError
 from flowclip_core.training import loop
 from flowclip_kit.distributed import locks, ranks
 from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.experiments.devices import one_gpu
 from flowclip_kit.experiments.runs import Options, Workshop
+from flowclip_kit.profiles import SMOKE
 
 LONGEST = 300
 

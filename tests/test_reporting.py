@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 
 from flowclip_core import files
-from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
 from flowclip_kit import paths
 from flowclip_kit.experiments import catalogue
 from flowclip_kit.experiments import results_table as tidy_table
+from flowclip_kit.profiles import PROFILES
 from flowclip_kit.reporting import notebooks, plots, stats, tables
 
 FLAGS = {"clip": "000", "baseline": "000", "mcb": "001", "mmb": "100", "mmb+map": "110", "full": "111"}

@@ -15,8 +15,9 @@ import pytest
 from clips import copy_cut, cut_short, every_frame, has_decord, make, make_audio, picture, turn
 
 from flowclip_core.data import video
-from flowclip_core.data.video import Clip, crop, read_frames, resize, resize_and_crop, segment_centres
+from flowclip_core.data.video import Clip, crop, resize, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError, VideoError
+from flowclip_kit.datasets.decoders import read_frames
 
 # What each real clip is: frames, height, width, and why PyAV stands in for decord, or "". Else what is said
 # of it.

@@ -5,14 +5,14 @@ Letters: N videos, C crops, F stored frames, T frames, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from flowclip_core.data.video import CROPS, read_frames, resize_and_crop, segment_centres
+from flowclip_core.data.video import CROPS, Clip, read_frames, resize_and_crop, segment_centres
 from flowclip_core.errors import InputError, NotFinite
 
 if TYPE_CHECKING:
@@ -39,16 +39,16 @@ def encode_video(
     backbone: Encoder,
     frames: int = 32,
     crops: Sequence[str] = ("centre",),
-    decoder: str = "pyav",
+    read: Callable[..., Clip] = read_frames,
 ) -> Tensor:
     """Frame features (C,F,D) of one video: the centre frame of each of F = `frames` equal parts, in C
     `crops`.
 
-    Raises VideoError for an unreadable video, NotFinite where a feature is no finite number.
+    read: decodes the video, see `read_frames`. Raises VideoError for an unreadable video, NotFinite where a feature is no finite number.
     """
     import torch
 
-    clip = read_frames(path, lambda count: segment_centres(count, frames), decoder)
+    clip = read(path, lambda count: segment_centres(count, frames))
     with torch.inference_mode():
         views = resize_and_crop(clip.frames, backbone.image_size, crops)
         features = torch.stack([backbone.encode_frames(view) for view in views])

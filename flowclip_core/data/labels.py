@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from flowclip_core.errors import InputError
 
@@ -36,38 +35,6 @@ def class_text(name: str, style: str = "words") -> str:
         return name
     text = name.replace("_", " ")
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text) if style == "words" else text
-
-
-# --- names that a user gives
-# ----------------------------------------------------------------------------------
-
-
-def split_names(line: str, option: str = "--labels") -> list[str]:
-    """The names in a line with commas between them, as in a row of CSV: one that holds a comma stands in
-    quotes.
-
-    Raises InputError for an empty name, naming a comma at the end, and for a quote that does not close.
-    """
-    _check_signs(line, f"{option} {line!r}")
-    try:
-        (names,) = csv.reader([line], skipinitialspace=True, strict=True) if line.strip() else [[]]
-    except csv.Error as error:
-        raise InputError(
-            f'{option} {line!r}: a quote that does not close; quotes go around a whole name, "like this, say"'
-        ) from error
-    names = [name.strip() for name in names]
-    if len(names) > 1 and not names[-1]:
-        raise InputError(f"{option} {line!r} ends with a comma: take it out, or name the class after it")
-    if len(names) > 1 and not all(names):
-        raise InputError(f"{option} {line!r}: a name is empty, two commas follow each other")
-    return [name for name in names if name]
-
-
-def joined(names: Iterable[str]) -> str:
-    """The line that `split_names` reads as these names."""
-    return ", ".join(
-        '"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in names
-    )
 
 
 def texts_of(names: Sequence[str], option: str = "--labels") -> list[str]:
@@ -103,7 +70,7 @@ def check_texts(names: Sequence[str], texts: Sequence[str], where: str) -> None:
     for number, (name, text) in enumerate(zip(names, texts, strict=True)):
         if not text.strip():
             raise InputError(f"{where}: class {name!r} is empty; every class needs a name")
-        _check_signs(text, f"{where}: class {shown(name)}")
+        check_signs(text, f"{where}: class {shown(name)}")
         pieces = _pieces(text)
         if held := [border for border in BORDERS if border in (*pieces, *_pieces(name))]:
             raise InputError(
@@ -137,20 +104,13 @@ def caution(texts: Sequence[str]) -> str:
     )
 
 
-def at_most(text: str) -> int | None:
-    """More tokens than this a text never has, its full stop among them; None where only the tokenizer can
-    tell."""
-    plain = text.isascii() and "&" not in text  # nothing that the tokenizer's cleaning would lengthen
-    return len("".join(text.split())) + 1 if plain else None
-
-
 def shown(name: str) -> str:
     """A name in a message: what cannot be printed is spelt out."""
     seen = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return f"'{seen}'" if seen != name else repr(name) if name.isprintable() else ascii(name)
 
 
-def _check_signs(text: str, what: str) -> None:
+def check_signs(text: str, what: str) -> None:
     # Cc: control characters; Cf: zero-width and other unseen signs; Cs: bytes that are no UTF-8.
     for sign in text:
         if (category := unicodedata.category(sign)) == "Cs":

@@ -11,7 +11,6 @@ would be another file than the one that is hashed, could be any file of the mach
 from __future__ import annotations
 
 import contextlib
-import importlib
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-DECODERS = ("pyav", "decord")
 # FFmpeg's names of what holds its pictures itself. Still pictures have formats of their own; a GIF may be a
 # video.
 CONTAINERS = (
@@ -52,15 +50,9 @@ CONTAINERS = (
     ),
     *("nut", "wtv", "m4v", "h264", "hevc"),
 )
-# decord's FFmpeg is old, and cannot be told what to open. These it knows by their first bytes, as nothing
-# else.
-FOR_DECORD = ("avi", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 # Where a file shows no end: 11 hours at 25 frames a second, and reading that takes an hour a pass.
 MAX_FRAMES = 1_000_000
 MAX_SECONDS = 3600.0
-TOLERANCE = (
-    2  # grey levels between two decoders' pictures of one frame: about what FFmpeg's versions differ by
-)
 
 
 @dataclass(frozen=True)
@@ -69,8 +61,7 @@ class Clip:
 
     frames: uint8 (k,H,W,3), RGB, upright; or (k, ...), what `shrink` made of each. count: how many frames the
     video has, that is, how many decode.
-    decoder: library and version that gave the frames, «pyav 18.1.0» or «decord 0.6.0»; where decord was asked
-    for and could not be trusted on this file also why, «pyav 18.1.0 (decord 0.6.0: other pixels in frame 7)».
+    decoder: library and version that gave the frames, "pyav 18.1.0".
     """
 
     frames: np.ndarray
@@ -81,7 +72,6 @@ class Clip:
 def read_frames(
     path: str | Path,
     pick: Callable[[int], Sequence[int]],
-    decoder: str = "pyav",
     threads: int = 1,
     shrink: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Clip:
@@ -111,21 +101,12 @@ def read_frames(
     threads: of the codec. They change nothing but the time: they can lose an error and the frames after it,
     so whatever does not decode to as many frames as the container holds is decoded again, and judged, by one.
 
-    decoder="decord" lets decord read, in order too, and compares its frames with PyAV's. Where it is not to
-    open the file (it gets FOR_DECORD alone) or cannot, counts otherwise or differs by more than TOLERANCE
-    grey levels, PyAV's frames are returned, and `Clip.decoder` says so. The comparison costs one more
-    decoding pass; with `shrink` two, since PyAV then decodes once more beside decord.
-
     Raises VideoError (one line, path first) for a file that is missing, no video, damaged, or changes its
-    picture size, in whichever frame; InputError for an unknown or absent decoder; ValueError where `pick`
-    picks nothing or leaves 0..n-1.
+    picture size, in whichever frame; ValueError where `pick` picks nothing or leaves 0..n-1.
     """
     path = Path(path)
-    if decoder not in DECODERS:
-        raise InputError(f"decoder {decoder!r}: expected one of {', '.join(DECODERS)}")
-    decord = import_decord() if decoder == "decord" else None
     try:
-        packets, container = _count_packets(path)
+        packets, _ = count_packets(path)
         numbers = _ask(pick, packets)
         count = None
         if threads != 1:
@@ -136,16 +117,10 @@ def read_frames(
         if count != packets:
             numbers = _ask(pick, count)
             frames, count = _decode(path, numbers, 1, shrink)
-        used = f"pyav {av.__version__}"
-        if decord:
-            doubt = no_decord(container) or _reread_with_decord(decord, path, frames, packets, count, shrink)
-            used = (
-                f"{used} (decord {decord.__version__}: {doubt})" if doubt else f"decord {decord.__version__}"
-            )
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{path}: cannot be read as a video: {' '.join(reason.split())}") from error
-    return Clip(np.stack([frames[i] for i in numbers]), count, used)
+    return Clip(np.stack([frames[i] for i in numbers]), count, f"pyav {av.__version__}")
 
 
 def _ask(pick: Callable[[int], Sequence[int]], count: int) -> list[int]:
@@ -193,12 +168,7 @@ def open_stream(path: Path) -> tuple[av.container.InputContainer, av.VideoStream
     return container, stream
 
 
-def no_decord(container: str) -> str | None:
-    """Why decord must not open such a file, by FFmpeg's name of its container; None where it may."""
-    return None if container in FOR_DECORD else f"not asked, the file is {container}"
-
-
-def _count_packets(path: Path) -> tuple[int, str]:
+def count_packets(path: Path) -> tuple[int, str]:
     """Packets with a picture to show: the number of frames in all but a few files, within milliseconds.
 
     And FFmpeg's name of the container.
@@ -235,10 +205,10 @@ def _decode(
     """One pass over the whole stream: frames `numbers` (upright RGB, or shrunk) and how many frames there
     are."""
     wanted, frames, count, sizes = set(numbers), {}, 0, set()
-    for count, frame in enumerate(_stream(path, threads), 1):
+    for count, frame in enumerate(decode(path, threads), 1):
         sizes.add((frame.width, frame.height)[:: -1 if _quarters(frame) % 2 else 1])
         if count - 1 in wanted:
-            frames[count - 1] = _shrunk(_picture(frame), shrink)
+            frames[count - 1] = shrunk(upright(frame), shrink)
     if not count:
         raise VideoError(f"{path}: no frame of its video stream decodes")
     if len(sizes) > 1:
@@ -247,7 +217,7 @@ def _decode(
     return frames, count
 
 
-def _stream(path: Path, threads: int) -> Iterator[av.VideoFrame]:
+def decode(path: Path, threads: int) -> Iterator[av.VideoFrame]:
     """All frames in the order of showing; VideoError at a damaged one."""
     container, stream = open_stream(path)
     with container:
@@ -259,17 +229,12 @@ def _stream(path: Path, threads: int) -> Iterator[av.VideoFrame]:
             yield frame
 
 
-def pictures(path: Path) -> Iterator[np.ndarray]:
-    """Every picture, uint8 (H,W,3), upright, as `read_frames` numbers them; its errors and FFmpeg's own."""
-    return map(_picture, _stream(path, 1))
-
-
 def _quarters(frame: av.VideoFrame) -> int:
     """Quarter turns, against the clock, that put the picture upright."""
     return round(frame.rotation / 90) % 4
 
 
-def _picture(frame: av.VideoFrame) -> np.ndarray:
+def upright(frame: av.VideoFrame) -> np.ndarray:
     picture = frame.to_ndarray(format="rgb24", threads=1)
     return np.rot90(picture[::-1] if _mirrored(frame) else picture, _quarters(frame))
 
@@ -285,68 +250,9 @@ def _mirrored(frame: av.VideoFrame) -> bool:
     return a * d < b * c
 
 
-def _shrunk(picture: np.ndarray, shrink: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
+def shrunk(picture: np.ndarray, shrink: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
     # A copy: a mere view, of a crop say, would keep the whole picture in memory.
     return picture if shrink is None else np.array(shrink(picture))
-
-
-def import_decord():
-    """The module decord, silenced. Raises InputError where it is absent or cannot be loaded."""
-    try:
-        decord = importlib.import_module("decord")
-    except (ImportError, OSError) as error:
-        advice = "pip install decord (decord2 where that has no wheel), or use decoder 'pyav'"
-        raise InputError(f"decoder 'decord' is not installed: {advice}") from error
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
-
-
-def _reread_with_decord(
-    decord,
-    path: Path,
-    frames: dict[int, np.ndarray],
-    packets: int,
-    count: int,
-    shrink: Callable[[np.ndarray], np.ndarray] | None,
-) -> str | None:
-    """Put decord's pictures in the place of PyAV's, or return what speaks against decord."""
-    # Where the counts differ, decord repeats frames up to the promised number, or never ends.
-    if packets != count:
-        return f"not asked, the container holds {packets} frames and {count} decode"
-    errors = decord.DECORDError, RuntimeError, AssertionError
-    try:
-        reader = decord.VideoReader(str(path.absolute()), num_threads=1)
-    except errors:
-        return "cannot read the file"
-    if len(reader) != count:
-        return f"counts {len(reader)} frames instead of {count}"
-    # Whole pictures are compared: those that have shrunk are decoded again beside decord's, one at a time.
-    again = _stream(path, 1) if shrink else None
-    theirs = {}
-    for i in range(max(frames) + 1):
-        try:
-            picture = reader.next()
-            picture = picture.asnumpy() if i in frames else None
-        except StopIteration:
-            return f"ends before frame {max(frames)}"
-        except errors:
-            return "cannot read the file"
-        frame = next(again) if again else None
-        if picture is None:
-            continue
-        ours = _picture(frame) if again else frames[i]
-        if picture.shape != ours.shape:
-            return f"shape {picture.shape} instead of {ours.shape}"
-        if differs(picture, ours):
-            return f"other pixels in frame {i}"
-        theirs[i] = _shrunk(picture, shrink)
-    frames.update(theirs)
-    return None
-
-
-def differs(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two uint8 pictures of one shape are not the same frame: somewhere more than TOLERANCE apart."""
-    return bool(np.abs(a.astype(np.int16) - b).max() > TOLERANCE)
 
 
 def segment_centres(n: int, segments: int) -> list[int]:

@@ -5,19 +5,14 @@ Letters: N images or texts, L tokens, D width of the shared space, W width of th
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import pickle
-import re
 import warnings
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import open_clip
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from flowclip_core.config import PRECISIONS, TINY
@@ -25,7 +20,6 @@ from flowclip_core.errors import InputError, NotFinite
 from flowclip_core.model.hub import HUB_SECONDS
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
-PIECES = re.compile(r"-\d{5}-of-\d{5}\.|\.index\.json$")  # names of weights that are cut in several files
 
 
 class Backbone(nn.Module):
@@ -191,10 +185,8 @@ def load_backbone(
         )
     if isinstance(name, Path) or Path(name).is_dir():
         return _from_folder(Path(name), pretrained).to(device)
-    model = _model_name(name, pretrained)
-    if model not in open_clip.list_models():
-        raise _unknown(name)
     check_weights(name, pretrained)
+    model = model_name(name, pretrained)
     source = _weights(model, pretrained) if pretrained else None
     level = logging.getLogger().level
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -239,14 +231,6 @@ def _from_folder(folder: Path, pretrained: str | None) -> Backbone:
     return Backbone(clip, str(folder), FOLDER[1], tokenizer)
 
 
-def tokenizer_of(name: str = TINY, pretrained: str | None = None) -> tuple:
-    """The tokenizer of the backbone called `name`, and how many tokens its text tower takes; no weights are
-    loaded."""
-    model = "ViT-B-16" if name == TINY else _model_name(name, pretrained)
-    text = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
-    return open_clip.get_tokenizer(model), text.get("context_length", 77)
-
-
 def _need_finite(tower: nn.Module, what: str, so: str) -> None:
     """Raises NotFinite naming the first weight that is not all finite numbers."""
     for name, value in tower.state_dict().items():
@@ -255,51 +239,31 @@ def _need_finite(tower: nn.Module, what: str, so: str) -> None:
 
 
 def check_weights(name: str, pretrained: str | None) -> None:
-    """Raises InputError for a name, a tag or a file that `load_backbone` could never take, without the
-    network."""
-    if name == TINY or pretrained in (None, "", "none"):
-        return
-    model = _model_name(name, pretrained)
+    """Raises InputError for a name, a tag or a file that is not there, without the network."""
+    model = model_name(name, pretrained)
     if model not in open_clip.list_models():
-        raise _unknown(name)
+        raise InputError(
+            f"backbone {name!r} is unknown; use {TINY}, ViT-B-32, ViT-B-16, ViT-L-14 or another open_clip name"
+        )
+    if pretrained is None:
+        return
     if Path(pretrained).suffix in WEIGHT_FILES:
         if not Path(pretrained).exists():
             raise InputError(f"--pretrained {pretrained}: no such file")
-        _check_kind(Path(pretrained), model)
     elif pretrained not in open_clip.list_pretrained_tags_by_model(model):
-        _check_kind(Path(pretrained), model)
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise InputError(
             f"--pretrained {pretrained!r}: {model} has no such weights; it has {tags}, or give a file"
         )
 
 
-def _unknown(name: str) -> InputError:
-    return InputError(
-        f"backbone {name!r} is unknown; use {TINY}, ViT-B-32, ViT-B-16, ViT-L-14 or another open_clip name"
-    )
-
-
-def weights_file(name: str, pretrained: str | None) -> Path | None:
-    """Where the weights lie that `load_backbone(name, pretrained)` would read: a file, or one in the hub's
-    cache.
-
-    None for random weights, the embedded model, an unknown name or tag, and weights that are not there yet.
-    """
-    if name == TINY or pretrained in (None, "", "none"):
-        return None
-    if Path(pretrained).suffix in WEIGHT_FILES:
-        return Path(pretrained) if Path(pretrained).is_file() else None
-    return _cached(*_hub_files(_model_name(name, pretrained), pretrained))
-
-
-def _model_name(name: str, pretrained: str | None) -> str:
+def model_name(name: str, pretrained: str | None) -> str:
     """open_clip's name: OpenAI's architectures are its `-quickgelu` ones."""
     ours = pretrained in (None, "openai") or Path(pretrained).suffix in WEIGHT_FILES
     return f"{name}-quickgelu" if ours and f"{name}-quickgelu" in open_clip.list_models() else name
 
 
-def _hub_files(model: str, tag: str) -> tuple[str, tuple[str, ...]]:
+def hub_files(model: str, tag: str) -> tuple[str, tuple[str, ...]]:
     """The hub repository of a tag's weights («» when there is none) and its files in the order that open_clip
     tries."""
     repo, _, file = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").rpartition("/")
@@ -308,7 +272,7 @@ def _hub_files(model: str, tag: str) -> tuple[str, tuple[str, ...]]:
     return repo, (str(Path(file).with_suffix(".safetensors")), file)
 
 
-def _cached(repo: str, files: tuple[str, ...]) -> Path | None:
+def cached(repo: str, files: tuple[str, ...]) -> Path | None:
     import huggingface_hub
 
     found = (huggingface_hub.try_to_load_from_cache(repo, file) for file in files if repo)
@@ -319,17 +283,11 @@ def _weights(model: str, pretrained: str) -> str:
     """A file or tag that open_clip can load at once; the network is asked first, and only for a few
     seconds."""
     if Path(pretrained).suffix in WEIGHT_FILES:
-        if _is_torchscript(Path(pretrained)):
-            raise InputError(
-                f"--pretrained {pretrained}: a TorchScript archive, which holds code and is not loaded; take"
-                f" {_instead(model)}"
-            )
-        _check_shapes(Path(pretrained), model)
         return pretrained
     import huggingface_hub
 
-    repo, files = _hub_files(model, pretrained)
-    if _cached(repo, files):
+    repo, files = hub_files(model, pretrained)
+    if cached(repo, files):
         return pretrained
     try:
         huggingface_hub.HfApi().model_info(repo, timeout=HUB_SECONDS)
@@ -341,119 +299,3 @@ def _weights(model: str, pretrained: str) -> str:
             f" {files[0]} of {repo} where there is a network and give it as --pretrained FILE, or use --pretrained none"
         ) from error
     return pretrained
-
-
-def _instead(model: str) -> str:
-    """Which file open_clip loads, for a message."""
-    repo, files = _hub_files(model, "openai")
-    return files[0] + (f" of {repo}" if repo else ", which open_clip saves,") + " in its place"
-
-
-def _check_kind(path: Path, model: str) -> None:
-    """Raises InputError for a folder of weights, a pointer of Git LFS, and a file whose ending says
-    nothing."""
-    if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir())
-        if own := [name for name in names if name.startswith("open_clip_") and name.endswith(WEIGHT_FILES)]:
-            raise InputError(
-                f"--pretrained {path}: a folder; give the file in it, --pretrained {path / own[-1]}"
-            )
-        what = "a folder without a weights file of open_clip"
-        if any(PIECES.search(name) for name in names):
-            what = "a folder with weights in several pieces, as transformers saves them"
-        elif {"model.safetensors", "pytorch_model.bin"} & {*names}:
-            what = "a folder with a model of transformers (Hugging Face), whose weights have other names"
-        raise InputError(f"--pretrained {path}: {what}; take {_instead(model)}")
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        begin = file.read(300)
-    if begin.startswith(b"version https://git-lfs"):
-        size = re.search(rb"size (\d+)", begin)
-        of = f" of {int(size[1]):,} bytes" if size else ""
-        raise InputError(
-            f"--pretrained {path}: a pointer of Git LFS, not the weights{of}; run git lfs pull where it lies, or take"
-            f" {_instead(model)}"
-        )
-    if path.suffix not in WEIGHT_FILES:
-        raise InputError(f"--pretrained {path}: expected a file that ends in {', '.join(WEIGHT_FILES)}")
-
-
-def _check_shapes(path: Path, model: str) -> None:
-    """Raises InputError for a file with another library's names of weights, and for another model's
-    weights."""
-    shapes = _shapes(path)
-    if PIECES.search(path.name):
-        what = "one of several pieces, as transformers saves them"
-    elif any(name.startswith(("text_model.", "vision_model.")) for name in shapes):
-        what = "a model of transformers (Hugging Face), whose weights have other names"
-    else:
-        found, wanted = _sizes(shapes), _wanted_sizes(model)
-        if not found or not wanted or found == wanted:
-            return
-        fits = [name for name in open_clip.list_models() if _wanted_sizes(name) == found]
-        other = min(fits, key=len).removesuffix("-quickgelu") if fits else ""
-        said = [", ".join(f"{what} {number}" for what, number in sizes.items()) for sizes in (found, wanted)]
-        what = f"holds the weights of {other or 'another model'} ({said[0]}), not of {model} ({said[1]})"
-        what += f"; use --backbone {other}" * bool(other)
-        raise InputError(f"--pretrained {path}: {what}{', or' if other else ';'} take {_instead(model)}")
-    raise InputError(f"--pretrained {path}: {what}; take {_instead(model)}")
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a weights file by name, without reading the weights; none where that cannot be done."""
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"PK"
-        if zipped:
-            weights = open_clip.factory.load_state_dict(str(path), device="meta", weights_only=True)
-            return {name: tuple(value.shape) for name, value in weights.items()}
-        with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except Exception:  # open_clip's reader will say what is wrong
-        return {}
-
-
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """What tells CLIP's models apart; nothing for weights of another kind."""
-    try:
-        width, _, patch, _ = shapes["visual.conv1.weight"]
-        blocks = sum(
-            re.fullmatch(r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight", name) is not None
-            for name in shapes
-        )
-        places, (text, shared) = shapes["visual.positional_embedding"][0] - 1, shapes["text_projection"]
-    except (KeyError, ValueError, IndexError):
-        return {}
-    size = round(places**0.5) * patch
-    return {
-        "width": width,
-        "blocks": blocks,
-        "patch": patch,
-        "pixels": size,
-        "text width": text,
-        "shared width": shared,
-    }
-
-
-@functools.cache
-def _wanted_sizes(model: str) -> dict[str, int]:
-    """`_sizes` of an open_clip model by its settings; nothing where its image tower is no plain
-    transformer."""
-    config = open_clip.get_model_config(model) or {}
-    image, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
-    found = [image.get("width"), image.get("layers"), image.get("patch_size"), image.get("image_size")]
-    found += [text.get("width"), config.get("embed_dim")]
-    names = ("width", "blocks", "patch", "pixels", "text width", "shared width")
-    return dict(zip(names, found, strict=True)) if all(isinstance(size, int) for size in found) else {}
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Whether a file is what torch.jit saves, as OpenAI's own weights files are."""
-    if not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(Path(name).name == "constants.pkl" for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
-        return False

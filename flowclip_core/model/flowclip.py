@@ -170,10 +170,10 @@ class FlowCLIP(nn.Module, ModelHubMixin):
 
         In the place of the mixin's own, which first removes config.json and keeps the model card of another
         model.
-        model_card_kwargs: {"record": run record}, for how the parts were trained and what they scored.
+        model_card_kwargs: as of `hub.card`, for how the parts were trained and what they scored.
         push_to_hub: also upload them, to `repo_id` or the folder's name; returns what the mixin's
         `push_to_hub` does.
-        Raises InputError for a `config` (the settings are the model's own) or a record of another run.
+        Raises InputError for a `config` (the settings are the model's own) or where a file has the folder's name.
         """
         if config is not None:
             raise InputError("config: leave it out; the settings that are saved are the model's own")
@@ -226,9 +226,9 @@ class FlowCLIP(nn.Module, ModelHubMixin):
                 ) from error
         return cls.load(path, backbone, texts)
 
-    def generate_model_card(self, *, record: dict | None = None) -> ModelCard:
+    def generate_model_card(self, **told) -> ModelCard:
         """The README.md of `save_pretrained`."""
-        return ModelCard(hub.card(self._checkpoint()[1], record))
+        return ModelCard(hub.card(self._checkpoint()[1], **told))
 
     def _checkpoint(self) -> tuple[bytes, dict]:
         """The safetensors file, and the settings in its metadata."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from flowclip_core.config import DEMO_ROLES, LONGEST_PROMPT, TINY, ModelConfig
+from flowclip_core.config import LONGEST_PROMPT, TINY, ModelConfig
 from flowclip_core.errors import InputError, NotFinite, shown
 from flowclip_core.files import sha256, to_json, write_atomically
 
@@ -37,6 +37,7 @@ MOST_CLASSES, LONGEST_NAME = 4096, LONGEST_PROMPT
 
 PAPER = "«Seeing in Flowing: Adapting CLIP for Action Recognition with Motion Prompts Learning»"
 DOI = "https://doi.org/10.1145/3581783.3612490"
+UNRECORDED = "No run record came with it."
 # Model card: settings of the model that are parts, and what they are called.
 PARTS = {
     "spatial": "spatial stream",
@@ -296,21 +297,20 @@ def class_names(path: Path, about: Mapping, class_texts: Sequence[str] | None, t
 
 
 def write_folder(
-    folder: Path, checkpoint: bytes, about: Mapping, record: Mapping | None = None
+    folder: Path, checkpoint: bytes, about: Mapping, training: str = UNRECORDED, demo: bool = False
 ) -> list[Path]:
     """Write model.safetensors, config.json and README.md, each whole; files that are equal already are left
     alone.
 
-    checkpoint, about: what `FlowCLIP.save` writes, and the settings in it. record: of the run that trained
-    it.
-    Raises InputError where `folder` is a file, or the record is none or of another model.
+    checkpoint, about: what `FlowCLIP.save` writes, and the settings in it. training, demo: see `card`.
+    Raises InputError where `folder` is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give the name of a folder")
     contents = {
         WEIGHTS: checkpoint,
         SETTINGS: (to_json(folder / SETTINGS, {"flowclip": about}, indent=2, sort_keys=True) + "\n").encode(),
-        CARD: card(about, record).encode(),
+        CARD: card(about, training, demo).encode(),
     }
     for name, content in contents.items():
         path = folder / name
@@ -319,12 +319,11 @@ def write_folder(
     return [folder / name for name in contents]
 
 
-def card(about: Mapping, record: Mapping | None = None) -> str:
+def card(about: Mapping, training: str = UNRECORDED, demo: bool = False) -> str:
     """The model card, Markdown: what the parts are, whose they are, how they were trained and scored, how to
     load them.
 
-    record: a run record; without one the card says that it knows no training. Raises InputError where it is
-    no run record, or one of another model.
+    training: Markdown, how they were trained and what they score. demo: whether the data are generated ones.
     """
     tower, names, model = about["backbone"], about["class_texts"], about["model"]
     weights = Path(tower["pretrained"]).name if tower["pretrained"] else None
@@ -337,9 +336,6 @@ def card(about: Mapping, record: Mapping | None = None) -> str:
     )
     parts = [part for name, part in PARTS.items() if model.get(name)] + ["linear head"] * (
         model.get("head") == "linear"
-    )
-    trained, datasets = (
-        _training(model, record) if record is not None else ("No run record came with it.", ())
     )
     lines = [
         "---",
@@ -354,7 +350,7 @@ def card(about: Mapping, record: Mapping | None = None) -> str:
         "Only what training changes is in here; the frozen CLIP is loaded beside it.",
         "",
     ]
-    if tower["name"] == TINY or set(datasets) & set(DEMO_ROLES.values()):
+    if demo or tower["name"] == TINY:
         lines += ["**demo world: not evidence about the paper's data**", ""]
     lines += [
         f"- backbone: {tower['name']} with {source}, weights hash `{tower['weights']}`",
@@ -364,7 +360,7 @@ def card(about: Mapping, record: Mapping | None = None) -> str:
         "",
         "## Training and score",
         "",
-        trained,
+        training,
         "",
         "## Use",
         "",
@@ -378,50 +374,6 @@ def card(about: Mapping, record: Mapping | None = None) -> str:
         "Other classes: `class_texts=[...], transfer=True`. Another backbone is refused.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _training(model: Mapping, record: Mapping) -> tuple[str, tuple[str, ...]]:
-    """How a run trained and what it scored, and the data sets it used."""
-    try:
-        run, scores = record["config"], record["scores"]
-        train, transfer, tests = run["train"], run["transfer"], run["evaluation"]
-        if run["model"] != model:
-            raise InputError("record: of another run; its model's settings are not those of these weights")
-        videos = "all training videos" if run["k"] is None else f"{run['k']} training videos a class"
-        said = [f"- data: {run['dataset']}, split {run['split']}, {videos}"]
-        if "trained_on" in record:
-            videos = record["trained_on"]  # their names, or how many
-            said[0] += f" ({len(videos) if isinstance(videos, list) else videos} in all)"
-        if train is None:
-            said.append("- training: none")
-        else:
-            length = f"{train['epochs']} epochs" if train["steps"] is None else f"{train['steps']} steps"
-            said.append(
-                f"- training: SGD, {length}, batch {train['batch']}, learning rate {train['lr']:g}, seed {run['seed']},"
-                f" on {record['device']}"
-            )
-        tested = (
-            f"{transfer['dataset']}, split {transfer['split']}"
-            if transfer
-            else f"{run['dataset']}, same split"
-        )
-        if run["held_out"]:
-            tested += ", training videos set aside"
-        said.append(
-            f"- test: {tested}, {len(record['predictions'])} videos, {tests['clips']}x{len(tests['crops'])} views:"
-            f" top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %"
-        )
-        versions = ", ".join(f"{name} {record['software'][name]}" for name in ("torch", "open_clip_torch"))
-        said.append(f"- run {record['key']}, with {versions}")
-        datasets = (run["dataset"], transfer["dataset"]) if transfer else (run["dataset"],)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"record: not a run record ({type(error).__name__}: {error})") from error
-    said.append(
-        "\nOne run with one seed; what such runs score on average, and how far they spread, is in its table."
-    )
-    return "\n".join(said), datasets
 
 
 def _plain(text: str) -> str:

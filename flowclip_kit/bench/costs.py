@@ -24,7 +24,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowclip_core.config import PROFILES, BackboneConfig
 from flowclip_core.errors import InputError
 from flowclip_kit.bench import _common as common
 from flowclip_kit.datasets.class_names import CLASSES
@@ -35,6 +34,7 @@ from flowclip_kit.experiments import estimates, speed
 from flowclip_kit.experiments.catalogue import FULL, few_shot
 from flowclip_kit.experiments.devices import lanes
 from flowclip_kit.experiments.runs import Options, Workshop, resolve
+from flowclip_kit.profiles import PROFILES, BackboneConfig
 
 VARIANTS = ("baseline", "mmb", "full")
 # Videos of a step at full size, each list's so that a step takes some twenty seconds.

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowclip_core.config import PRECISIONS, BackboneConfig
+from flowclip_core.config import PRECISIONS
 from flowclip_core.errors import InputError, VideoError
 from flowclip_kit.bench import _common as common
 from flowclip_kit.datasets import extraction, formats
@@ -40,6 +40,7 @@ from flowclip_kit.datasets.formats import Dataset, Split, Video
 from flowclip_kit.distributed.process_pool import Pool, default_jobs
 from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.experiments.devices import gpu_name, lanes, pick_device, pick_precision
+from flowclip_kit.profiles import BackboneConfig
 
 
 @dataclass(frozen=True)

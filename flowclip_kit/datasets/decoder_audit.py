@@ -25,6 +25,7 @@ import numpy as np
 
 from flowclip_core.data import video
 from flowclip_core.errors import InputError, VideoError
+from flowclip_kit.datasets import decoders
 from flowclip_kit.datasets.formats import EXTENSIONS
 from flowclip_kit.distributed.process_pool import deaf_to_ctrl_c, end_with_parent
 
@@ -43,7 +44,7 @@ class Reading:
     """What one reader made of one video. Three in a row belong to one video: PYAV, IN_ORDER, SEEKING.
 
     name: path below the folder. frames: how many the reader counts. wanted: how many frames are compared,
-    wrong: how many of these differ from PyAV's by more than video.TOLERANCE grey levels. For each of those
+    wrong: how many of these differ from PyAV's by more than decoders.TOLERANCE grey levels. For each of those
     the whole video is searched for the nearest frame that it equals: usual is the offset, in frames, that
     most have (1: the next frame came), furthest the largest of either sign, unplaced how many equal no frame.
     None: not known, or none is wrong.
@@ -85,7 +86,7 @@ def audit(
     for option, value in (("sample", sample), ("frames", frames), ("seconds", seconds)):
         if not value > 0:
             raise InputError(f"{option} {value}: expected more than 0")
-    decord = video.import_decord()
+    decord = decoders.import_decord()
     folder = Path(folder)
     names = _videos(folder)
     if not names:
@@ -175,7 +176,7 @@ def _by_decord(
         # What PyAV may not open, a playlist say, decord would.
         container, _ = video.open_stream(path)
         with container:
-            refused = video.no_decord(container.format.name)
+            refused = decoders.no_decord(container.format.name)
     except (VideoError, av.error.FFmpegError, OSError) as error:
         refused = _line(error, path)
     if refused:
@@ -185,7 +186,7 @@ def _by_decord(
     except VideoError:
         ours = {}  # decord may read it all the same
     try:
-        reader = video.import_decord().VideoReader(str(path.absolute()), num_threads=1)
+        reader = decoders.import_decord().VideoReader(str(path.absolute()), num_threads=1)
         reading = replace(reading, frames=len(reader))
     except Exception as error:
         return replace(reading, error=f"{NOT_OPENED} ({_line(error, path)})")
@@ -209,7 +210,7 @@ def _offsets(path: Path, wrong: dict[int, np.ndarray]) -> list[int]:
     """How many frames after the wanted one is the nearest that equals each picture; without those that none
     equals."""
     found: dict[int, int] = {}
-    for number, picture in enumerate(video.pictures(path)):
+    for number, picture in enumerate(decoders.pictures(path)):
         for wanted, theirs in wrong.items():
             if wanted in found and abs(found[wanted]) <= abs(number - wanted):
                 continue
@@ -220,7 +221,7 @@ def _offsets(path: Path, wrong: dict[int, np.ndarray]) -> list[int]:
 
 
 def _differ(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape != b.shape or video.differs(a, b)
+    return a.shape != b.shape or decoders.differs(a, b)
 
 
 def _in_order(reader, numbers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -263,7 +264,7 @@ def _serve(pipe) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    video.import_decord()  # now, since a reading's time is for reading
+    decoders.import_decord()  # now, since a reading's time is for reading
     pipe.send(None)
     while True:
         try:

@@ -28,10 +28,11 @@ import numpy as np
 import pandas as pd
 
 from flowclip_core.data.features import Encoder
-from flowclip_core.data.video import crop, read_frames, resize, segment_centres
+from flowclip_core.data.video import crop, resize, segment_centres
 from flowclip_core.errors import InputError, NotFinite, VideoError, notice
 from flowclip_core.files import sha256, to_json, write_atomically
 from flowclip_kit.datasets import contents
+from flowclip_kit.datasets.decoders import read_frames
 from flowclip_kit.datasets.feature_store import (
     ABOUT,
     ARRAY,

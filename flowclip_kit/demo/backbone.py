@@ -8,6 +8,7 @@ from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
 from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.backbone import load_backbone as load_other
+from flowclip_kit.weights import check_contents
 
 
 def load_backbone(
@@ -19,6 +20,8 @@ def load_backbone(
     Raises InputError as that does, and for other weights of the tiny CLIP.
     """
     if name != TINY:
+        if not (isinstance(name, Path) or Path(name).is_dir()):
+            check_contents(name, pretrained)
         return load_other(name, pretrained, seed, device)
     if pretrained not in (None, "", "none"):
         raise InputError(

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from flowclip_core.config import PROMPTS, ModelConfig, Profile, RunConfig, Transfer
+from flowclip_core.config import PROMPTS, ModelConfig
 from flowclip_core.errors import InputError
+from flowclip_kit.experiments.run_config import RunConfig, Transfer
+from flowclip_kit.profiles import Profile
 
 HMDB, UCF, KINETICS = "HMDB-51", "UCF-101", "Kinetics-400"
 BOTH = (HMDB, UCF)

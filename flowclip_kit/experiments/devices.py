@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
-from flowclip_core.config import PRECISIONS, TINY, BackboneConfig
+from flowclip_core.config import PRECISIONS, TINY
 from flowclip_core.data.features import Encoder
-from flowclip_core.data.labels import at_most
 from flowclip_core.errors import InputError
 from flowclip_core.files import sha256
 from flowclip_kit.datasets.formats import Dataset
 from flowclip_kit.demo import world
 from flowclip_kit.distributed.rank import Rank
+from flowclip_kit.profiles import BackboneConfig
 
 TINY_CONTEXT = 77  # tokens that the embedded model takes
 
@@ -86,17 +86,24 @@ def check_prompts(backbone: BackboneConfig, dataset: Dataset, prompt: str) -> No
 
     Before anything is decoded: `PromptTree` would say so when all features are there.
     """
-    most = [at_most(text) for text in dataset.texts]
+    most = [_at_most(text) for text in dataset.texts]
     if backbone.name == TINY and None not in most and 2 + len(prompt) + max(most) <= TINY_CONTEXT:
         return  # short, plain names: spares the tokenizer's import, which takes seconds
-    from flowclip_core.model.backbone import tokenizer_of
     from flowclip_core.model.prompt_tree import class_tokens
+    from flowclip_kit.weights import tokenizer_of
 
     tokenizer, context = tokenizer_of(backbone.name, backbone.pretrained)
     try:
         class_tokens(dataset.texts, tokenizer, len(tokenizer.encode(prompt)), context)
     except InputError as error:
         raise InputError(f"{dataset.name} in {dataset.folder}: {error}") from error
+
+
+def _at_most(text: str) -> int | None:
+    """More tokens than this a text never has, its full stop among them; None where only the tokenizer can
+    tell."""
+    plain = text.isascii() and "&" not in text  # nothing that the tokenizer's cleaning would lengthen
+    return len("".join(text.split())) + 1 if plain else None
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from flowclip_core.config import ModelConfig, Profile, RunConfig, TrainConfig
+from flowclip_core.config import ModelConfig, TrainConfig
 from flowclip_kit.datasets.acquire import FACTS
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, FULL, PAPER_TARGETS, TARGETS, Cell, Target
+from flowclip_kit.experiments.run_config import RunConfig
 from flowclip_kit.experiments.speed import TEST_BATCH, TRAIN_BATCH, Speed, amounts, held, speed
+from flowclip_kit.profiles import Profile
 
 HELD_OUT = 1 / 3  # of the training videos, where a learning rate is chosen
 

@@ -14,11 +14,12 @@ from dataclasses import replace
 
 import pandas as pd
 
-from flowclip_core.config import PROFILES, ModelConfig, Profile
+from flowclip_core.config import ModelConfig
 from flowclip_core.files import sha256, write_atomically
 from flowclip_kit.experiments import runs
 from flowclip_kit.experiments.catalogue import RATE_SEED, VARIANTS, Cell, closed_set, few_shot
 from flowclip_kit.paths import root
+from flowclip_kit.profiles import PROFILES, Profile
 
 RATES = (0.0015, 0.005, 0.015, 0.05, 0.1, 0.2, 0.4)
 SHOTS = (4, 16)

@@ -21,18 +21,7 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from flowclip_core.config import (
-    DEMO_ROLES,
-    PAPER_ROLES,
-    PROFILES,
-    PROMPTS,
-    TINY,
-    BackboneConfig,
-    EvalConfig,
-    Profile,
-    RunConfig,
-    run_key,
-)
+from flowclip_core.config import PROMPTS, TINY, EvalConfig
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.files import sha256
 from flowclip_core.model import hub
@@ -59,7 +48,9 @@ from flowclip_kit.experiments.devices import (
 )
 from flowclip_kit.experiments.records import read_record, software, write_record
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
+from flowclip_kit.experiments.run_config import RunConfig, run_key
 from flowclip_kit.paths import root
+from flowclip_kit.profiles import DEMO_ROLES, PAPER_ROLES, PROFILES, BackboneConfig, Profile
 
 ALONE = Rank()
 Chosen = TypeVar("Chosen")

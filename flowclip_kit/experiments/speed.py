@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from flowclip_core.config import PAPER_ROLES, BackboneConfig, EvalConfig, ModelConfig, TrainConfig
+from flowclip_core.config import EvalConfig, ModelConfig, TrainConfig
 from flowclip_core.errors import notice
 from flowclip_core.files import to_json, write_atomically
 from flowclip_kit import environment
@@ -36,6 +36,7 @@ from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.experiments.catalogue import BASELINE, FULL, VARIANTS
 from flowclip_kit.experiments.devices import gpu_name, lanes, pick_device, pick_precision
 from flowclip_kit.paths import cache_dir, root
+from flowclip_kit.profiles import PAPER_ROLES, BackboneConfig
 
 SAMPLE = 8  # pictures that a lane encodes to be timed
 SECONDS = 2.5  # about so long is each probe, but one step of LEAST videos at least

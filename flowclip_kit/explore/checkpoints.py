@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowclip_core.config import PROFILES, TINY, ModelConfig
-from flowclip_core.data.labels import split_names, texts_of
+from flowclip_core.config import TINY, ModelConfig
+from flowclip_core.data.labels import texts_of
 from flowclip_core.errors import InputError
 from flowclip_core.model import hub
 from flowclip_kit.demo import world
+from flowclip_kit.label_lists import split_names
+from flowclip_kit.profiles import PROFILES
 from flowclip_kit.reporting.tables import DEMO_NOTE
 
 if TYPE_CHECKING:
@@ -129,6 +131,7 @@ def train(results: Path | None = None) -> dict[str, Path]:
     taken."""
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_kit.demo.backbone import load_backbone
+    from flowclip_kit.experiments import model_card
     from flowclip_kit.experiments.catalogue import few_shot
     from flowclip_kit.experiments.runs import Options, Workshop, resolve
 
@@ -142,7 +145,8 @@ def train(results: Path | None = None) -> dict[str, Path]:
         workshop.make([kept, static], "parts of the explorers")
         for name, cell in ((FULL, kept), (STATIC, static)):
             model = FlowCLIP.load(workshop.folder / f"{workshop.key(cell.config)}.safetensors", backbone)
-            model.save_pretrained(SHIPPED[name], model_card_kwargs={"record": workshop.record(cell.config)})
+            card = model_card.of_run(asdict(model.config), workshop.record(cell.config))
+            model.save_pretrained(SHIPPED[name], model_card_kwargs=card)
     return SHIPPED
 
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import ipywidgets as ipw
 from IPython.display import display
 
-from flowclip_core.data.labels import joined
 from flowclip_core.errors import InputError
 from flowclip_core.model.motion import pairs
 from flowclip_kit.demo import world
 from flowclip_kit.explore import checkpoints, clips, drawings, panels
 from flowclip_kit.explore.clips import Footage
+from flowclip_kit.label_lists import joined
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
 from flowclip_core.files import sha256, write_atomically
 from flowclip_core.model import hub
 from flowclip_kit import environment, experiments, readme_parts
 from flowclip_kit.distributed.locks import Lock
-from flowclip_kit.experiments import Result, estimates, provenance_json, sealed
+from flowclip_kit.experiments import Result, estimates, model_card, provenance_json, sealed
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_kit.experiments.records import read_record
 from flowclip_kit.experiments.results_table import by_key, hits_csv, save_tidy, tidy_csv
 from flowclip_kit.paths import root
+from flowclip_kit.profiles import PROFILES
 from flowclip_kit.reporting import tables, target_results
 from flowclip_kit.reporting.target_results import View
 
@@ -62,7 +62,8 @@ def write(target: str, profile: str, result: Result, results: Path) -> list[Path
     kept = []
     for name, path in result.checkpoints.items():
         about, record = hub.read_settings(path), read_record(path.with_suffix(".json"))
-        kept += hub.write_folder(folder / "checkpoints" / name, path.read_bytes(), about, record)
+        card = model_card.of_run(about["model"], record)
+        kept += hub.write_folder(folder / "checkpoints" / name, path.read_bytes(), about, **card)
     return [*data, summary, html, *sorted((folder / "figures").glob(f"{target}[._]*")), *kept]
 
 

@@ -8,11 +8,11 @@ import html as markup
 import pandas as pd
 from matplotlib.figure import Figure
 
-from flowclip_core.config import PROFILES
 from flowclip_core.errors import InputError
 from flowclip_kit import experiments
 from flowclip_kit.experiments import costs as counted
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, TARGETS
+from flowclip_kit.profiles import PROFILES
 from flowclip_kit.reporting import claims, costs, plots, tables, target_results
 
 STYLE = """

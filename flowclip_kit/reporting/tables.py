@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from flowclip_core.config import DEMO_ROLES
 from flowclip_core.errors import InputError
 from flowclip_kit import paths
 from flowclip_kit.demo import world
 from flowclip_kit.experiments.catalogue import INITIALISATIONS, READINGS
 from flowclip_kit.experiments.results_table import numbers, read_csv
+from flowclip_kit.profiles import DEMO_ROLES
 
 PAPER = "table method source mmb map mcb trained_on dataset k metric value spread note".split()
 COMPETITOR = "printed competitor"  # the source of rows that are not the authors' own

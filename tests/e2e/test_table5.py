@@ -34,11 +34,11 @@ from matplotlib.figure import Figure
 from safetensors import safe_open
 from test_outputs import counts_text, tree
 
-from flowclip_core.config import PROFILES
 from flowclip_core.files import write_atomically
 from flowclip_kit.cli import main
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS, VARIANTS
 from flowclip_kit.experiments.results_table import TIDY, read_hits
+from flowclip_kit.profiles import PROFILES
 from flowclip_kit.reporting import claims, notebooks, outputs, plots, tables
 
 LONGEST = 600  # seconds for one call on a busy machine; a quiet one needs some 20
