@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from flowclip_core.errors import InputError
-from flowclip_kit import book, book_figures, environment, readme_parts, samples
+from flowclip_kit import book, book_figures, claim_files, environment, readme_parts, samples
 from flowclip_kit.bench import first_use
 from flowclip_kit.parser import parser
 from flowclip_kit.paths import root
@@ -196,6 +196,13 @@ def test_the_picture_of_the_method_is_the_one_that_its_script_draws():
         assert (root() / book_figures.PICTURE).read_bytes() == book_figures.encoded()
 
 
+def test_minutes_of_table5_are_those_that_were_recorded():
+    seconds, cores = first_use.table_seconds("x\non 2 CPU cores\ncold     208.1 s\nwarm 1 s\n")
+    assert (seconds, cores) == (208.1, 2)
+    with pytest.raises(InputError, match="bench table --record"):
+        first_use.table_seconds("cold")
+
+
 def test_minutes_of_the_first_use_stand_between_their_marks(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n{}\nold\n{}\nafter\n".format(*first_use.MARKS))
@@ -204,6 +211,22 @@ def test_minutes_of_the_first_use_stand_between_their_marks(tmp_path):
     readme.write_text("before\n")
     with pytest.raises(InputError, match="lacks the lines"):
         first_use.record("new", readme)
+
+
+def test_every_recorded_claim_becomes_a_file_with_its_evidence(tmp_path, capsys):
+    import yaml
+
+    assert claim_files.main([str(tmp_path / "claims")]) == 0
+    register = pd.read_csv(root() / "results" / "claims.csv", dtype=str).fillna("")
+    files = {path.stem: path.read_text() for path in (tmp_path / "claims").glob("*.md")}
+    assert files.keys() == {*register["id"], "index"}
+    for claim in register.to_dict("records"):
+        _, front, text = files[claim["id"]].split("---\n", 2)
+        assert {name: yaml.safe_load(front).get(name, "") for name in claim_files.FIELDS} == {
+            name: claim[name] for name in claim_files.FIELDS
+        }
+        assert claim["statement"] in text and claim["reason"] in text and claim["mean"] in text
+    assert capsys.readouterr().out.startswith(f"{len(register)} claims")
 
 
 # --- the book -----------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ LAYERS = (
     ("kit.datasets",),
     ("kit.experiments",),
     ("kit.predict", "kit.readme_parts", "kit.reporting", "kit.doctor"),
-    ("kit.explore", "kit.bench", "kit.samples", "kit.book", "kit.book_figures"),
+    ("kit.explore", "kit.bench", "kit.samples", "kit.book", "kit.book_figures", "kit.claim_files"),
     ("kit.cli",),
     ("kit.__main__",),
 )

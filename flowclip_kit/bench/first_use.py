@@ -1,7 +1,7 @@
-"""What the first use costs: minutes and gigabytes of a fresh clone with an empty home.
+"""What the first use costs: minutes of set-up and table5, gigabytes of the environment.
 
-`./reproduce.sh bench first_use` clones the last commit of this checkout into a temporary folder and runs the
-commands of the README there; --test also runs all tests. --record writes the figures into the README.
+`./reproduce.sh bench first_use` sets up a clone of the last commit in an empty home. The minutes of table5 are
+those that `bench table` recorded; --test also times all tests. --record writes the figures into the README.
 """
 
 from __future__ import annotations
@@ -18,46 +18,46 @@ from pathlib import Path
 
 from flowclip_core.errors import InputError
 from flowclip_core.files import write_atomically
-from flowclip_kit.distributed.process_pool import default_jobs
+from flowclip_kit.bench import _common as common
 from flowclip_kit.paths import root
 
 MARKS = "<!-- first_use: made by ./reproduce.sh bench first_use --record -->", "<!-- first_use: end -->"
-KEPT = ("PATH", "LANG", "PIP_", "UV_", "SSL_", "HTTP", "http", "https", "no_proxy", "NO_PROXY", "PYTHON")
+# Of the caller's environment, what reaches a package index and finds a Python.
+KEPT = ("PATH", "PIP_", "UV_", "SSL_", "http", "HTTP", "no_proxy", "NO_PROXY", "PYTHON")
 
 
 def measure(test: bool) -> str:
     """The README's block: a row per command."""
+    seconds, cores = table_seconds((root() / common.README).read_text())
     with tempfile.TemporaryDirectory() as temporary:
         clone, home = Path(temporary) / "flowclip", Path(temporary) / "home"
         home.mkdir()
         subprocess.run(["git", "clone", "--quiet", str(root()), str(clone)], check=True)
-        environment = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
-        environment |= {"HOME": str(home)}
+        kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
+        environment = kept | {"HOME": str(home)}
+        set_up, size = _minutes(clone, environment, "doctor"), _gigabytes(clone / ".venv")
         rows = [
-            (
-                "set-up, by the first command",
-                _minutes(clone, environment, "doctor", codes=(0, 1)),
-                clone / ".venv",
-            ),
-            ("`./reproduce.sh table5`", _minutes(clone, environment, "table5"), home),
+            f"| set-up, once | {set_up:.1f}; depends on your network | {size:.1f} GB in `.venv` |",
+            f"| `./reproduce.sh table5` | {seconds / 60:.1f} on {cores} CPU cores | under 1 GB in the cache |",
         ]
         if test:
-            rows.append(("`./reproduce.sh test`", _minutes(clone, environment, "test"), None))
-        lines = ["| | minutes | disk |", "| --- | ---: | ---: |"]
-        for name, minutes, folder in rows:
-            lines.append(f"| {name} | {minutes:.1f} | {f'{_gigabytes(folder):.1f} GB' if folder else ''} |")
-    return "\n".join(
-        [*lines, "", f"Measured on {default_jobs()} CPU cores; the set-up also depends on your network."]
-    )
+            rows.append(f"| `./reproduce.sh test` | {_minutes(clone, environment, 'test'):.0f} | |")
+    return "\n".join(["| | minutes | disk |", "| --- | --- | --- |", *rows])
 
 
-def _minutes(clone: Path, environment: dict[str, str], command: str, codes: Sequence[int] = (0,)) -> float:
+def table_seconds(readme: str) -> tuple[float, int]:
+    """Seconds of table5 from an empty cache, and on how many cores, as `bench table` recorded them."""
+    figures = re.search(r"on (\d+) CPU cores\ncold\s+([\d.]+) s", readme)
+    if figures is None:
+        raise InputError(f"{common.README}: no figures of table5 in it; ./reproduce.sh bench table --record")
+    return float(figures[2]), int(figures[1])
+
+
+def _minutes(clone: Path, environment: dict[str, str], command: str) -> float:
     began = time.monotonic()
     done = subprocess.run(["./reproduce.sh", command], cwd=clone, env=environment, stdout=subprocess.DEVNULL)
-    if done.returncode not in codes:
-        raise InputError(
-            f"bench first_use: ./reproduce.sh {command} ended with code {done.returncode} in a fresh clone"
-        )
+    if done.returncode:
+        raise InputError(f"./reproduce.sh {command} ended with code {done.returncode} in a fresh clone")
     return (time.monotonic() - began) / 60
 
 
@@ -76,6 +76,7 @@ def record(text: str, readme: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; 2 where a command fails."""
     parser = argparse.ArgumentParser(
         prog="./reproduce.sh bench first_use", description=__doc__.splitlines()[0]
     )
