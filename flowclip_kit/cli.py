@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from flowclip_core.config import TINY
 from flowclip_core.errors import InputError, shown
 from flowclip_core.files import to_json
-from flowclip_kit import surroundings
+from flowclip_kit import programs, surroundings
 from flowclip_kit.datasets.formats import lines_of
 from flowclip_kit.distributed.rank import rank
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
 from flowclip_kit.label_lists import split_names
-from flowclip_kit.parser import parser
+from flowclip_kit.parser import parser, show_help
 from flowclip_kit.paths import need_checkout, root
 from flowclip_kit.profiles import PROFILES
 
@@ -53,12 +53,17 @@ REFUSED = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 1 when a check failed, 2 when the input was wrong."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        asked = parser().parse_args(arguments)
+        if words and words[0] in programs.COMMANDS:
+            show_help(words)
+            need_checkout()
+            return programs.COMMANDS[words[0]](words[1:])
+        asked = parser().parse_args(words)
         run = COMMANDS.get(asked.target, _target)
         if run not in (_predict, _data, _extract, _doctor):
             need_checkout()
-        if run in (_target, _extract, _notebook) or run is _doctor and asked.decoders_of:
+        if run in (_target, _extract, _notebook) or (run is _doctor and asked.decoders_of):
             surroundings.need_room()
         elif run is _predict:
             surroundings.need_limits()
@@ -218,7 +223,7 @@ def _data(asked: argparse.Namespace) -> int:
     from flowclip_kit.datasets import acquire
     from flowclip_kit.experiments.runs import Bar
 
-    folder, bars = acquire.home(asked.name, asked.data_root), {}
+    folder, bars = acquire.home(asked.name, asked.data_root), dict[str, Bar]()
     if short := acquire.shortage(asked.name, folder, None if asked.names else 2):
         print(f"{short}\n", flush=True)  # first, for whatever stops the rest
         _need_writable(folder, "--data-root")
@@ -374,9 +379,10 @@ def _doctor(asked: argparse.Namespace) -> int:
             said = doctor.decoders(asked.decoders_of, asked.sample, bar.update)
         print(*map(shown, said.split("\n")), sep="\n")
         return 0
-    found = doctor.look(_options(asked))
-    print(*(shown(line) for finding in found for line in str(finding).split("\n")), sep="\n")
-    return 1 if any(finding.fault for finding in found) else 0
+    findings = doctor.look(_options(asked))
+    lines = [line for finding in findings for line in str(finding).split("\n")]
+    print(*map(shown, [*lines, "", doctor.verdict(findings, asked.data_root)]), sep="\n")
+    return 1 if any(finding.fault for finding in findings) else 0
 
 
 def _need_writable(folder: Path, option: str) -> None:

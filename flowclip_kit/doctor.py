@@ -26,14 +26,15 @@ from flowclip_kit.paths import cache_dir
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. `fault`: something that was asked for is missing."""
+    """One line. `fault`: something that was asked for is missing; remedy: the command that gets it."""
 
     what: str
-    said: str
+    text: str
     fault: bool = False
+    remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what:16} {self.said}"
+        return f"{self.what:16} {self.text}"
 
 
 def look(options: Options, profile: str = "paper") -> list[Finding]:
@@ -45,13 +46,7 @@ def look(options: Options, profile: str = "paper") -> list[Finding]:
         raise InputError(f"--data-root {options.data_root}: no such folder")
     backbone = runs.with_backbone(profile, options).backbone
     findings = [Finding(name, value) for name, value in software().items()]
-    lacking = environment.missing(environment.requirements())
-    how = "; ./reproduce.sh installs them into .venv when no environment is active"
-    findings.append(
-        Finding(
-            "requirements", f"missing: {', '.join(lacking)}{how}" if lacking else "complete", bool(lacking)
-        )
-    )
+    findings.append(_requirements())
     findings.append(Finding("device", _device()))
     memory = psutil.virtual_memory()
     findings.append(
@@ -62,13 +57,25 @@ def look(options: Options, profile: str = "paper") -> list[Finding]:
     free = shutil.disk_usage(place).free / 2**30
     findings.append(Finding("cache", f"{cache} ({free:.0f} GiB free); another with FLOWCLIP_CACHE"))
     count, wrong = stores()
-    said = "; ".join(wrong) or f"{count} stores, whole" if count else "none stored yet"
-    findings.append(Finding("features", said, bool(wrong)))
+    text = "; ".join(wrong) or f"{count} stores, whole" if count else "none stored yet"
+    findings.append(Finding("features", text, bool(wrong), "./reproduce.sh verify" * bool(wrong)))
     findings.append(Finding("rar files", _rar()))
     drawn = [name for name in world.NAMES if (world.default_root() / name / "complete.txt").exists()]
     findings.append(Finding("demo world", ", ".join(drawn) or "not drawn yet (table5 does it)"))
     findings.append(_weights(backbone.name, backbone.pretrained))
     return findings + [_data(name, options) for name in acquire.FACTS]
+
+
+def verdict(findings: list[Finding], data_root: Path | None = None) -> str:
+    """One line: whether all that was asked for is here, and the command to type next."""
+    faults = [finding for finding in findings if finding.fault]
+    absent = [finding for finding in findings if finding.remedy]
+    for title, several in (("To be mended", faults), ("Not here yet", absent)):
+        if several:
+            return f"{title}: {', '.join(finding.what for finding in several)}. Next: {several[0].remedy}"
+    if data_root is None:
+        return "Ready for the demo, which needs no data. Next: ./reproduce.sh table5"
+    return f"Ready. Next: ./reproduce.sh table5 --profile quick --data-root {data_root}"
 
 
 def stores() -> tuple[int, list[str]]:
@@ -98,14 +105,22 @@ def records(results: Path) -> tuple[int, list[str]]:
     return len(paths), wrong
 
 
+def _requirements() -> Finding:
+    lacking = environment.missing(environment.requirements())
+    if not lacking:
+        return Finding("requirements", "complete")
+    remedy = "deactivate the environment, then run ./reproduce.sh, which makes .venv"
+    return Finding("requirements", f"missing: {', '.join(lacking)}; {remedy}", True, remedy)
+
+
 def _device() -> str:
-    said = f"{pick_device('auto')}, {default_jobs()} cores"
+    text = f"{pick_device('auto')}, {default_jobs()} cores"
     if pick_device("auto") == "cuda":
         import torch
 
         gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-        said += "".join(f"; {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
-    return said
+        text += "".join(f"; {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
+    return text
 
 
 def _rar() -> str:
@@ -125,28 +140,29 @@ def _weights(name: str, pretrained: str | None) -> Finding:
     check_weights(name, pretrained)
     file = weights_file(name, pretrained)
     if file is None:
-        said = f"{name} {pretrained}: not here; fetched from the hub at first use, or give --pretrained FILE"
-        return Finding("weights", said)
+        text = f"{name} {pretrained}: not here; fetched from the hub at first use, or give --pretrained FILE"
+        return Finding("weights", text)
     return Finding(
         "weights", f"{name} {pretrained}: {file} ({file.stat().st_size / 1e6:.0f} MB, SHA-256 {sha256(file)})"
     )
 
 
 def _data(name: str, options: Options) -> Finding:
-    root, fetch = options.data_root, f"./reproduce.sh data {name} --data-root DIR"
+    root = options.data_root
+    fetch = f"./reproduce.sh data {name} --data-root {root or 'DIR'}"
     if root is None:
         return Finding(name, f"not looked for (--data-root DIR); {fetch} fetches or counts it")
     folder = acquire.home(name, root)
     if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
-        return Finding(name, f"not in {root}; {fetch}")
+        return Finding(name, f"not in {root}; {fetch}", remedy=fetch)
     try:
-        found = acquire.inspect(name, folder)
+        report = acquire.inspect(name, folder)
     except InputError as error:
-        return Finding(name, f"{error}; {fetch}", True)
-    said = f"{found.files[0]:,} of {found.files[1]:,} videos, {found.classes} classes in {folder}"
-    if not found.complete:
-        said += f"; incomplete, {fetch} says what is missing"
-    return Finding(name, said, not found.complete and not options.skips(name))
+        return Finding(name, f"{error}; {fetch}", True, fetch)
+    text = f"{report.files[0]:,} of {report.files[1]:,} videos, {report.classes} classes in {folder}"
+    if report.complete:
+        return Finding(name, text)
+    return Finding(name, f"{text}; incomplete, {fetch} says what is missing", not options.skips(name), fetch)
 
 
 def decoders(folder: Path, sample: int, progress) -> str:

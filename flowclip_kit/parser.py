@@ -8,15 +8,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from flowclip_core.config import PRECISIONS
 from flowclip_core.data.labels import STYLES
 from flowclip_core.errors import InputError
+from flowclip_kit.distributed import ENGINES
 from flowclip_kit.profiles import PROFILES
 
 # What a target is in a line; `experiments.catalogue` says what it trains.
@@ -36,7 +36,6 @@ TARGETS = {
     "readings": "what the paper leaves open, one choice changed at a time, and two controls",
     "all": "table1 to figure3d, then the verdicts on the paper's claims and one report",
 }
-ENGINES = ("local", "ray")
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 BENCHMARKS = Path(__file__).resolve().parent / "bench"
 
@@ -50,10 +49,10 @@ examples:
 set-up:
   The first call makes .venv in the checkout from requirements.lock (some 6 GB on Linux); it needs Python 3.11
   or newer and a package index. PYTHON=/path/to/python chooses the Python. An active virtual or conda
-  environment that satisfies environment.yml is used as it is, and left as it is. pip's and uv's own settings
+  environment that satisfies pyproject.toml is used as it is, and left as it is. pip's and uv's own settings
   (mirrors, caches) apply. Each package must be the file whose hash is in the lock. Where the lock has none
   for this Python or platform, set-up stops; FLOWCLIP_NEWEST=1 has it take the newest versions that
-  environment.yml allows, without hashes.
+  pyproject.toml allows, without hashes.
 """
 
 
@@ -82,21 +81,40 @@ class _Parser(argparse.ArgumentParser):
         return namespace, unknown
 
 
-def _meant(said: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(said, known, 1)
+def _meant(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, [*known], 1)
     return f", did you mean {near[0]}?" if near else ""
+
+
+# Commands that hand their words to another program, which knows its own options.
+HANDED_OVER = ("test", "lab", "bench", "extra")
+
+
+def show_help(words: Sequence[str]) -> None:
+    """Print the help that `words` ask for, if they do, and exit. InputError for an unknown command."""
+    if not words or words[0] in ("help", "-h", "--help"):
+        parser().parse_args(["--help"])
+    own = words[0] == "bench" and len(words) != 2  # the benchmark's, not ours
+    if not own and {"-h", "--help"} & {*words}:
+        parser().parse_args([words[0], "--help"])
+
+
+def check(words: Sequence[str]) -> None:
+    """Raise InputError for words that the command line does not understand."""
+    if words[0] not in HANDED_OVER:
+        parser().parse_args(words)
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole of it: `target` is the command's name."""
     whole = _Parser(
         prog="./reproduce.sh",
-        description="flowclip: the experiments of 'Seeing in Flowing' (ACM MM 2023), measured beside printed.",
+        description="flowclip: the experiments of 'Seeing in Flowing' (ACM MM 2023), ours beside printed.",
         epilog=EXAMPLES,
     )
     commands = whole.add_subparsers(dest="target", metavar="TARGET", required=True, parser_class=_Parser)
 
-    def command(name: str, about: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def command(name: str, about: str, *parents: _Parser) -> argparse.ArgumentParser:
         text = textwrap.fill(f"{about[0].upper()}{about[1:]}.", 110)
         return commands.add_parser(name, help=about, description=text, parents=parents)
 
@@ -105,8 +123,8 @@ def parser() -> argparse.ArgumentParser:
         target = command(name, about, tower, stored)
         target.add_argument(
             "--profile", default="demo", metavar="NAME",
-            help=f"{', '.join(PROFILES)}: the demo's generated world needs no data, quick and paper take the real data"
-            " (default: demo)",
+            help=f"{', '.join(PROFILES)}: the demo's generated world needs no data, quick and paper take the"
+            " real data (default: demo)",
         )  # fmt: skip
         target.add_argument("--dataset", metavar="NAME", help="one data set only; folder: videos of your own")
         target.add_argument(
@@ -129,8 +147,8 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         target.add_argument(
             "--ray-address", metavar="ADDR",
-            help="HOST:PORT or auto, a running Ray cluster that this machine belongs to; all machines see the checkout,"
-            " --results and FLOWCLIP_CACHE at the same paths (default: Ray on this machine)",
+            help="HOST:PORT or auto: a running Ray cluster that this machine belongs to; all its machines see"
+            " the checkout, --results and FLOWCLIP_CACHE at the same paths (default: Ray on this machine)",
         )  # fmt: skip
         target.add_argument(
             "--memory", type=_gigabytes, metavar="GB",
@@ -148,8 +166,8 @@ def parser() -> argparse.ArgumentParser:
     )
     extract.add_argument(
         "--shard", metavar="i/n",
-        help="this machine's share of n that share a cache folder; ranks of torchrun and tasks of srun take theirs by"
-        " themselves",
+        help="this machine's share of n that share a cache folder; ranks of torchrun and tasks of srun take"
+        " theirs by themselves",
     )  # fmt: skip
     predict = command("predict", "scores of your class names for your video", tower)
     predict.add_argument("video", type=Path, help="a video file")
@@ -201,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
     command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
     book = command("book", "the pages and notebooks as an HTML book in results/book; needs extra book")
     book.add_argument("--results", type=Path, metavar="DIR", help="the book goes into DIR/book")
-    # These are reproduce.sh's own; here they have their help alone.
+    # These have their help alone here: `programs` hands their words over.
     lab = command("lab", "JupyterLab on the notebooks, on this machine only; Ctrl-C ends it")
     lab.add_argument("options", nargs="*", help="JupyterLab's own options")
     test = command("test", "unit tests, then every notebook")
@@ -210,9 +228,11 @@ def parser() -> argparse.ArgumentParser:
     )
     test.add_argument("--screenshots", metavar="DIR", help="where the browser's pictures go")
     test.add_argument("options", nargs="*", help="pytest's own options and files, for the unit tests")
-    extra = command("extra", "add Ray or Playwright to the environment in use; nothing in it is changed")
+    extra = command(
+        "extra", "add what Ray, test --browser or book need to the environment; it changes nothing there"
+    )
     extra.add_argument(
-        "what", choices=("ray", "browser"), help="ray: for --engine ray; browser: for test --browser"
+        "what", choices=("ray", "browser", "book"), help="for --engine ray; for test --browser; for book"
     )
     bench = command("bench", "ratios to plain ways of the same work; bench NAME --help shows its options")
     names = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
@@ -221,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _tower() -> argparse.ArgumentParser:
+def _tower() -> _Parser:
     tower = _Parser(add_help=False)
     tower.add_argument(
         "--backbone", metavar="NAME", help="open_clip model, e.g. ViT-B-16 (OpenAI's, with QuickGELU)"
@@ -239,7 +259,7 @@ def _tower() -> argparse.ArgumentParser:
     return tower
 
 
-def _stored() -> argparse.ArgumentParser:
+def _stored() -> _Parser:
     """What decides stored features, and how they are made."""
     stored = _Parser(add_help=False)
     stored.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds the real data sets")
@@ -248,7 +268,7 @@ def _stored() -> argparse.ArgumentParser:
     )
     stored.add_argument(
         "--decoders", type=_positive, metavar="N",
-        help="decoding processes of each GPU (default: its share of the cores), or of each CPU lane (default: none)",
+        help="decoding processes of each GPU (default: its share of the cores) or CPU worker (default: none)",
     )  # fmt: skip
     stored.add_argument(
         "--precision", choices=PRECISIONS,
@@ -256,8 +276,8 @@ def _stored() -> argparse.ArgumentParser:
     )  # fmt: skip
     stored.add_argument(
         "--incomplete", choices=("stop", "skip"),
-        help="listed videos that are missing or unreadable: stop, or go on without them (default: stop; kinetics400:"
-        " skip)",
+        help="listed videos that are missing or unreadable: stop, or go on without them (default: stop;"
+        " kinetics400: skip)",
     )  # fmt: skip
     return stored
 
@@ -276,11 +296,3 @@ def _gigabytes(text: str) -> float:
     if not 0 < found < float("inf"):
         raise argparse.ArgumentTypeError(f"gigabytes above 0 are needed, got {text!r}")
     return found
-
-
-if __name__ == "__main__":
-    try:
-        parser().parse_args(sys.argv[1:] or ["--help"])
-    except InputError as error:
-        print(f"reproduce.sh: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -20,22 +20,20 @@ def need_checkout() -> None:
     """Raise InputError where this package lies elsewhere than in a checkout, as after `pip install .`."""
     if not all((root() / name).exists() for name in ("notebooks", "results/paper")):
         raise InputError(
-            f"this needs a whole checkout, with notebooks and printed numbers; {root()} holds the package alone: run"
-            " ./reproduce.sh in a checkout, or install that with pip install -e"
+            f"this needs a whole checkout, with notebooks and printed numbers; {root()} holds the package"
+            " alone: run ./reproduce.sh in a checkout, or install that with pip install -e"
         )
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again (demo videos, stored features): $FLOWCLIP_CACHE or the user's
-    cache."""
+    """Folder for what can be made again, as demo videos: $FLOWCLIP_CACHE or the user's cache."""
     return Path(os.environ.get("FLOWCLIP_CACHE") or platformdirs.user_cache_dir("flowclip")).expanduser()
 
 
 def stamp(path: Path) -> list[int]:
-    """What changes when a file does: inode, bytes, time of its content, time of its inode, which nobody can
-    set."""
-    said = Path(path).stat()
-    return [said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns]
+    """What changes with a file: inode, bytes, time of its content, and of its inode, which nobody can set."""
+    about = Path(path).stat()
+    return [about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
 
 
 def settled(stamp: list[int]) -> bool:

@@ -1,5 +1,4 @@
-"""What a command takes from where it runs, and what it does not: variables, streams, limits, signals,
-temporary files.
+"""What a command takes from its surroundings: variables, streams, limits, signals, temporary files.
 
 Standard library only until something has to be ended: `settle` runs before the imports that take a second.
 """
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import threading
 import warnings
+from contextlib import suppress
 from multiprocessing import process
 from pathlib import Path
 
@@ -24,17 +24,18 @@ from flowclip_core.errors import InputError, notice
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
-# Variables of the user's own sessions that would change what we compute or draw, or keep us from ending;
-# None: absent.
+# Variables of a user's own that would change what we compute or draw, or keep us from ending; None: unset.
 CLEAN = {
     "MATPLOTLIBRC": os.devnull,
     "MPLBACKEND": None,
+    "PYTHONHOME": None,
     "PYTHONINSPECT": None,
     "PYTHONNOUSERSITE": "1",
     "PYTHONOPTIMIZE": None,  # notebooks check themselves with assert
     "PYTHONSTARTUP": None,  # IPython runs it in kernels too
+    "PYTHONUTF8": "1",
     "PYTHONWARNINGS": None,
 }
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -42,9 +43,8 @@ GRACE = 5.0  # seconds that a stopped command has to put things away before ever
 PREFIX = "flowclip-"
 STDOUT = "standard output"  # as an OSError calls it
 ROOM = 32 << 20  # bytes of temporary files: the executed notebook of a large table
-SOCKET = 103 - len(
-    "/pymp-abcdefgh/listener-abcdefgh"
-)  # bytes of a path in which a socket still has room; macOS' limit
+# Bytes of a path that leave room for a socket's name below it, by macOS' limit.
+SOCKET = 103 - len("/pymp-abcdefgh/listener-abcdefgh")
 # Limit, its option of ulimit, what it is called, what is needed, and how that reads.
 LIMITS = (
     ("RLIMIT_NOFILE", "n", "open files", 256, "256"),
@@ -68,8 +68,7 @@ def clean(variables: dict[str, str]) -> dict[str, str]:
     return kept | {name: value for name, value in CLEAN.items() if value is not None}
 
 
-# --- a command's own process
-# ----------------------------------------------------------------------------------
+# --- a command's own process --------------------------------------------------------------------------------
 
 _settled = False
 _main = False  # whether `main` is there to catch what a signal raises
@@ -86,7 +85,7 @@ def settle() -> None:
     kept = clean(dict(os.environ))
     os.environ.clear()
     os.environ.update(kept)
-    _open_streams()
+    open_streams()
     _listen()
     if Path("matplotlibrc").is_file():  # matplotlib looks into the working folder before all else
         before = Path.cwd()
@@ -118,10 +117,8 @@ def say_stopped() -> None:
     elif not _said:
         _said = True
         sys.unraisablehook = lambda _: None  # finalizers that meet what is gone already say nothing of use
-        try:  # past the stream, in which the main thread may be in the middle of a write
+        with suppress(OSError):  # past the stream, in which the main thread may be in the middle of a write
             os.write(2, f"reproduce.sh: {line}\n".encode())
-        except OSError:
-            pass
 
 
 class _Output(io.FileIO):
@@ -143,9 +140,8 @@ class _Output(io.FileIO):
         return len(data)
 
 
-def _open_streams() -> None:
-    """Open what the caller closed, and let no character and no full disk behind stderr be an error of
-    ours."""
+def open_streams() -> None:
+    """Open what the caller closed. No character, and no full disk behind stderr, is an error then."""
     for number in range(3):
         try:
             used = os.fstat(number) and (number == 0 or fcntl is None or _writable(number))
@@ -157,7 +153,7 @@ def _open_streams() -> None:
             if nothing > 2:
                 os.close(nothing)
             os.set_inheritable(number, True)
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: PTH123
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     for number, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
         encoding = old.encoding if old else "utf-8"
@@ -178,8 +174,7 @@ def _writable(number: int) -> bool:
 
 
 def _listen() -> None:
-    """Let SIGINT, SIGTERM and SIGHUP end the command in one line, at once at the second, whatever it is
-    doing.
+    """Let SIGINT, SIGTERM and SIGHUP end the command with one line, and a second signal at once.
 
     One that the caller ignores stays ignored: a shell's `&` and nohup mean that.
     """
@@ -196,7 +191,7 @@ def _listen() -> None:
             pass
         if got and _main:
             again = threading.Event()
-            threading.Thread(target=lambda: os.read(reader, 1) and again.set(), daemon=True).start()
+            threading.Thread(target=lambda: (os.read(reader, 1), again.set()), daemon=True).start()
             again.wait(GRACE)
         if os.environ.get("RANK", "0") == "0":  # of torchrun's, the others are silent
             say_stopped()
@@ -220,22 +215,18 @@ def _end(code: int) -> None:
         import psutil
 
         for child in psutil.Process().children(recursive=True) if _main else ():
-            try:
+            with suppress(psutil.Error):
                 child.kill()
-            except psutil.Error:
-                pass
     finally:
         drop_folder()
         os._exit(code)
 
 
-# --- temporary files and limits
-# -------------------------------------------------------------------------------
+# --- temporary files and limits -----------------------------------------------------------------------------
 
 
 def need_limits() -> None:
-    """Raise InputError, naming the limit, where this process may have too little of a resource; raise what we
-    may."""
+    """Raise the limits that are too low where we may. InputError, naming the limit, where we may not."""
     for limit, option, what, needed, reads in LIMITS:
         if not hasattr(resource, limit):
             continue
@@ -255,10 +246,10 @@ def need_limits() -> None:
 
 
 def need_room() -> None:
-    """Raise InputError, naming the resource, where there is too little of one for a long command.
+    """Raise InputError, naming the resource, where a long command would have too little of one.
 
-    In a settled process also give it, and all that it starts, a folder of its own for temporary files, which
-    the next command removes where a kill left it.
+    A settled process, and all that it starts, also gets a folder of its own for temporary files. The next
+    command removes it if a kill leaves it.
     """
     need_limits()
     base = _temporary()
@@ -279,7 +270,7 @@ def _size(count: int) -> str:
 
 
 def _temporary() -> Path:
-    """The folder of temporary files. Raises InputError where it does not do."""
+    """The folder for temporary files. Raises InputError if it cannot be used."""
     how = "name another folder with TMPDIR"
     try:
         base = Path(tempfile.gettempdir())
@@ -290,8 +281,8 @@ def _temporary() -> Path:
     if (length := len(os.fsencode(base)) + len(PREFIX) + 9) > SOCKET:
         spare = SOCKET - len(PREFIX) - 9
         raise InputError(
-            f"TMPDIR {base}: a path of {length - len(PREFIX) - 9} characters, at most {spare} leave room for the name"
-            f" of a socket; {how}"
+            f"TMPDIR {base}: a path of {length - len(PREFIX) - 9} characters, at most {spare} leave room for"
+            f" the name of a socket; {how}"
         )
     try:
         free = shutil.disk_usage(base).free
@@ -319,7 +310,7 @@ def _make_folder(base: Path) -> None:
     )  # Ray finds clusters there, and its sockets have long names
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     # Semaphores have names in /dev/shm; by these the next command knows whose they were.
-    process.current_process()._config["semprefix"] = f"/{folder.name}"
+    process.current_process()._config["semprefix"] = f"/{folder.name}"  # type: ignore[attr-defined]
 
 
 def drop_folder() -> None:

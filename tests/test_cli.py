@@ -223,7 +223,7 @@ def test_a_weights_file_that_is_none_is_refused(name, refused, clip):
     assert name in refused("predict", clip, *LABELS, "--backbone", "RN50", "--pretrained", name)
 
 
-# --- predict ------------------------------------------------------------------------------------------------
+# --- predict
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_checkpoints_that_do_not_fit_are_refused(checkpoint, refused, clip, smal
     assert "cut.safetensors: not a readable safetensors file" in with_checkpoint("cut.safetensors")
 
 
-# --- the other commands -------------------------------------------------------------------------------------
+# --- the other commands
 
 
 def test_list_doctor_and_help_succeed(monkeypatch, capfd):

@@ -352,21 +352,25 @@ def test_doctor_counts_data_and_says_how_to_get_what_is_missing(tmp_path):
     gone = next((tmp_path / "data/hmdb51/videos").rglob("*_1.avi"))
     gone.unlink()
     about = found(*doctor.look(Options(data_root=tmp_path / "data")))
-    assert not about["ucf101"].fault and "13,320 of 13,320 videos, 101 classes" in about["ucf101"].said
-    assert about["hmdb51"].fault and "6,765 of 6,766 videos" in about["hmdb51"].said
-    assert "data hmdb51 --data-root DIR says what is missing" in about["hmdb51"].said
-    assert not about["kinetics400"].fault and "./reproduce.sh data kinetics400" in about["kinetics400"].said
-    assert "not looked for" in found(*doctor.look(Options()))["ucf101"].said
+    assert not about["ucf101"].fault and "13,320 of 13,320 videos, 101 classes" in about["ucf101"].text
+    assert about["hmdb51"].fault and "6,765 of 6,766 videos" in about["hmdb51"].text
+    fetch = f"./reproduce.sh data hmdb51 --data-root {tmp_path / 'data'}"
+    assert f"{fetch} says what is missing" in about["hmdb51"].text
+    assert doctor.verdict([*about.values()], tmp_path) == f"To be mended: hmdb51. Next: {fetch}"
+    assert not about["kinetics400"].fault and "./reproduce.sh data kinetics400" in about["kinetics400"].text
+    without = doctor.look(Options())
+    assert "not looked for" in found(*without)["ucf101"].text
+    assert doctor.verdict(without).endswith("needs no data. Next: ./reproduce.sh table5")
 
 
 def test_doctor_knows_the_weights_by_their_hash(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert "not here; fetched from the hub at first use" in found(*doctor.look(Options()))["weights"].said
+    assert "not here; fetched from the hub at first use" in found(*doctor.look(Options()))["weights"].text
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"weights")
-    said = found(*doctor.look(Options(pretrained=str(file))))["weights"].said
+    said = found(*doctor.look(Options(pretrained=str(file))))["weights"].text
     assert hashlib.sha256(b"weights").hexdigest() in said and str(file) in said
-    assert "nothing to fetch" in found(*doctor.look(Options(backbone=TINY)))["weights"].said
+    assert "nothing to fetch" in found(*doctor.look(Options(backbone=TINY)))["weights"].text
     for wrong, said in (
         ({"pretrained": str(tmp_path / "absent.safetensors")}, "absent.safetensors: no such file"),
         ({"pretrained": "nosuchtag"}, "has no such weights"),

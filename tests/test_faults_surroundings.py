@@ -1,10 +1,7 @@
-"""Faults of the surroundings: the user's own settings, limits, streams, signals, a set-up whose hashes do not
-match."""
+"""Faults of the surroundings: the user's own settings, limits, streams, signals."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import re
 import shutil
@@ -13,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -62,7 +60,7 @@ def bad_score(folder: Path) -> list[str]:
     shutil.copytree(RECORDED, folder / "results/demo")
     table = folder / "results/demo/table5.csv"
     head, first, *rest = table.read_text().splitlines(keepends=True)
-    *most, value, key = first.rstrip("\n").split(",")
+    *most, _, key = first.rstrip("\n").split(",")
     table.write_text("".join([head, ",".join([*most, "250.0", key]) + "\n", *rest]))
     (folder / "results/runs").mkdir()
     (folder / f"results/runs/{key}.json").write_text("{}")
@@ -70,9 +68,9 @@ def bad_score(folder: Path) -> list[str]:
 
 
 FAULTS = [
-    Fault("D11", "a number in words", lambda folder: "notebook data -p sample=four".split(), 2,
+    Fault("D11", "a number in words", lambda _: ["notebook", "data", "-p", "sample=four"], 2,
           r"-p sample=four: expected a whole number, like 6"),
-    Fault("D11", "a fraction for a whole number", lambda folder: "notebook data -p sample=1.5".split(), 2,
+    Fault("D11", "a fraction for a whole number", lambda _: ["notebook", "data", "-p", "sample=1.5"], 2,
           r"-p sample=1.5: expected a whole number"),
     Fault("D11", "a list cut short", lambda folder: ["notebook", "data", "-p", "classes=['a', 'b'"], 2,
           r"-p classes=\['a', 'b': expected a list as Python writes it"),
@@ -89,7 +87,6 @@ def test_faults(fault, tmp_path, capsys):
 
 
 # --- through the script
-# ---------------------------------------------------------------------------------------
 
 
 def script(
@@ -123,37 +120,35 @@ class Around(NamedTuple):
     words: str
     line: str
     shell: str = ""
-    variables: dict[str, str] = {}
+    variables: Mapping[str, str] = MappingProxyType({})
 
     def __str__(self) -> str:
         return f"{self.number} {self.name}"
 
 
 TABLE = "table5 --profile smoke"
+PREDICT = "predict x.mp4 --labels a,b"
+LITTLE_MEMORY = "ulimit -v 3000000"
 AROUND = [
     Around("E14", "few open files", TABLE, r"open files: 20 \(ulimit -n\), 256 are needed", "ulimit -n 20"),
     Around("E14", "few open files for a list", "list", "", "ulimit -n 20"),
-    Around("E14", "little memory", TABLE, r"may address: 2.9 GB \(ulimit -v\), 8 GB are needed", "ulimit -v 3000000"),
+    Around("E14", "little memory", TABLE, r"address: 2.9 GB \(ulimit -v\), 8 GB are needed", LITTLE_MEMORY),
     Around("E14", "small files", TABLE, r"size of a file: 100.0 KB \(ulimit -f\)", "ulimit -f 100"),
-    Around("E14", "little memory to predict", "predict x.mp4 --labels a,b", r"\(ulimit -v\)", "ulimit -v 3000000"),
+    Around("E14", "little memory to predict", PREDICT, r"\(ulimit -v\)", LITTLE_MEMORY),
     Around("E14", "inspect, a backend, a start-up that exits", "list", "", "",
-           {"PYTHONINSPECT": "1", "MPLBACKEND": "nonsense", "PYTHONSTARTUP": "exit.py", "PYTHONWARNINGS": "error"}),
+           {"PYTHONINSPECT": "1", "MPLBACKEND": "x", "PYTHONSTARTUP": "exit.py", "PYTHONWARNINGS": "error"}),
     Around("E14", "the C locale without UTF-8", "list", "", "",
            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
-    Around("D11", "an ASCII terminal", "list --profile paper", "", "", {"PYTHONIOENCODING": "ascii"}),
+    Around("D11", "an ASCII terminal", "list", "", "", {"PYTHONIOENCODING": "ascii"}),
     Around("D11", "stdout closed", "list", "", "exec >&-"),
     Around("E14", "all streams closed", "list", "", "exec <&- >&- 2>&-"),
     Around("E14", "stderr full", "list", "", "exec 2>/dev/full"),
-    Around("E14", "stdout full", "list", "standard output cannot be written: No space left", "exec >/dev/full"),
+    Around("E14", "stdout full", "list", "standard output cannot be written: No space", "exec >/dev/full"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("around", AROUND, ids=str)
-def test_odd_surroundings(around, monkeypatch):
-    if around.name.startswith(
-        "an ASCII"
-    ):  # what a machine will take is measured: seconds, and nothing of ours
-        around = around._replace(words="list")
+def test_odd_surroundings(around):
     done = script(*around.words.split(), shell=around.shell, **around.variables)
     assert done.returncode == (2 if around.line else 0), done.stderr
     assert len(said(done)) == bool(around.line), done.stderr
@@ -180,7 +175,8 @@ def test_D11_the_script_through_a_link_and_by_sh(tmp_path):
     (tmp_path / "bin/one").symlink_to(SCRIPT)
     (tmp_path / "two").symlink_to("bin/one")
     for command in (["./two"], ["sh", str(SCRIPT)], ["sh", "two"], ["bash", "--posix", str(SCRIPT)]):
-        done = subprocess.run([*command, "predict"], env=os.environ | {"VIRTUAL_ENV": sys.prefix}, cwd=tmp_path,
+        variables = os.environ | {"VIRTUAL_ENV": sys.prefix}
+        done = subprocess.run([*command, "predict"], env=variables, cwd=tmp_path,
                               capture_output=True, text=True)  # fmt: skip
         assert done.returncode == 2 and "required: video" in said(done)[0], (command, done.stderr)
 
@@ -192,7 +188,6 @@ def test_D11_lab_as_root_says_what_to_do():
 
 
 # --- the user's own settings
-# ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -249,7 +244,8 @@ def test_D11_a_parameter_gets_the_type_of_its_default(tmp_path):
         return value
 
     right = {"a=4": 4, "b=2": 2.0, "b=1e-3": 1e-3, "c=false": False, "c=True": True, "d=None": None,
-             "d=[1, 'x']": [1, "x"], "d=4": "4", "d=climb up,wave": "climb up,wave", "e=4": "4", "e=None": "None",
+             "d=[1, 'x']": [1, "x"], "d=4": "4", "d=climb up,wave": "climb up,wave", "e=4": "4",
+             "e=None": "None",
              "f=[]": [], "video=clip.mp4": str(tmp_path / "clip.mp4"), "video=absent.mp4": "absent.mp4",
              "source=run": "run", "source=.": str(tmp_path)}  # fmt: skip
     for text, value in right.items():
@@ -289,15 +285,15 @@ def test_D11_a_package_without_its_checkout_says_so_and_leaves_nothing(tmp_path)
 
 
 # --- signals
-# --------------------------------------------------------------------------------------------------
 
 
 def drawing(tmp_path: Path) -> subprocess.Popen:
     """A call that is at drawing videos."""
     with hearing(), (tmp_path / "err").open("w") as err:
         call = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flowclip_kit", "table5", "--profile", "smoke", "--results", "results"],
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=err, stderr=err,
+            [sys.executable, "-P", "-m", "flowclip_kit", *TABLE.split(), "--results", "results"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path,
+            stdin=subprocess.DEVNULL, stdout=err, stderr=err,
             start_new_session=True,
         )  # fmt: skip
     while call.poll() is None and not list((tmp_path / "cache").glob("demo/*/*/videos/*/*.avi")):
@@ -346,7 +342,9 @@ def test_E14_what_a_killed_call_leaves_the_next_one_removes(tmp_path):
 
 
 def test_E15_a_signal_that_the_caller_ignores_stays_ignored_and_tests_hear_theirs():
-    code = "import signal; from flowclip_kit import surroundings; surroundings.settle(); print([signal.getsignal(2)])"
+    code = (
+        "import signal; from flowclip_kit import surroundings as s; s.settle(); print([signal.getsignal(2)])"
+    )
     command = [sys.executable, "-P", "-c", code]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
@@ -360,7 +358,7 @@ def test_E15_a_signal_that_the_caller_ignores_stays_ignored_and_tests_hear_their
     assert "SIG_IGN" in deaf.stdout and "_stop" in hears.stdout
 
 
-# --- advice ---------------------------------------------------------------------------------------------------
+# --- advice
 
 
 @pytest.mark.parametrize(
@@ -398,17 +396,17 @@ def test_E16_a_full_disk_is_named_with_its_folder(tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(cli.COMMANDS, "list", run)
     assert cli.main(["list"]) == 2
     assert capsys.readouterr().err == (
-        f"reproduce.sh: cannot write {tmp_path}/sub/table5.csv: No space left on device; make room in {tmp_path}/sub,"
-        " or name another folder (--results, FLOWCLIP_CACHE)\n"
+        f"reproduce.sh: cannot write {tmp_path}/sub/table5.csv: No space left on device;"
+        f" make room in {tmp_path}/sub, or name another folder (--results, FLOWCLIP_CACHE)\n"
     )
 
 
 @pytest.mark.parametrize(("mask", "mode"), [("077", 0o600), ("002", 0o664), ("022", 0o644)])
 def test_E16_files_are_as_open_as_the_umask_lets_them(mask, mode, tmp_path):
-    code = "from pathlib import Path; from flowclip_core.files import write_atomically as w; w(Path('a/b.csv'), 'x')"
+    code = "import pathlib as p; from flowclip_core import files; files.write_atomically(p.Path('a/b'), '')"
     subprocess.run(["sh", "-c", f'umask {mask}; exec "$0" -P -c "$1"', sys.executable, code], cwd=tmp_path,
                    env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)  # fmt: skip
-    assert (tmp_path / "a/b.csv").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "a/b").stat().st_mode & 0o777 == mode
 
 
 def test_E16_a_damaged_table_of_the_record_is_restored_by_git(tmp_path, monkeypatch):
@@ -420,98 +418,3 @@ def test_E16_a_damaged_table_of_the_record_is_restored_by_git(tmp_path, monkeypa
         InputError, match=r"table5.csv: line 2, column \w+ is .x., expected a number; .*git checkout"
     ):
         read_tidy(table)
-
-
-# --- set-up ---------------------------------------------------------------------------------------------------
-
-
-def wheel(index: Path, name: str, version: str, python: str = "py3") -> str:
-    """Put an empty package into an index of files; returns the SHA-256 of its wheel."""
-    folder = index / name
-    folder.mkdir(parents=True, exist_ok=True)
-    path, about = folder / f"{name}-{version}-{python}-none-any.whl", f"{name}-{version}.dist-info"
-    files = {
-        f"{name}.py": "",
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{about}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {python}-none-any\n",
-    }
-    rows = []
-    for file, text in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        rows.append(f"{file},sha256={digest},{len(text)}\n")
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, text in (files | {f"{about}/RECORD": "".join(rows) + f"{about}/RECORD,,\n"}).items():
-            archive.writestr(file, text)
-    page = "".join(f'<a href="{file.name}">{file.name}</a>\n' for file in sorted(folder.glob("*.whl")))
-    (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>\n{page}</body></html>\n")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def fresh(tmp_path):
-    """A checkout without an environment, whose only package is `thing`, in an index of files."""
-    checkout, index = tmp_path / "checkout", tmp_path / "index"
-    for name in ("reproduce.sh", "requirements-extras.lock", "flowclip_kit/environment.py"):
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, checkout / name)
-    (checkout / "environment.yml").write_text("dependencies:\n  - pip:\n    - thing>=1\n")
-    wheel(index, "thing", "2.0")
-
-    def set_up(
-        digest: str, version: str = "1.0", extra: str = "", **variables: str
-    ) -> subprocess.CompletedProcess:
-        (checkout / "requirements.lock").write_text(
-            f"thing=={version}{extra} \\\n    --hash=sha256:{digest}\n"
-        )
-        place = f"file://{index}"
-        plain = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
-        plain |= {"PIP_INDEX_URL": place, "PIP_CONFIG_FILE": os.devnull, "UV_DEFAULT_INDEX": place, "UV_NO_CONFIG": "1",
-                  "UV_CACHE_DIR": str(tmp_path / "uv"), "PIP_NO_CACHE_DIR": "1", "PYTHON": sys.executable}  # fmt: skip
-        for name in ("VIRTUAL_ENV", "CONDA_PREFIX", "FLOWCLIP_NEWEST"):
-            plain.pop(name, None)
-        return subprocess.run([str(checkout / "reproduce.sh"), "list"], env=plain | variables, cwd=tmp_path,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)  # fmt: skip
-
-    def installed() -> list[str]:
-        return [path.name for path in checkout.glob(".venv/lib/*/site-packages/thing-*")]
-
-    set_up.wheel, set_up.installed = lambda *more: wheel(index, "thing", *more), installed
-    return set_up
-
-
-def test_F17_a_hash_that_does_not_match_stops_the_set_up(fresh):
-    fresh.wheel("1.0")
-    for newest in ("", "1"):  # not even where the newest may be taken
-        done = fresh("ab" * 32, FLOWCLIP_NEWEST=newest)
-        assert done.returncode == 2, done.stderr
-        assert "set-up stopped" in said(done)[-1] and "hash is in requirements.lock" in said(done)[-1]
-        assert "reproduce.sh: WARNING" not in done.stderr and fresh.installed() == []
-
-
-def test_F17_the_newest_versions_are_taken_only_when_asked_for(fresh):
-    lacking = dict(digest="ab" * 32, version="9.0")  # no such version
-    done = fresh(**lacking)
-    assert done.returncode == 2 and "requirements.lock has not all packages for this Python" in said(done)[-1]
-    assert "FLOWCLIP_NEWEST=1" in said(done)[-1] and fresh.installed() == []
-    done = fresh(**lacking, FLOWCLIP_NEWEST="1")
-    (warning,) = [line for line in said(done) if line.startswith("reproduce.sh: WARNING")]
-    assert "WITHOUT HASHES" in warning and fresh.installed() == ["thing-2.0.dist-info"]
-
-
-def test_F17_a_lock_that_passes_this_platform_over_is_not_taken_for_complete(fresh):
-    done = fresh(fresh.wheel("1.0"), extra=" ; sys_platform == 'plan9'")
-    assert done.returncode == 2 and "requirements.lock has not all packages" in said(done)[-1], done.stderr
-    assert fresh.installed() == []
-
-
-def test_F17_the_locks_own_file_is_installed(fresh):
-    done = fresh(fresh.wheel("1.0"))
-    assert fresh.installed() == ["thing-1.0.dist-info"] and "loading them once" in done.stderr
-    assert "reproduce.sh: WARNING" not in done.stderr
-
-
-def test_F17_the_installer_is_pinned_with_its_hash():
-    text = (ROOT / "requirements-extras.lock").read_text().partition("# [uv]\n")[2]
-    assert re.match(r"uv==\d[\d.]+ \\\n    --hash=sha256:", text) and "# [" not in text
-    script_ = SCRIPT.read_text()
-    assert not re.search(r"with_pip[^\n]* uv\b", script_), "an installer without a hash"

@@ -175,7 +175,10 @@ def test_what_cannot_be_saved_is_refused(small, tmp_path):
         with pytest.raises(InputError, match=why):
             trained(small).save_pretrained(**{"save_directory": tmp_path / "folder"} | more)
     assert (tmp_path / "file").read_text() == "mine" and not (tmp_path / "folder").exists()
-    for record, why in ((run_record(CLIP), "record: of another run"), ({"scores": {}}, "record: not a run record")):
+    for record, why in (
+        (run_record(CLIP), "record: of another run"),
+        ({"scores": {}}, "record: not a run record"),
+    ):
         with pytest.raises(InputError, match=why):
             model_card.of_run(asdict(ModelConfig()), record)
 

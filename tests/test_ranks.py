@@ -158,7 +158,7 @@ def test_ranks_and_ray_exclude_each_other(monkeypatch):
         Workshop(SMOKE, Options(engine="ray"), Rank(0, 2))
 
 
-# --- deaths -----------------------------------------------------------------------------------------------------
+# --- deaths
 
 
 def by_hand(what: str, folder: Path, count: int, **settings: str) -> list[subprocess.Popen]:

@@ -1,4 +1,4 @@
-"""Rules for all files: no pickle, one direction of imports, no trace of a machine, notebooks kept small."""
+"""Rules for all files: ruff, types, imports go one way, no pickle, no trace of a machine, small notebooks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,29 @@ LAYERS = (
     ("kit.experiments",),
     ("kit.predict", "kit.readme_parts", "kit.reporting", "kit.doctor"),
     ("kit.explore", "kit.bench", "kit.samples", "kit.book", "kit.book_figures", "kit.claim_files"),
+    ("kit.launcher", "kit.programs"),
     ("kit.cli",),
     ("kit.__main__",),
 )
 LAYER = {f"flowclip_{part}": number for number, parts in enumerate(LAYERS) for part in parts}
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
+
+
+# --- linter and types
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ruff", "check"], ["ruff", "format", "--check", "flowclip_core", "flowclip_kit", "tests"], ["mypy"]],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_the_code_passes(command):
+    """By the settings in pyproject.toml; mypy takes a minute where .mypy_cache is empty."""
+    done = subprocess.run([sys.executable, "-m", *command], cwd=root(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- imports
 
 
 def imports(source: str, nested: bool = True) -> set[str]:
@@ -119,7 +137,6 @@ def test_light_modules_do_not_import_torch():
 
 
 # --- nothing that runs code from a file
-# -----------------------------------------------------------------------
 
 UNSAFE_MODULES = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
@@ -187,7 +204,6 @@ def test_the_test_for_unsafe_code_lets_the_rest_pass():
 
 
 # --- no trace of a machine
-# ------------------------------------------------------------------------------------
 
 # Written so that they do not find themselves.
 MACHINE = re.compile(r"(?<![\w.~-])/(?:work|tmp|root|home)/[A-Za-z]")
@@ -233,7 +249,6 @@ def test_the_test_for_traces_sees():
 
 
 # --- notebooks
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

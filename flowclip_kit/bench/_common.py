@@ -1,22 +1,62 @@
-"""What the benchmarks share: ways timed in turn, the processor's matmul peak, blocks of the README beside
-them."""
+"""What the benchmarks share: a command line, ways timed in turn, the matmul peak, blocks of the README."""
 
 from __future__ import annotations
 
+import argparse
+import multiprocessing
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
-from flowclip_core.errors import InputError
+from flowclip_core.errors import InputError, notice
 from flowclip_core.files import write_atomically
 from flowclip_kit.paths import root
 
 README = "flowclip_kit/bench/README.md"
+DEVICE: dict[str, Any] = {"default": "auto", "choices": ("auto", "cpu", "cuda")}
+Options = argparse.Namespace
+
+
+def run(command: str, measure: Callable[[Options], str], options: Mapping[str, dict[str, Any]]) -> int:
+    """A benchmark's command line: print what `measure` returns and, with --record, write it into the README.
+
+    command: the benchmark's name, then its arguments in the README. options: what `add_argument` takes, by
+    flag. Returns the exit code, 2 for wrong input.
+    """
+    name = command.partition(" ")[0]
+    parser = argparse.ArgumentParser(prog=f"./reproduce.sh bench {name}", allow_abbrev=False)
+    for flag, settings in options.items():
+        parser.add_argument(flag, **settings)
+    parser.add_argument("--record", action="store_true", help=f"write the figures into {README}")
+    chosen = parser.parse_args()
+    try:
+        text = measure(chosen)
+    except InputError as error:
+        notice(str(error))
+        return 2
+    print(text)
+    if chosen.record:
+        record(name, command, text)
+    return 0
+
+
+def alone(work: Callable, *arguments: object) -> Any:
+    """The result of `work` in a process of its own, whose memory is then its alone."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
 
 
 def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round; every round takes all of them, so that a slow moment hits all
-    alike."""
+    """Seconds of each way in each round; a round takes all of them, so that a slow moment hits all alike."""
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -55,15 +95,15 @@ def matmul_peak(device: str, dtype, run: Callable = map, lanes: int = 1) -> Call
 
     sizes = (1024, 1536, 2048) if device == "cpu" else (4096, 8192)
     rates = {size: max(rate(size, 3) for _ in range(3)) for size in sizes}
-    size = max(rates, key=rates.get)
+    size = max(rates, key=rates.__getitem__)
     return lambda seconds: rate(size, max(1, round(seconds * rates[size] * 1e9 / (lanes * 2 * size**3))))
 
 
-def record(part: str, command: str, said: str) -> None:
+def record(part: str, command: str, text: str) -> None:
     """Put a benchmark's text between its marks in the README. Raises InputError where they are missing."""
     readme = root() / README
     begin, end = f"<!-- {part}: made by ./reproduce.sh bench {command} --record -->", f"<!-- {part}: end -->"
-    before, found, rest = readme.read_text().partition(begin)
-    if not found or end not in rest:
+    before, mark, rest = readme.read_text().partition(begin)
+    if not mark or end not in rest:
         raise InputError(f"{readme}: lacks the marks {begin} and {end}")
-    write_atomically(readme, f"{before}{begin}\n\n```text\n{said}\n```\n\n{end}{rest.partition(end)[2]}")
+    write_atomically(readme, f"{before}{begin}\n\n```text\n{text}\n```\n\n{end}{rest.partition(end)[2]}")

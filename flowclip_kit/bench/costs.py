@@ -16,7 +16,6 @@ Printed are predicted over real.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -133,30 +132,27 @@ def full_size(backbone: str, lists: Sequence[str]) -> list[str]:
 
 def main() -> int:
     """The command line; 2 for wrong input."""
-    parser = argparse.ArgumentParser(prog="./reproduce.sh bench costs", allow_abbrev=False)
-    parser.add_argument("--profile", default="demo", choices=("demo", "smoke"))
-    parser.add_argument("--shots", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--backbone", default="ViT-B-16")
-    parser.add_argument(
-        "--lists", nargs="*", default=list(STEPS), choices=list(STEPS), help="at full size; none: skip"
-    )
-    parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
-    asked = parser.parse_args()
-    try:
-        if not 1 <= asked.seeds <= PROFILES[asked.profile].seeds or asked.shots < 1:
-            raise InputError(f"--seeds: 1 to {PROFILES[asked.profile].seeds} are there; --shots: from 1 on")
-        lines = demo(asked.profile, asked.shots, asked.seeds)
-        if asked.lists:
-            lines += ["", *full_size(asked.backbone, asked.lists)]
-    except InputError as error:
-        print(f"reproduce.sh: {error}", file=sys.stderr)
-        return 2
-    said = "\n".join(lines)
-    print(said)
-    if asked.record:
-        common.record("costs", "costs", said)
-    return 0
+
+    def run(options: common.Options) -> str:
+        seeds = PROFILES[options.profile].seeds
+        if not 1 <= options.seeds <= seeds or options.shots < 1:
+            raise InputError(f"--seeds: expected 1 to {seeds}; --shots: from 1 on")
+        lines = demo(options.profile, options.shots, options.seeds)
+        return "\n".join(lines + (["", *full_size(options.backbone, options.lists)] if options.lists else []))
+
+    options = {
+        "--profile": {"default": "demo", "choices": ("demo", "smoke")},
+        "--shots": {"type": int, "default": 16},
+        "--seeds": {"type": int, "default": 2},
+        "--backbone": {"default": "ViT-B-16"},
+        "--lists": {
+            "nargs": "*",
+            "default": list(STEPS),
+            "choices": list(STEPS),
+            "help": "at full size; none: skip",
+        },
+    }
+    return common.run("costs", run, options)
 
 
 if __name__ == "__main__":

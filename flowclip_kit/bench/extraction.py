@@ -17,17 +17,13 @@ On a GPU the share of time that it waits for decoding is in the first table.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowclip_core.config import PRECISIONS
@@ -103,8 +99,8 @@ def both_ways(case: Case, folder: Path, names: list[str], load, decoders: int, r
     return measured
 
 
-def peak(case: Case, folder: Path, videos: int) -> None:
-    """Runs in a process of its own: extract `videos` copies and print the peaks in MiB, lane and command."""
+def peak(case: Case, folder: Path, videos: int) -> tuple[float, float]:
+    """Peaks in MiB, of lane and command, while `videos` copies are extracted; in a process of its own."""
     names = readable(folder)
     with tempfile.TemporaryDirectory() as place:
         copies = Path(place, "videos")
@@ -118,13 +114,7 @@ def peak(case: Case, folder: Path, videos: int) -> None:
             dataset = as_dataset(copies, [path.name for path in copies.iterdir()])
             store = extraction.ensure_features(dataset, case.store, found[:1], pool, decoders=decoders)
             assert len(store.index) == videos
-            lane = pool.submit(most).result()
-    print(json.dumps([lane, most()]))
-
-
-def most() -> float:
-    """Peak resident memory of this process, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
+            return pool.submit(common.peak_mib).result(), common.peak_mib()
 
 
 def measure(case: Case, folder: Path, rounds: int, few: int, memory_frames: int) -> str:
@@ -152,20 +142,8 @@ def measure(case: Case, folder: Path, rounds: int, few: int, memory_frames: int)
         f"towers waited     {100 * waited / sum(both):8.1f} % of the time for decoding",
     ]
     if few:
-        peaks = {}
-        for videos in (few, 10 * few):
-            command = [sys.executable, "-P", __file__, str(folder), "--peak", str(videos)]
-            command += [
-                "--backbone",
-                case.backbone.name,
-                "--device",
-                case.device,
-                "--precision",
-                case.precision,
-            ]
-            command += ["--frames", str(memory_frames), "--crops", "centre"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            peaks[videos] = json.loads(done.stdout.splitlines()[-1])
+        small = replace(case, frames=memory_frames, crops=("centre",))
+        peaks = {videos: common.alone(peak, small, folder, videos) for videos in (few, 10 * few)}
         lines += ["", f"peak memory, MiB, {memory_frames} frames x 1 crop, one lane"]
         lines += [
             f"{videos:6d} videos     lane {a:8.0f}   command {b:8.0f}" for videos, (a, b) in peaks.items()
@@ -177,43 +155,34 @@ def measure(case: Case, folder: Path, rounds: int, few: int, memory_frames: int)
 
 def main() -> int:
     """The command line; 2 for wrong input."""
-    parser = argparse.ArgumentParser(prog="./reproduce.sh bench extraction", allow_abbrev=False)
-    parser.add_argument("videos", type=Path)
-    parser.add_argument("--backbone", default="ViT-B-16")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--precision", choices=PRECISIONS)
-    parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--crops", default="centre", help="separated by commas")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--few", type=int, default=20, help="videos of the smaller memory measurement; 0 leaves it out"
-    )
-    parser.add_argument("--memory-frames", type=int, default=4)
-    parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
-    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    try:
-        if not asked.videos.is_dir():
-            raise InputError(f"{asked.videos}: no such folder; expected one of real videos")
-        if min(asked.rounds, asked.frames, asked.memory_frames) < 1 or asked.few < 0:
-            raise InputError(
-                "--rounds, --frames and --memory-frames: numbers from 1 on are needed; --few: from 0 on"
-            )
-        device = pick_device(asked.device)
-        backbone = BackboneConfig(asked.backbone, None)
-        precision = pick_precision(asked.precision, device)
-        case = Case(backbone, device, precision, asked.frames, tuple(asked.crops.split(",")))
-        if asked.peak:
-            peak(case, asked.videos, asked.peak)
-            return 0
-        said = measure(case, asked.videos, asked.rounds, asked.few, asked.memory_frames)
-    except InputError as error:
-        print(f"reproduce.sh: {error}", file=sys.stderr)
-        return 2
-    print(said)
-    if asked.record:
-        common.record("extraction", "extraction VIDEOS", said)
-    return 0
+
+    def run(options: common.Options) -> str:
+        if not options.videos.is_dir():
+            raise InputError(f"{options.videos}: no such folder; expected one of real videos")
+        if min(options.rounds, options.frames, options.memory_frames) < 1 or options.few < 0:
+            raise InputError("--rounds, --frames and --memory-frames: expected 1 or more; --few: 0 or more")
+        device = pick_device(options.device)
+        precision = pick_precision(options.precision, device)
+        crops = tuple(options.crops.split(","))
+        case = Case(BackboneConfig(options.backbone, None), device, precision, options.frames, crops)
+        return measure(case, options.videos, options.rounds, options.few, options.memory_frames)
+
+    options = {
+        "videos": {"type": Path},
+        "--backbone": {"default": "ViT-B-16"},
+        "--device": common.DEVICE,
+        "--precision": {"choices": PRECISIONS},
+        "--frames": {"type": int, "default": 32},
+        "--crops": {"default": "centre", "help": "separated by commas"},
+        "--rounds": {"type": int, "default": 3},
+        "--few": {
+            "type": int,
+            "default": 20,
+            "help": "videos of the smaller memory measurement; 0 leaves it out",
+        },
+        "--memory-frames": {"type": int, "default": 4},
+    }
+    return common.run("extraction VIDEOS", run, options)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ twice `--rounds` such pairs.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -241,9 +240,10 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
         TREE: tree.tokens_per_video,
     }
     lines = [
-        f"{role}, {len(names)} classes, {len(whole[TREE])} rounds; tree: {tree.prefix + tree.layout.nodes} nodes"
-        f" in {tree.layout.groups} groups of {tree.layout.slots}, {tree.at_once} videos at once",
-        f"{'':14} {'tokens':>7} {'forward s':>10} {'forward + backward s':>21}   ratio to the tree, both     apart",
+        f"{role}, {len(names)} classes, {len(whole[TREE])} rounds; tree: {tree.prefix + tree.layout.nodes}"
+        f" nodes in {tree.layout.groups} groups of {tree.layout.slots}, {tree.at_once} videos at once",
+        f"{'':14} {'tokens':>7} {'forward s':>10} {'forward + backward s':>21}"
+        "   ratio to the tree, both     apart",
     ]
     for name in ways:
         middle, least, most = common.ratio(whole[name], whole[TREE])
@@ -264,22 +264,14 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
 
 def main() -> int:
     """The command line; 2 for wrong input."""
-    parser = argparse.ArgumentParser(prog="./reproduce.sh bench prompts", allow_abbrev=False)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--lists", nargs="+", default=list(CLASSES), choices=list(CLASSES))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
-    asked = parser.parse_args()
-    try:
-        device = pick_device(asked.device)
-        said = measure(device, asked.lists, asked.rounds, default_jobs() if device == "cpu" else 1)
-    except InputError as error:
-        print(f"reproduce.sh: {error}", file=sys.stderr)
-        return 2
-    print(said)
-    if asked.record:
-        common.record("prompts", "prompts", said)
-    return 0
+
+    def run(options: common.Options) -> str:
+        device = pick_device(options.device)
+        return measure(device, options.lists, options.rounds, default_jobs() if device == "cpu" else 1)
+
+    lists = {"nargs": "+", "default": list(CLASSES), "choices": list(CLASSES)}
+    rounds = {"type": int, "default": 5}
+    return common.run("prompts", run, {"--device": common.DEVICE, "--lists": lists, "--rounds": rounds})
 
 
 if __name__ == "__main__":

@@ -18,10 +18,7 @@ its own, with the most memory that it held.
 
 from __future__ import annotations
 
-import argparse
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -80,7 +77,8 @@ def measure(device: str, rounds: int, lanes: int) -> str:
     tower, names = load_backbone("ViT-B-16", None, device=device), list(CLASSES["HMDB-51"])
     hardware = f"{lanes} CPU cores" if device == "cpu" else gpu_name()
     lines = [
-        f"ViT-B/16, random weights, float32, HMDB-51's 51 class names, H = 5, T = 8, on {hardware}, {rounds} rounds"
+        "ViT-B/16, random weights, float32, HMDB-51's 51 class names, H = 5, T = 8,"
+        f" on {hardware}, {rounds} rounds"
     ]
     with loop.lanes_of(lanes) as run, tempfile.TemporaryDirectory() as folder:
         full = FlowCLIP(FULL, tower, names).eval()
@@ -138,50 +136,35 @@ def measure(device: str, rounds: int, lanes: int) -> str:
     return "\n".join(lines)
 
 
-def largest(device: str, lanes: int) -> None:
-    """Runs in a process of its own: one step of 256 videos and 400 classes; prints the peak in GiB."""
+def largest(device: str, lanes: int) -> float:
+    """Peak memory in GiB of one step of 256 videos and 400 classes; runs in a process of its own."""
     tower = load_backbone("ViT-B-16", None, device=device)
     with loop.lanes_of(lanes) as run:
         stepper(tower, FULL, list(CLASSES["Kinetics-400"]), 256, lanes, run)()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
-    if device == "cuda":
-        most = torch.cuda.max_memory_reserved() / 2**30
-    print(f"{most:.2f}")
+    return torch.cuda.max_memory_reserved() / 2**30 if device == "cuda" else common.peak_mib() / 1024
 
 
 def main() -> int:
     """The command line; 2 for wrong input."""
-    parser = argparse.ArgumentParser(prog="./reproduce.sh bench training", allow_abbrev=False)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--no-memory", action="store_true", help="leave the step of 256 videos out: minutes on a CPU"
-    )
-    parser.add_argument("--record", action="store_true", help=f"write the figures into {common.README}")
-    parser.add_argument("--largest", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    try:
-        if asked.rounds < 1:
+
+    def run(options: common.Options) -> str:
+        if options.rounds < 1:
             raise InputError("--rounds: a number from 1 on is needed")
-        if asked.record and asked.no_memory:
+        if options.record and options.no_memory:
             raise InputError("--record takes all figures; leave --no-memory out")
-        device = pick_device(asked.device)
+        device = pick_device(options.device)
         lanes = default_jobs() if device == "cpu" else 1
-        if asked.largest:
-            largest(device, lanes)
-            return 0
-        said = measure(device, asked.rounds, lanes)
-        if not asked.no_memory:
-            command = [sys.executable, "-P", __file__, "--largest", "--device", device]
-            peak = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
-            said += f"\npeak memory of one step, Kinetics-400's 400 class names, 256 videos: {peak} GiB"
-    except InputError as error:
-        print(f"reproduce.sh: {error}", file=sys.stderr)
-        return 2
-    print(said)
-    if asked.record:
-        common.record("training", "training", said)
-    return 0
+        text = measure(device, options.rounds, lanes)
+        if options.no_memory:
+            return text
+        gib = common.alone(largest, device, lanes)
+        return f"{text}\npeak memory of one step, Kinetics-400's 400 class names, 256 videos: {gib:.2f} GiB"
+
+    without = {"action": "store_true", "help": "leave the step of 256 videos out: minutes on a CPU"}
+    rounds = {"type": int, "default": 5}
+    return common.run(
+        "training", run, {"--device": common.DEVICE, "--rounds": rounds, "--no-memory": without}
+    )
 
 
 if __name__ == "__main__":

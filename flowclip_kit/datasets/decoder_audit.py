@@ -27,7 +27,7 @@ from flowclip_core.data import video
 from flowclip_core.errors import InputError, VideoError
 from flowclip_kit.datasets import decoders
 from flowclip_kit.datasets.formats import EXTENSIONS
-from flowclip_kit.distributed.process_pool import deaf_to_ctrl_c, end_with_parent
+from flowclip_kit.distributed.process_pool import end_with_parent, ignore_sigint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -306,7 +306,7 @@ class _Child:
         if self._process is None:
             context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
             self._pipe, theirs = context.Pipe()
-            with deaf_to_ctrl_c():
+            with ignore_sigint():
                 self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
                 self._process.start()
             theirs.close()

@@ -27,7 +27,7 @@ from flowclip_core.files import naming, unfinished, write_atomically
 from flowclip_kit.demo.actions import ACTIONS
 from flowclip_kit.demo.figures import Action, Look, Nuisance, film, warped_phases
 from flowclip_kit.distributed import locks
-from flowclip_kit.distributed.process_pool import deaf_to_ctrl_c, end, end_with_parent
+from flowclip_kit.distributed.process_pool import end, end_with_parent, ignore_sigint
 from flowclip_kit.paths import cache_dir
 
 NAMES = ("figures-h", "figures-u", "figures-k")
@@ -317,7 +317,7 @@ def ensure(
             initializer=end_with_parent,
         )
         try:
-            with deaf_to_ctrl_c():  # the workers start with the first tasks
+            with ignore_sigint():  # the workers start with the first tasks
                 futures = [pool.submit(_write_class, folder, name, label, size) for label in labels]
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()

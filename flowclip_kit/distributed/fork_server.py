@@ -1,7 +1,7 @@
-"""What the fork server imports once for all workers. While it does so, it ends within a second of its parent's death.
+"""What the fork server imports once for all workers, ending within a second if its parent dies meanwhile.
 
-By itself a fork server notices that death only when its imports are done, which may take half a minute on a busy machine.
-A timer rather than a thread: the server forks, and a fork copies no other thread.
+By itself a fork server notices that death only after its imports, which may take half a minute on a busy
+machine. A timer rather than a thread: the server forks, and a fork copies no other thread.
 """
 
 import os
@@ -19,7 +19,7 @@ signal.signal(signal.SIGALRM, _end_if_orphaned)
 signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
 _end_if_orphaned()
 
-import flowclip_core.data.video  # noqa: E402, F401
+import flowclip_core.data.video  # noqa: E402
 import flowclip_core.training.loop  # noqa: E402, F401
 
 signal.setitimer(signal.ITIMER_REAL, 0)

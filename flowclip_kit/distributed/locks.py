@@ -1,10 +1,10 @@
-"""Which process is at a file: locks that the dead cannot hold, on every file system.
+"""Which process works on a file: locks that a dead process cannot hold, on every file system.
 
 A lock is a file that says who holds it. The operating system's own locks are not used: some file systems
-refuse them, some grant them to everybody, and others within one machine alone. All that is asked of a file
-system is that of several processes that create one file, one succeeds. An owner on this machine is dead when
-its process is; one elsewhere when its lock was not touched for STALE seconds, since every owner touches its
-own every BEAT seconds.
+refuse them, some grant them to everybody, and some keep them within one machine. All that a file system must
+do is to let only one of several processes create a file. An owner on this machine is dead when its process
+is; one on another machine when it has not touched its lock for STALE seconds, as every owner touches its own
+every BEAT seconds. Standard library only, except for the start of a process where there is no /proc.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from flowclip_core.files import machine
 
 # Seconds. Other machines see a touched file late: NFS may hide it for a minute.
 BEAT, STALE = 10.0, 120.0
-# Seconds between looks at a lock that another holds, until one is told of it, and until one is told again.
+# Seconds between looks at a lock that another process holds, until the user is told, and told again.
 LOOK, QUIET, AGAIN = 0.25, 1.0, 60.0
 
 
@@ -68,16 +68,20 @@ def _me(pid: int) -> Owner:
 
 
 def born(pid: int) -> str:
-    """When a process began, in units of its machine; empty where there is none. A killed one that its parent
-    has not asked after yet is none."""
+    """When a process began, in units of its machine; empty where there is none. A zombie counts as none."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if state in "ZX" else rest[18]
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
-    import psutil
-
+    try:
+        import psutil
+    except ImportError:  # in set-up, before it is installed
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, 0)
+            return "unknown"
+        return ""
     try:
         process = psutil.Process(pid)
         return "" if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
@@ -88,10 +92,9 @@ def born(pid: int) -> str:
 
 
 class Lock:
-    """A file that one process at a time holds, one `Lock` in it: `if lock.take(): ...; lock.release()`, or
-    `with lock`.
+    """A file that one `Lock` at a time holds: `if lock.take(): ...; lock.release()`, or `with lock`.
 
-    what: what is waited for while another holds it, for whoever waits.
+    what: what a user waits for while another process holds it.
     """
 
     def __init__(self, path: Path, what: str = "") -> None:
@@ -100,11 +103,11 @@ class Lock:
 
     @property
     def held(self) -> Held:
-        """Whose it was when it was last asked for."""
+        """Who held it at the last `take`."""
         return Held(self.what, self._holder)
 
     def take(self) -> bool:
-        """Whether it is ours now. If not, `held` says whose it is.
+        """Take it if it is free, and return whether it is ours now. If not, `held` says who has it.
 
         Raises OSError where the file cannot be written.
         """
@@ -131,7 +134,7 @@ class Lock:
         return False
 
     def release(self) -> None:
-        """Let others have it; nothing where it is not ours."""
+        """Give it back; does nothing where it is not ours."""
         if self._token:
             _drop(self)
             if self.ours:
@@ -145,9 +148,9 @@ class Lock:
         return owner is not None and owner.token == self._token
 
     def owner(self) -> Owner | None:
-        """Whose it is; None where it is nobody's, or its file is not finished."""
+        """Who holds it; None where nobody does, or its file is not finished."""
         seen = _read(self.path)
-        return seen and seen.owner
+        return seen.owner if seen else None
 
     def silent(self) -> float:
         """Seconds since its owner touched it. Raises OSError where there is no lock."""
@@ -165,7 +168,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Held:
-    """What a task has in the place of its result while another call is at it: what that is, and whose."""
+    """A task's result while another call does it: what that is, and who does it."""
 
     what: str
     holder: str
@@ -178,7 +181,7 @@ def clear(path: Path) -> None:
 
 
 class Waiting:
-    """Looks on while others are at something: says within two seconds what is waited for and whose it is."""
+    """A wait for another call, which tells the user within two seconds what for and who has it."""
 
     def __init__(self, says: bool = True) -> None:
         self._due = time.monotonic() + QUIET if says else math.inf
@@ -210,8 +213,10 @@ class _Seen:
         return _age(self.path, self.touched) > STALE
 
     def remove(self) -> bool:
-        """Remove it, its owner being dead; whether that was done. One process alone may, and only what it has
-        seen: another may have removed it before, and taken the lock."""
+        """Remove it, as its owner is dead, and return whether that was done.
+
+        One process alone may, and only what it has seen: another may have removed it, and taken the lock.
+        """
         name = hashlib.sha256(f"{self.text} {self.touched}".encode()).hexdigest()[:12]
         turn = self.path.with_name(f".{self.path.name}.{name}.part")
         try:
@@ -250,8 +255,7 @@ def _age(path: Path, touched: int) -> float:
         return (os.fstat(now.fileno()).st_mtime_ns - touched) / 1e9
 
 
-# --- the beat
-# -------------------------------------------------------------------------------------------------
+# --- the beat -----------------------------------------------------------------------------------------------
 
 _held: dict[Lock, None] = {}
 _beats = threading.Lock()
@@ -268,7 +272,7 @@ def _hold(lock: Lock) -> None:
 
 
 def release_all() -> None:
-    """Let others have all that this process holds, which is about to end on the spot."""
+    """Give back all that this process holds, which is about to end on the spot."""
     for lock in list(_held):
         lock.release()
 
@@ -279,7 +283,7 @@ def _drop(lock: Lock) -> None:
 
 
 def _beat() -> None:
-    """Touch the locks of this process, so that other machines see that it lives."""
+    """Touch the locks of this process, to show other machines that it lives."""
     while not _never.wait(BEAT):
         with _beats:
             held = list(_held)
@@ -289,24 +293,28 @@ def _beat() -> None:
                     os.utime(lock.path)
                 elif lock in _held:
                     _drop(lock)
-                    notice(f"{lock.path}: another process took this lock while it was held here ({me()}): the file"
-                           " system there does not keep processes apart; work may be done twice")  # fmt: skip
+                    notice(
+                        f"{lock.path}: another process took this lock while it was held here ({me()}): the"
+                        " file system there does not keep processes apart; work may be done twice"
+                    )
             except OSError:
                 pass  # released meanwhile; or out of reach, until the next beat
 
 
-# --- unfinished files
-# -----------------------------------------------------------------------------------------
+# --- unfinished files ---------------------------------------------------------------------------------------
 
 # Seconds after which an unfinished file of another machine counts as left behind.
 LEFT = 3600.0
 
 
 def sweep(folder: Path, pattern: str) -> None:
-    """Remove those of the unfinished files that match `pattern` in `folder` whose writers are dead."""
+    """Remove the unfinished files in `folder` that match `pattern` and whose writers are dead."""
     for part in Path(folder).glob(pattern):
         with suppress(FileNotFoundError):
             writer = re.search(r"\.([0-9a-f]{12})-(\d+)\.[^.]*$", part.name)
-            ours = writer and writer[1] == machine()
-            if not born(int(writer[2])) if ours else _age(part, part.stat().st_mtime_ns) > LEFT:
+            if writer and writer[1] == machine():
+                left = not born(int(writer[2]))
+            else:
+                left = _age(part, part.stat().st_mtime_ns) > LEFT
+            if left:
                 part.unlink()

@@ -1,7 +1,7 @@
-"""Worker processes: one thread each on a CPU, dying with their parent, several commands side by side.
+"""Worker processes: one thread each on a CPU, ending with their parent, also where several commands run.
 
-Two one-thread processes on two cores beat one two-thread process by almost 2x on small models, and one thread
-gives the same bits on every run.
+Two processes of one thread on two cores are almost twice as fast as one of two threads on small models, and
+one thread gives the same bits on every run.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.queues import SimpleQueue
+from typing import Any
 
 from flowclip_core.errors import InputError, notice
 from flowclip_kit.distributed import locks
 from flowclip_kit.distributed.locks import Held, Waiting
 
-# Seconds between looks at work that another command is doing.
+# Seconds between looks at work that another command does.
 PATIENCE = 0.5
+
+Result = tuple[tuple, Any]  # a task, what became of it
 
 
 def default_jobs() -> int:
@@ -30,18 +34,16 @@ def default_jobs() -> int:
 
 
 @contextmanager
-def deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C, which a terminal sends to all: the parent answers it and
-    ends them.
+def ignore_sigint() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C, which a terminal sends to all: their parent ends them.
 
-    Without this each of them would print a traceback of its own, even while it is still importing.
+    Otherwise each of them would print a traceback of its own, even while it is still importing.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # a closed terminal sends that to all, too
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, hangup)
-    resource_tracker.ensure_running()  # it would unblock SIGINT if it were started later
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # a closed terminal sends it to all
+    resource_tracker.ensure_running()  # started later, it would unblock SIGINT
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # blocked is inherited, and nothing is lost
     try:
         yield
@@ -50,22 +52,41 @@ def deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def end(executor: ProcessPoolExecutor) -> None:
-    """Kill an executor's processes, whatever they are doing: what they were at is done again by the next
-    call."""
+    """Kill an executor's processes, whatever they are doing: the next call does that again."""
     workers = list((executor._processes or {}).values())
     executor.shutdown(wait=False, cancel_futures=True)
     for worker in workers:  # these alone: a notebook that calls us has children of its own
         worker.kill()
 
 
+def again_while_held(once: Callable[[list[tuple]], Iterator[Result]], tasks: list[tuple]) -> Iterator[Result]:
+    """The `map` of all engines: yield (task, result) in the order of completion, as `once` does.
+
+    A task whose result is `Held`, because another call does it, is done again when the rest is finished, and
+    the user is told what is waited for.
+    """
+    waiting = None
+    while tasks:
+        held = []
+        for task, result in once(tasks):
+            if isinstance(result, Held):
+                held.append((task, result))
+            else:
+                waiting = None
+                yield task, result
+        tasks = [task for task, _ in held]
+        if held:
+            waiting = waiting or Waiting()
+            waiting.go_on(held[0][1], PATIENCE)
+
+
 class Pool:
-    """Worker processes that start with the first task, so that a call with nothing to do imports nothing
-    heavy."""
+    """Worker processes. They start with the first task, so that a call without one imports nothing heavy."""
 
     def __init__(self, jobs: int, threads: int = 1) -> None:
         self.jobs, self.threads = jobs, threads
         self._executor: ProcessPoolExecutor | None = None
-        self._news = None  # what workers tell, while they work
+        self._news: SimpleQueue | None = None  # what workers tell while they work
 
     def __enter__(self) -> Pool:
         return self
@@ -79,35 +100,27 @@ class Pool:
 
     def map(
         self, work: Callable, tasks: list[tuple], told: Callable[[int], None] = lambda count: None
-    ) -> Iterator[tuple[tuple, object]]:
-        """Yield (task, result) in the order of completion. A task whose result is `Held`, as another call is
-        at it, is done again when the rest is; it is said what is waited for. told: gets what the workers
-        `tell` meanwhile. Raises InputError when a worker process is killed."""
-        waiting = None
-        while tasks:
-            held = []
-            try:
-                jobs = {self.submit(work, *task): task for task in tasks}
-                while jobs:
-                    done, _ = wait(jobs, PATIENCE, FIRST_COMPLETED)
-                    while not self._news.empty():
-                        told(self._news.get())
-                    for job in done:
-                        task = jobs.pop(job)
-                        if isinstance(result := job.result(), Held):
-                            held.append((task, result))
-                        else:
-                            waiting = None
-                            yield task, result
-            except BrokenProcessPool as error:
-                raise InputError(
-                    "a worker process was killed, most likely for lack of memory; what is finished is kept: run the"
-                    f" same command again with fewer --jobs (now {self.jobs})"
-                ) from error
-            tasks = [task for task, _ in held]
-            if held:
-                waiting = waiting or Waiting()
-                waiting.go_on(held[0][1], PATIENCE)
+    ) -> Iterator[Result]:
+        """`again_while_held`. told: called with what the workers `tell` meanwhile.
+
+        Raises InputError when a worker process is killed.
+        """
+        return again_while_held(lambda tasks: self._once(work, tasks, told), tasks)
+
+    def _once(self, work: Callable, tasks: list[tuple], told: Callable[[int], None]) -> Iterator[Result]:
+        try:
+            jobs = {self.submit(work, *task): task for task in tasks}
+            while jobs:
+                done, _ = wait(jobs, PATIENCE, FIRST_COMPLETED)
+                while self._news and not self._news.empty():
+                    told(self._news.get())
+                for job in done:
+                    yield jobs.pop(job), job.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a worker process was killed, most likely for lack of memory; what is finished is kept: run"
+                f" the same command again with fewer --jobs (now {self.jobs})"
+            ) from error
 
     def submit(self, work: Callable, *arguments: object) -> Future:
         """One task for one of the processes."""
@@ -124,7 +137,7 @@ class Pool:
             if os.name == "posix":
                 os.environ["FLOWCLIP_FORK_SERVER_PARENT"] = str(os.getpid())
                 context.set_forkserver_preload(["flowclip_kit.distributed.fork_server"])
-                with deaf_to_ctrl_c():
+                with ignore_sigint():
                     forkserver.ensure_running()
             self._news = context.SimpleQueue()
             self._executor = ProcessPoolExecutor(
@@ -144,10 +157,10 @@ class Pool:
         return self._executor
 
 
-_news = None  # in a worker process: its end of the pool's
+_news: SimpleQueue | None = None  # in a worker process: its end of the pool's
 
 
-def _begin(threads: int, news) -> None:
+def _begin(threads: int, news: SimpleQueue) -> None:
     global _news
     import torch
 
@@ -157,38 +170,36 @@ def _begin(threads: int, news) -> None:
 
 
 def tell(count: int) -> None:
-    """Say, in a worker process and while a task is going on, that `count` more of its parts are done
-    (`Pool.map`)."""
+    """Tell the pool, from within a task, that `count` more of its parts are done (`Pool.map`)."""
     if _news is not None:
         _news.put(count)
 
 
 def end_with_parent() -> None:
-    """Let this worker process end when its parent is killed, which cannot tell it: it would wait for tasks
-    for ever."""
+    """End this worker process when its parent is killed: it would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        if parent is not None:
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def end_with_launcher() -> None:
-    """Let a rank end when torchrun is killed, which cannot tell it: it would train on, with nobody to end
-    it."""
+    """End this rank when torchrun is killed: it would train on, with nobody to end it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return  # srun's daemon ends its tasks
     import psutil
 
     above = psutil.Process().parents()
-    said = {process: "" for process in above}
+    launchers = []
     for process in above:
         with suppress(psutil.Error):
-            said[process] = " ".join(process.cmdline())
-    launchers = [
-        process for process in above if "torchrun" in said[process] or "torch.distributed" in said[process]
-    ]
+            command = " ".join(process.cmdline())
+            if "torchrun" in command or "torch.distributed" in command:
+                launchers.append(process)
     launcher = (launchers or above)[0].pid
     began = locks.born(launcher)
 
@@ -197,7 +208,8 @@ def end_with_launcher() -> None:
             threading.Event().wait(1)
         number = os.environ.get("RANK", "0")
         notice(
-            f"rank {number}: its launcher (PID {launcher}) has ended; what is finished is kept: start it again"
+            f"rank {number}: its launcher (PID {launcher}) has ended; what is finished is kept: start it"
+            " again"
         )
         locks.release_all()
         os._exit(2)

@@ -13,8 +13,7 @@ from flowclip_kit.distributed import process_pool
 
 @dataclass(frozen=True)
 class Rank:
-    """One process out of `of` that work together; `local` counts those on this machine, `beside` says how
-    many.
+    """One process out of `of` that work together. local: its number on this machine, out of `beside`.
 
     bound: the launcher gave each of them cores of its own.
     """
@@ -51,12 +50,13 @@ def rank(shard: str | None, environment: Mapping[str, str]) -> Rank:
             "SLURM_STEP_ID",
         ),
     ):
-        found = [re.match(r"\d+", environment.get(name, "")) for name in names]
-        if starter in environment and all(found):
-            return Rank(*(int(match[0]) for match in found), bound=starter == "SLURM_STEP_ID")
-    said = [environment.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
-    if said[2] and said[0].isdigit() and said[1].isdigit():
-        local, beside = (environment.get(name, "") for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-        here = (int(local), int(beside)) if local.isdigit() and beside.isdigit() else (0, 1)
-        return Rank(int(said[0]), int(said[1]), *here)
+        numbers = [int(match[0]) for name in names if (match := re.match(r"\d+", environment.get(name, "")))]
+        if starter in environment and len(numbers) == len(names):
+            number, of, local, beside = numbers
+            return Rank(number, of, local, beside, bound=starter == "SLURM_STEP_ID")
+    world = [environment.get(name, "") for name in ("RANK", "WORLD_SIZE")]
+    if environment.get("MASTER_ADDR") and all(map(str.isdigit, world)):
+        machine = [environment.get(name, "") for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")]
+        local, beside = map(int, machine) if all(map(str.isdigit, machine)) else (0, 1)
+        return Rank(int(world[0]), int(world[1]), local, beside)
     return Rank()

@@ -1,10 +1,9 @@
-"""One training on several GPUs or machines: each rank of torchrun or srun computes some of a batch's prompt
-trees.
+"""One training on several GPUs or machines: each rank of torchrun or srun computes some of a batch's trees.
 
-Nearly all of a step's time is the prompt trees of its videos, each computed as if it were alone: ranks hand
-each other what they found, and do the small rest all alike. So a training has the same bits on a CPU however
-many ranks make it. The main rank (number 0) decides, tests, writes and prints; the others follow. Where there
-are no ranks, as in worker processes, everything here hands back what it was given.
+Nearly all of a step's time goes into the prompt trees of its videos, each computed as if it were alone. The
+ranks exchange the results and all do the small rest, so that a training has the same bits on a CPU however
+many ranks there are. The main rank (number 0) decides, tests, writes and prints; the others follow. Without
+ranks, as in worker processes, every function here returns what it was given.
 """
 
 from __future__ import annotations
@@ -64,7 +63,8 @@ def start(rank: Rank, device: str, folder: Path) -> None:
     devices = [device for device, _ in said]
     if len(set(devices)) > 1:
         raise InputError(
-            f"{devices.count('cuda')} of {rank.of} ranks have a GPU: start one for each GPU, or all with --device cpu"
+            f"{devices.count('cuda')} of {rank.of} ranks have a GPU: start one for each GPU, or all with"
+            " --device cpu"
         )
 
 
@@ -76,7 +76,8 @@ def stop(failed: bool) -> None:
             if not failed:
                 with _reaching():
                     dist.all_reduce(torch.zeros(1))
-                    _watch.end()  # before anyone goes: nobody takes that for a death
+                    if _watch:
+                        _watch.end()  # before anyone goes: nobody takes that for a death
                     dist.all_reduce(torch.zeros(1))
             dist.destroy_process_group()
     finally:
@@ -104,10 +105,10 @@ def from_main(said: Said) -> Said:
     """What the main rank says; the others wait for it."""
     if not together():
         return said
-    words = [said if main() else None]
+    box = [said]
     with _reaching():
-        dist.broadcast_object_list(words, 0, device=torch.device("cpu"))
-    return words[0]
+        dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
+    return box[0]
 
 
 def share(items: Sequence) -> Sequence:
@@ -173,10 +174,10 @@ def gradients_of_main(parameters: Iterable[Tensor], loss: float) -> float:
         dist.broadcast(whole, 0)
     if main():
         return loss
-    *grads, loss = whole.split([*(value.numel() for value in parameters), 1])
+    *grads, last = whole.split([*(value.numel() for value in parameters), 1])
     for value, grad in zip(parameters, grads, strict=True):
         value.grad = grad.view_as(value)
-    return loss.item()
+    return last.item()
 
 
 def add(scores: Tensor) -> Tensor:
@@ -198,8 +199,7 @@ def _reaching() -> Iterator[None]:
         raise InputError(f"{_watch.gone_one() if _watch else 'another rank'} has ended; {KEPT}") from error
 
 
-# --- who is there
-# ---------------------------------------------------------------------------------------------
+# --- the watch ----------------------------------------------------------------------------------------------
 
 
 class _Watch:
@@ -211,12 +211,12 @@ class _Watch:
     """
 
     def __init__(self, folder: Path, rank: Rank) -> None:
-        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
-        names += ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-        said = [os.environ.get(name, "") for name in names]
-        if said[2] in ("localhost", "127.0.0.1", "::1"):
-            said.append(socket.gethostname())
-        self.job, self.rank = hashlib.sha256(" ".join(said).encode()).hexdigest()[:12], rank
+        names = ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"]
+        names += ["SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"]
+        values = [os.environ.get(name, "") for name in names]
+        if os.environ.get("MASTER_ADDR") in ("localhost", "127.0.0.1", "::1"):
+            values.append(socket.gethostname())
+        self.job, self.rank = hashlib.sha256(" ".join(values).encode()).hexdigest()[:12], rank
         self.folder, self.place = folder, folder / f".ranks-{self.job}.part"
         self._locks = [Lock(folder / f".ranks-{self.job}.{number}.lock") for number in range(rank.of)]
         self.lock = self._locks[rank.number]
@@ -276,8 +276,8 @@ class _Watch:
                     if number not in (self.rank.number, *self._owners)
                 ]
                 self._end(
-                    f"{self._named(missing) if missing else 'not every rank'} has not come within {MEET:.0f} s; all"
-                    " need the same launcher, --results and FLOWCLIP_CACHE"
+                    f"{self._named(missing) if missing else 'not every rank'} has not come within"
+                    f" {MEET:.0f} s; all need the same launcher, --results and FLOWCLIP_CACHE"
                 )
 
     def _lost(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Ray in the place of worker processes: the same runs, here or on a cluster that may lose workers and nodes.
+"""Ray instead of worker processes: the same runs, here or on a cluster that may lose workers and nodes.
 
 Ray is an extra (`./reproduce.sh extra ray`) and is imported with the first task.
 """
@@ -17,20 +17,22 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 from flowclip_core.errors import InputError
 from flowclip_core.files import unfinished
-from flowclip_kit.distributed.locks import Held, Waiting, sweep
-from flowclip_kit.distributed.process_pool import PATIENCE, deaf_to_ctrl_c
-from flowclip_kit.parser import ENGINES
+from flowclip_kit.distributed import ENGINES
+from flowclip_kit.distributed.locks import sweep
+from flowclip_kit.distributed.process_pool import PATIENCE, Result, again_while_held, ignore_sigint
 from flowclip_kit.paths import root
 
 # How often a task is done again whose worker died: nodes may go, but a run that kills every worker must end.
 RETRIES = 4
 _START = (
-    "start one with ray start --head, and ray start --address HEAD:6379 on the other machines, all of them and this"
-    " command with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN_PATH (see the README)"
+    "start one with ray start --head, and ray start --address HEAD:6379 on the other machines, all of them"
+    " and this command with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN_PATH (see the README)"
 )
 TRIES = 2  # to start Ray, which gives itself 30 seconds
 NAME = "FLOWCLIP_RAY"
@@ -38,8 +40,7 @@ OBJECT_STORE = 200 * 2**20  # bytes; tasks are small, and features are read from
 
 
 def need_engine(engine: str, ray_address: str | None = None) -> None:
-    """Raises InputError for an engine that is unknown or not installed, and an address where nothing
-    answers."""
+    """Raise InputError for an unknown engine, one not installed, or an address that does not answer."""
     if engine not in ENGINES:
         raise InputError(f"--engine {engine!r} is unknown; use {', '.join(ENGINES)}")
     if ray_address is not None and engine != "ray":
@@ -83,7 +84,8 @@ class RayEngine:
         self.jobs, self.device, self.address, self.threads = jobs, device, address, threads
         self._results, self._others = results, others
         self._mark: Path | None = None  # a file by which a worker knows our results folder
-        self._driver = self._talk = None
+        self._driver: SpawnProcess | None = None
+        self._talk: Any = None  # our end of the pipe to it
         self._name = uuid.uuid4().hex  # in the environment of all processes of a local cluster
         self._busy = False
 
@@ -98,55 +100,46 @@ class RayEngine:
                 self._mark.unlink(missing_ok=True)
                 self._mark = None
 
-    def map(self, work: Callable, tasks: list[tuple]) -> Iterator[tuple[tuple, object]]:
-        """Yield (task, result) in the order of completion, as `Pool.map` does; nothing is told meanwhile.
+    def map(self, work: Callable, tasks: list[tuple]) -> Iterator[Result]:
+        """`again_while_held`, as `Pool.map` does; nothing is told meanwhile.
 
         A task whose worker or node is lost is done again. Raises InputError for a task that lost RETRIES more
         workers, for a machine that does not see our files, and where Ray cannot be started or is lost.
         """
-        if not tasks:
-            return
+        return again_while_held(lambda tasks: self._once(work, tasks), tasks)
+
+    def _once(self, work: Callable, tasks: list[tuple]) -> Iterator[Result]:
         self._start()
         seen = [str(path) for path in (root() / "flowclip_kit", self._mark, *self._others())]
-        waiting = None
-        while tasks:
-            with suppress(BrokenPipeError):  # what is heard next says why
-                self._talk.send((work, tasks, RETRIES, seen, str(Path.cwd())))
-            held, self._busy = [], True
-            try:
-                while (said := self._hear()) is not None:
-                    number, result = said
-                    if isinstance(result, Held):
-                        held.append((tasks[number], result))
-                    else:
-                        waiting = None
-                        yield tasks[number], result
-            except GeneratorExit:  # whoever asked has enough
-                if self._talk is not None:
-                    with suppress(BrokenPipeError, InputError):
-                        self._talk.send(None)
-                        while self._hear() is not None:
-                            pass
-                raise
-            finally:
-                self._busy = False
-            tasks = [task for task, _ in held]
-            if held:
-                waiting = waiting or Waiting()
-                waiting.go_on(held[0][1], PATIENCE)
-
-    def _hear(self):
-        """What the driver says next: (number of a task, its result), or None when all are done."""
+        with suppress(BrokenPipeError):  # what is heard next says why
+            self._talk.send((work, tasks, RETRIES, seen, str(Path.cwd())))
+        self._busy = True
         try:
-            said = self._talk.recv()
+            while (answer := self._hear()) is not None:
+                number, result = answer
+                yield tasks[number], result
+        except GeneratorExit:  # whoever asked has enough
+            if self._talk is not None:
+                with suppress(BrokenPipeError, InputError):
+                    self._talk.send(None)
+                    while self._hear() is not None:
+                        pass
+            raise
+        finally:
+            self._busy = False
+
+    def _hear(self) -> tuple[int, Any] | None:
+        """The driver's next message: (number of a task, its result), or None when all are done."""
+        try:
+            message = self._talk.recv()
         except (EOFError, OSError) as error:
             raise InputError(
-                "--engine ray: Ray has ended, as when one of its processes (raylet, gcs_server) or its machine is lost;"
-                " what is finished is kept: run the same command again"
+                "--engine ray: Ray has ended, as when one of its processes (raylet, gcs_server) or its"
+                " machine is lost; what is finished is kept: run the same command again"
             ) from error
-        if isinstance(said, BaseException):
-            raise said
-        return said
+        if isinstance(message, BaseException):
+            raise message
+        return message
 
     def _start(self) -> None:
         if self._mark is None:
@@ -161,7 +154,7 @@ class RayEngine:
             self._talk, theirs = context.Pipe()
             arguments = (theirs, self.jobs, self.device, self.threads, self.address, self._name, self._mark)
             self._driver = context.Process(target=_drive, args=arguments, daemon=True, name="ray")
-            with deaf_to_ctrl_c():
+            with ignore_sigint():
                 self._driver.start()
             theirs.close()
             try:
@@ -209,15 +202,17 @@ def _home(name: str) -> Path:
     return Path(tempfile.gettempdir()) / f"flowclip-ray-{name[:8]}"
 
 
-# --- in the driver
-# --------------------------------------------------------------------------------------------
+# --- in the driver ------------------------------------------------------------------------------------------
 
 
 def _drive(talk, jobs: int, device: str, threads: int, address: str | None, name: str, mark: Path) -> None:
-    """Make what is asked for, until nobody asks any more."""
+    """The driver process: does the tasks that come through the pipe `talk` until that is closed."""
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:  # the parent may be killed, and tell nobody
-        multiprocessing.parent_process().join()
+        parent.join()
         mark.unlink(missing_ok=True)
         if address is None:
             shutil.rmtree(_home(name), ignore_errors=True)
@@ -240,12 +235,11 @@ def _drive(talk, jobs: int, device: str, threads: int, address: str | None, name
         return
     with suppress(EOFError, OSError):
         while True:
-            if (asked := talk.recv()) is None:
+            if (order := talk.recv()) is None:
                 continue
-            work, tasks, retries, seen, folder = asked
             try:
-                for said in _made(ray, work, tasks, retries, seen, folder, jobs, device, threads, talk):
-                    talk.send(said)
+                for message in _results(ray, *order, jobs, device, threads, talk):
+                    talk.send(message)
                 talk.send(None)
             except (EOFError, OSError) as error:
                 if talk.poll():  # the parent is gone
@@ -256,18 +250,18 @@ def _drive(talk, jobs: int, device: str, threads: int, address: str | None, name
                     talk.send(error)
                 except Exception:  # one that cannot be sent
                     talk.send(RuntimeError(f"{type(error).__name__}: {error}"))
-    if not multiprocessing.parent_process().is_alive():
+    if not parent.is_alive():
         watching.join()
     ray.shutdown()
 
 
-def _made(
+def _results(
     ray, work, tasks, retries, seen, folder, jobs, device, threads, talk
 ) -> Iterator[tuple[int, object]]:
     """(number of a task, its result) in the order of completion. Raises EOFError when the parent is gone."""
     share = 0 if device == "cpu" else 1 / jobs
     run = ray.remote(num_cpus=1, num_gpus=share, max_retries=retries)(_on_a_worker())
-    waiting, running = deque(enumerate(tasks)), {}
+    waiting, running = deque(enumerate(tasks)), dict[Any, int]()
     try:
         while waiting or running:
             # Twice what can run at once: no worker waits for us, and no store fills with tasks.
@@ -298,21 +292,20 @@ def _result(ray, job, jobs: int, retries: int):
                 f"--engine ray: {why}; what is finished is kept: run the same command again"
             ) from error
         raise InputError(
-            f"--engine ray: a run was lost {1 + retries} times with its worker, most likely for lack of memory"
-            f" ({why}); what is finished is kept: run the same command again, with fewer --jobs on a machine of"
-            f" your own (now {jobs})"
+            f"--engine ray: a run was lost {1 + retries} times with its worker, most likely for lack of"
+            f" memory ({why}); what is finished is kept: run the same command again, on one machine with"
+            f" fewer --jobs (now {jobs})"
         ) from error
     if blind:
         raise InputError(
-            f"--engine ray: {blind}; the checkout, the results folder (--results) and FLOWCLIP_CACHE must lie on a"
-            " file system that all machines share, at the same paths, and every machine needs the same packages"
+            f"--engine ray: {blind}; the checkout, the results folder (--results) and FLOWCLIP_CACHE must be"
+            " on a file system that all machines share, at the same paths, and all need the same packages"
         )
     return result
 
 
 def _connect(jobs: int, device: str, threads: int, address: str | None, name: str):
-    """Start a local cluster, or join the one at `address`; returns ray. Raises InputError where that
-    fails."""
+    """Start a local cluster, or join the one at `address`; returns ray. Raises InputError if that fails."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_AUTH_MODE" not in os.environ:
         # Ray starts a cluster with a token by itself, where there is one, and then joins it without.
@@ -341,22 +334,21 @@ def _connect(jobs: int, device: str, threads: int, address: str | None, name: st
         else:
             ray.init(address, **how)
     except Exception as error:  # Ray raises whatever it meets, and bare Exception
-        said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         if address is None:
             raise InputError(
-                f"--engine ray: Ray does not start here ({said[0].rstrip('.')}); try again when the machine is less"
-                " busy, or leave --engine ray out"
+                f"--engine ray: Ray does not start here ({lines[0].rstrip('.')}); try again when the machine"
+                " is less busy, or leave --engine ray out"
             ) from error
         raise InputError(
             f"--ray-address {address}: no Ray cluster there that takes us, with this machine in it"
-            f" ({said[0].rstrip('.')}); {_START}"
+            f" ({lines[0].rstrip('.')}); {_START}"
         ) from error
     return ray
 
 
 def _on_a_worker() -> Callable:
-    """What a Ray worker does. A function inside a function travels whole, so that it can say what its machine
-    lacks."""
+    """What a Ray worker does. A nested function travels whole, so it can say what its machine lacks."""
 
     def run(
         packed: list, module: str, seen: list[str], threads: int, folder: str
