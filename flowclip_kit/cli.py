@@ -397,6 +397,19 @@ def _verify(asked: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def _book(asked: argparse.Namespace) -> int:
+    from flowclip_kit import book
+
+    folder = (asked.results or root() / "results").absolute()
+    _need_writable(folder, "--results")
+    try:
+        print(shown(_short(book.build(folder / "book"))))
+    except RuntimeError as error:
+        print(f"reproduce.sh: {shown(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _doctor(asked: argparse.Namespace) -> int:
     from flowclip_kit import doctor
 
@@ -441,4 +454,5 @@ COMMANDS = {
     "list": _list,
     "report": _report,
     "verify": _verify,
+    "book": _book,
 }

@@ -233,6 +233,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--results", type=Path, metavar="DIR", help="where the tables are")
     report.add_argument("--recorded", action="store_true", help="of the recorded runs, even where there are others")
     command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
+    book = command("book", "the pages and notebooks as an HTML book in results/book; needs extra book")
+    book.add_argument("--results", type=Path, metavar="DIR", help="the book goes into DIR/book")
     # These have their help alone here: `programs` hands their words over.
     lab = command("lab", "JupyterLab on the notebooks, on this machine only; Ctrl-C ends it")
     lab.add_argument("options", nargs="*", help="JupyterLab's own options")
@@ -242,9 +244,11 @@ def parser() -> argparse.ArgumentParser:
     )
     test.add_argument("--screenshots", metavar="DIR", help="where the browser's pictures go")
     test.add_argument("options", nargs="*", help="pytest's own options and files, for the unit tests")
-    extra = command("extra", "add Ray or Playwright to the environment in use; nothing in it is changed")
+    extra = command(
+        "extra", "add what Ray, test --browser or book need to the environment; it changes nothing there"
+    )
     extra.add_argument(
-        "what", choices=("ray", "browser"), help="ray: for --engine ray; browser: for test --browser"
+        "what", choices=("ray", "browser", "book"), help="for --engine ray; for test --browser; for book"
     )
     bench = command("bench", "ratios to plain ways of the same work; bench NAME --help shows its options")
     names = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))

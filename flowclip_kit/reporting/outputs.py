@@ -18,7 +18,7 @@ import pandas as pd
 from flowclip_core.errors import InputError
 from flowclip_core.files import sha256, write_atomically
 from flowclip_core.model import hub
-from flowclip_kit import environment, experiments
+from flowclip_kit import environment, experiments, readme_parts
 from flowclip_kit.distributed.locks import Lock
 from flowclip_kit.experiments import Result, estimates, model_card, provenance_json, sealed
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
@@ -504,12 +504,12 @@ def _read_json(path: Path) -> dict:
 def _verdicts_of_the_demo() -> str:
     from flowclip_kit.reporting import claims
 
-    return str(claims.counts_by_verdict(claims.load("demo", "recorded")))
+    return readme_parts.verdicts(claims.load("demo", "recorded"))
 
 
 # The README's generated parts: name in the marks -> what makes the text.
 README_PARTS: dict[str, Callable[[], str]] = {
-    "table5": lambda: str(target_results.load("table5").table()),
+    "table5": lambda: readme_parts.table5(target_results.load("table5").summary),
     "verdicts": _verdicts_of_the_demo,
 }
 
@@ -522,7 +522,7 @@ def _marks(part: str) -> tuple[str, str]:
 def _readme(part: str, text: str) -> str:
     """The README with this part between its two marks."""
     before, after = _around(part)
-    return f"{before}\n\n```text\n{text.rstrip()}\n```\n\n{after}"
+    return f"{before}\n{text.rstrip()}\n{after}"
 
 
 def _around(part: str) -> tuple[str, str]:
