@@ -227,7 +227,10 @@ def shown(tmp_path_factory) -> tuple[str, pd.DataFrame]:
         patch.setattr(claims, "register", REGISTER)
         for target in SHOWN:
             result = made(target, shots=(2,))
-            about = result.provenance | {"devices": ["cpu & <b>gpu</b>"]}
+            about = result.provenance | {
+                "devices": ["cpu & <b>gpu</b>"],
+                "software": [[["commit", "0123abcd"]]],
+            }
             outputs._write_data(target, result, about, folder / "results" / "demo")
         write_atomically(folder / "results" / "demo" / "table3.csv", counts_text())
         patch.setattr(plots, "figures", drawn)
@@ -283,7 +286,7 @@ def test_the_report_opens_with_findings_and_chips_and_folds_the_rest(shown):
     opening, details = text.split("<h2>Details</h2>")
     waiting = verdicts["kind"].isin(["value", "difference"]).sum()
     assert f"0 of {waiting} printed values and differences are checked" in opening
-    assert "Demo world, not evidence about the paper&#x27;s data." in opening and "commit" in opening
+    assert "Demo world, not evidence about the paper&#x27;s data." in opening and "commit 0123abcd" in opening
     for name in SHOWN:
         own = [claim.id for claim in REGISTER() if {part.target for part in claim.parts} == {name}]
         counts = verdicts[verdicts["id"].isin(own)]["verdict"].value_counts()
@@ -353,4 +356,5 @@ def test_real_data_are_not_called_a_demo(tmp_path, monkeypatch):
     outputs._write_data("table5", result, result.provenance, folder / "results" / "paper-runs")
     [path] = outputs.write_report("paper", folder / "results")
     assert path == folder / "results" / "paper-runs" / "report.html"
-    assert "flowclip: profile paper" in path.read_text() and "emo world" not in path.read_text()
+    shown, legend, _ = path.read_text().partition('id="how-to-read"')
+    assert "flowclip: profile paper" in shown and "emo world" not in shown and legend

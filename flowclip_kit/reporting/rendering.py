@@ -175,7 +175,7 @@ def _markup(cell: str) -> str:
     if cell in CHIPS:
         return chip(cell)
     first, *small = escape(cell).split("\n")
-    first = re.sub(r"(\[[^]]*\])", r'<span class="printed">\1</span>', first)
+    first = re.sub(r"(\[[\d. ±]+\])", r'<span class="printed">\1</span>', first)
     return first + "".join(f"<br><small>{line}</small>" for line in small)
 
 
