@@ -60,3 +60,57 @@ def _tiny(pretrained: str | None, device: str):
     from flowclip_kit.demo.backbone import load_backbone
 
     return load_backbone(TINY, pretrained, device=device)
+
+
+class Classifier:
+    """`classify` for many videos: the same arguments, and the backbone is loaded once, with the first video.
+
+    name = Classifier(["cooking", "running"], backbone="ViT-B-16", pretrained="openai")
+    for video in videos_in(["clips"]):
+        print(video, name(video).top[0])
+    """
+
+    def __init__(self, labels: Sequence[str] | None = None, **settings) -> None:
+        """labels, settings: those of `classify`."""
+        self.labels, self.settings, self._backbone = labels, settings, None
+
+    def __call__(self, video: str | Path) -> Prediction:
+        """The prediction for one video. Raises as `classify` does."""
+        settings = dict(self.settings)
+        if self._backbone is None and Path(video).is_file():  # a wrong path is told before a model is loaded
+            self._backbone = self._load()
+        if self._backbone is not None:
+            settings |= {"backbone": self._backbone, "pretrained": None}
+        return classify(video, self.labels, **settings)
+
+    def _load(self):
+        from flowclip_core.model import hub
+        from flowclip_kit.demo.backbone import load_backbone
+
+        name, pretrained = self.settings.get("backbone"), self.settings.get("pretrained")
+        if name is None and (checkpoint := self.settings.get("checkpoint")) is not None:
+            origin = hub.read_settings(hub.find(checkpoint))["backbone"]
+            name, pretrained = origin["name"], pretrained or origin["pretrained"]
+        return load_backbone(name or TINY, pretrained, device=self.settings.get("device", "cpu"))
+
+
+def videos_in(paths: Sequence[Path | str]) -> list[Path]:
+    """The video files that `paths` name: files as they are, folders by what video files they hold, sorted.
+
+    Raises InputError for a folder without any.
+    """
+    from flowclip_kit.datasets.formats import EXTENSIONS
+
+    videos: list[Path] = []
+    for path in map(Path, paths):
+        found = [path]
+        if path.is_dir():
+            found = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
+            )
+            if not found:
+                raise InputError(
+                    f"{path}: no video in this folder; expected files such as .mp4, .avi or .mov"
+                )
+        videos += found
+    return videos
