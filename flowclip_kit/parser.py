@@ -185,7 +185,9 @@ def parser() -> argparse.ArgumentParser:
         " theirs by themselves",
     )  # fmt: skip
     predict = command("predict", "scores of your class names for your video", tower)
-    predict.add_argument("video", type=Path, help="a video file")
+    predict.add_argument(
+        "video", type=Path, nargs="+", help="a video file or a folder of them; several at once"
+    )
     predict.add_argument(
         "--labels", metavar="A,B", help="class names; one that holds a comma in double quotes"
     )
@@ -197,7 +199,10 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, metavar="PARTS",
         help="trained parts: a file, a folder, or user/name of the hub; brings its own class names",
     )  # fmt: skip
-    predict.add_argument("--json", action="store_true", help="print JSON")
+    predict.add_argument("--json", action="store_true", help="print JSON; of several videos one line each")
+    predict.add_argument(
+        "--csv", action="store_true", help="print CSV: a line for every video and class name"
+    )
     notebook = command("notebook", "run a notebook with parameters; an unknown one is an error")
     there = ", ".join(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
     notebook.add_argument("name", help=there or "a notebook of the checkout")
