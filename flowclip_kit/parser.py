@@ -132,7 +132,8 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         target.add_argument(
             "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
-            help="change a knob of the experiment: JSON or bare words; a list makes an axis; give it again for more",
+            help="change a knob of the experiment: JSON or bare words; a list makes an axis; give it again"
+            " for more",
         )  # fmt: skip
         target.add_argument(
             "--name",
