@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowclip_core.config import TINY
-from flowclip_core.errors import InputError, shown
+from flowclip_core.errors import InputError, VideoError, shown
 from flowclip_core.files import to_json
 from flowclip_kit import programs, surroundings
 from flowclip_kit.class_texts import split_names
@@ -30,6 +31,7 @@ from flowclip_kit.paths import need_checkout, root
 from flowclip_kit.profiles import PROFILES
 
 if TYPE_CHECKING:
+    from flowclip_core.predict import Prediction
     from flowclip_kit.experiments import Experiment, Options
 
 # What the machine or its owner refuses us, and what to do about it.
@@ -288,11 +290,12 @@ def _report(asked: argparse.Namespace) -> int:
         raise InputError(f"--profile {asked.profile!r} is unknown; use {', '.join(PROFILES)}")
     folder = (asked.results or root() / "results").absolute()
     _need_writable(folder, "--results")
-    if asked.results and not any(results_folder(asked.profile, str(folder)).glob("*.csv")):
+    there = results_folder(asked.profile, str(folder))
+    if asked.results and not asked.recorded and not any([*there.glob("*.csv"), *there.glob("*-*/*.csv")]):
         raise InputError(
             f"--results {asked.results}: no tables of profile {asked.profile} in it; make them first"
         )
-    for path in outputs.write_report(asked.profile, folder):
+    for path in outputs.write_report(asked.profile, folder, asked.recorded):
         print(shown(_short(path)))
     return 0
 
@@ -326,10 +329,11 @@ def _notebook(asked: argparse.Namespace) -> int:
 
 def _predict(asked: argparse.Namespace) -> int:
     from flowclip_kit.experiments.runs import pick_device
-    from flowclip_kit.predict import classify
+    from flowclip_kit.predict import Classifier, videos_in
 
-    found = classify(
-        asked.video,
+    if asked.json and asked.csv:
+        raise InputError("--json and --csv: give one of them")
+    classify = Classifier(
         _labels(asked),
         checkpoint=asked.checkpoint,
         backbone=asked.backbone,
@@ -337,8 +341,29 @@ def _predict(asked: argparse.Namespace) -> int:
         decoder=asked.decoder,
         device=pick_device(asked.device),
     )
+    if len(asked.video) == 1 and not asked.video[0].is_dir():
+        return _say_prediction(classify(asked.video[0]), asked, 1 if asked.json else None)
+    unreadable = 0
+    if asked.csv:
+        print("video,label,score,cosine")
+    for video in videos_in(asked.video):
+        try:
+            _say_prediction(classify(video), asked, None)
+        except VideoError as error:  # the others are worth their answers
+            _refuse(error)
+            unreadable += 1
+    return 2 if unreadable else 0
+
+
+def _say_prediction(found: Prediction, asked: argparse.Namespace, indent: int | None) -> int:
+    """Print one prediction: as text, as JSON (indented, or one line), or as lines of CSV."""
+    if asked.csv:
+        lines = csv.writer(sys.stdout, lineterminator="\n")
+        for (label, score), cosine in zip(found.top, found.cosines or [""] * len(found.top), strict=True):
+            lines.writerow([shown(found.video), shown(label), f"{score:.6f}", cosine and f"{cosine:.6f}"])
+        return 0
     if asked.json:
-        said = to_json("the answer", found.as_dict(), ensure_ascii=False, indent=1)
+        said = to_json("the answer", found.as_dict(), ensure_ascii=False, indent=indent)
         # What does not print is escaped here too, as JSON does it.
         print(
             "".join(
@@ -396,6 +421,19 @@ def _verify(asked: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def _book(asked: argparse.Namespace) -> int:
+    from flowclip_kit import book
+
+    folder = (asked.results or root() / "results").absolute()
+    _need_writable(folder, "--results")
+    try:
+        print(shown(_short(book.build(folder / "book"))))
+    except RuntimeError as error:
+        print(f"reproduce.sh: {shown(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _doctor(asked: argparse.Namespace) -> int:
     from flowclip_kit import doctor
 
@@ -440,4 +478,5 @@ COMMANDS = {
     "list": _list,
     "report": _report,
     "verify": _verify,
+    "book": _book,
 }

@@ -37,6 +37,7 @@ TARGETS = {
     "figure3d": "temporal step s",
     "ablation": "a grid of your own: any rows, k, T, s, H, temperature, rate, training",
     "readings": "what the paper leaves open, one choice changed at a time, and two controls",
+    "rivals": "other methods on the same features, lists, seeds and steps",
     "all": "table1 to figure3d, then the verdicts on the paper's claims and one report",
 }
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -185,7 +186,9 @@ def parser() -> argparse.ArgumentParser:
         " theirs by themselves",
     )  # fmt: skip
     predict = command("predict", "scores of your class names for your video", tower)
-    predict.add_argument("video", type=Path, help="a video file")
+    predict.add_argument(
+        "video", type=Path, nargs="+", help="a video file or a folder of them; several at once"
+    )
     predict.add_argument(
         "--labels", metavar="A,B", help="class names; one that holds a comma in double quotes"
     )
@@ -197,7 +200,10 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, metavar="PARTS",
         help="trained parts: a file, a folder, or user/name of the hub; brings its own class names",
     )  # fmt: skip
-    predict.add_argument("--json", action="store_true", help="print JSON")
+    predict.add_argument("--json", action="store_true", help="print JSON; of several videos one line each")
+    predict.add_argument(
+        "--csv", action="store_true", help="print CSV: a line for every video and class name"
+    )
     notebook = command("notebook", "run a notebook with parameters; an unknown one is an error")
     there = ", ".join(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
     notebook.add_argument("name", help=there or "a notebook of the checkout")
@@ -231,7 +237,10 @@ def parser() -> argparse.ArgumentParser:
     report = command("report", "one HTML file with every table, figure, verdict and cost that is there")
     report.add_argument("--profile", default="demo", metavar="NAME", help="of which profile (default: demo)")
     report.add_argument("--results", type=Path, metavar="DIR", help="where the tables are")
+    report.add_argument("--recorded", action="store_true", help="of the recorded runs, even where there are others")
     command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
+    book = command("book", "the pages and notebooks as an HTML book in results/book; needs extra book")
+    book.add_argument("--results", type=Path, metavar="DIR", help="the book goes into DIR/book")
     # These have their help alone here: `programs` hands their words over.
     lab = command("lab", "JupyterLab on the notebooks, on this machine only; Ctrl-C ends it")
     lab.add_argument("options", nargs="*", help="JupyterLab's own options")
@@ -241,9 +250,11 @@ def parser() -> argparse.ArgumentParser:
     )
     test.add_argument("--screenshots", metavar="DIR", help="where the browser's pictures go")
     test.add_argument("options", nargs="*", help="pytest's own options and files, for the unit tests")
-    extra = command("extra", "add Ray or Playwright to the environment in use; nothing in it is changed")
+    extra = command(
+        "extra", "add what Ray, test --browser or book need to the environment; it changes nothing there"
+    )
     extra.add_argument(
-        "what", choices=("ray", "browser"), help="ray: for --engine ray; browser: for test --browser"
+        "what", choices=("ray", "browser", "book"), help="for --engine ray; for test --browser; for book"
     )
     bench = command("bench", "ratios to plain ways of the same work; bench NAME --help shows its options")
     names = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))

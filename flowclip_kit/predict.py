@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowclip_core import predict
 from flowclip_core.config import TINY
@@ -14,6 +14,7 @@ from flowclip_core.errors import InputError
 from flowclip_core.predict import Prediction
 from flowclip_kit.class_texts import texts_of
 from flowclip_kit.datasets.decoders import read_frames
+from flowclip_kit.datasets.disk import EXTENSIONS
 
 if TYPE_CHECKING:
     from flowclip_core.model.backbone import Backbone
@@ -28,6 +29,7 @@ def classify(
     pretrained: str | None = None,
     decoder: str = "pyav",
     device: str = "cpu",
+    load: Callable[..., Backbone] | None = None,
 ) -> Prediction:
     """`flowclip_core.classify`, with the embedded tiny CLIP by default, which names the words it has never
     seen.
@@ -46,7 +48,7 @@ def classify(
         pretrained=pretrained,
         device=device,
         read=partial(read_frames, decoder=decoder),
-        load=_load,
+        load=load or _load,
     )
     if not prediction.model.startswith(f"{TINY} "):
         return prediction
@@ -61,3 +63,41 @@ def _load(name: str | Path, pretrained: str | None, device: str) -> Backbone:
     from flowclip_kit.demo.backbone import load_backbone  # imports torch: not before the video could be read
 
     return load_backbone(name, pretrained, device=device)
+
+
+class Classifier:
+    """`classify` for many videos: the same arguments, and the backbone is loaded once, with the first video.
+
+    name = Classifier(["cooking", "running"], backbone="ViT-B-16", pretrained="openai")
+    for video in videos_in(["clips"]):
+        print(video, name(video).top[0])
+    """
+
+    def __init__(self, labels: Sequence[str] | None = None, **settings: Any) -> None:
+        """labels, settings: those of `classify`."""
+        self.labels, self.settings = labels, settings
+        self._load = lru_cache(maxsize=1)(_load)
+
+    def __call__(self, video: str | Path) -> Prediction:
+        """The prediction for one video. Raises as `classify` does."""
+        return classify(video, self.labels, **{"load": self._load} | self.settings)
+
+
+def videos_in(paths: Sequence[Path | str]) -> list[Path]:
+    """The video files that `paths` name: files as they are, folders by what video files they hold, sorted.
+
+    Raises InputError for a folder without any.
+    """
+    videos: list[Path] = []
+    for path in map(Path, paths):
+        found = [path]
+        if path.is_dir():
+            found = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
+            )
+            if not found:
+                raise InputError(
+                    f"{path}: no video in this folder; expected files such as .mp4, .avi or .mov"
+                )
+        videos += found
+    return videos

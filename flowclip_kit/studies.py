@@ -57,7 +57,7 @@ class Study:
         if data_root is not None:
             options = replace(options, data_root=Path(data_root))
         self.options, self.source, self.knobs = options, source, knobs
-        self.experiment = Experiment.of(target, profile, options, knobs, name)
+        self.experiment = Experiment.of(target, profile, options, knobs, name, need=False)
 
     @property
     def grid(self) -> pd.DataFrame:

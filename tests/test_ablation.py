@@ -78,7 +78,7 @@ def as_written(value):
 @pytest.mark.parametrize("target", TARGETS)
 def test_signature_cell_and_help_are_one(target, capsys):
     asked = parameters(target)
-    assert list(asked) == list(knobs.KNOBS)
+    assert list(asked) == [name for name in knobs.KNOBS if name in asked]
     notebook = nbformat.read(ROOT / "notebooks" / f"{target}.ipynb", 4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     tree = ast.parse(cell.source)

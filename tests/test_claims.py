@@ -604,7 +604,7 @@ def test_a_damaged_file_is_refused(judged, checkout, name, entry):
 
 def test_counts_by_verdict_add_up(judged):
     frame = judged.reset_index()
-    head, _, *rows = claims.counts_by_verdict(frame).splitlines()
+    head, _, *rows = str(claims.counts_by_verdict(frame)).splitlines()
     at = [head.index(name) for name in ["kind", *VERDICTS, "all"]]
     assert at == sorted(at)
     cells = {row.split()[0]: [0 if cell == "." else int(cell) for cell in row.split()[1:]] for row in rows}
@@ -619,10 +619,10 @@ def test_what_is_shown_fits_a_notebook(judged):
     frame = judged.reset_index()
     runs = frame[frame["kind"] != "audit"]
     for text in (claims.lines(runs), claims.listing(frame), claims.counts_by_verdict(frame)):
-        assert max(map(len, text.splitlines())) <= WIDTH
-    shown = claims.listing(frame.query("id == 'audit.trainable'"))
+        assert max(map(len, str(text).splitlines())) <= WIDTH
+    shown = str(claims.listing(frame.query("id == 'audit.trainable'")))
     assert shown.startswith("inconsistent in print  audit.trainable\n    sections 3.2, 4.2; Table 3:")
-    head, rule, *rows = claims.lines(frame).splitlines()
+    head, rule, *rows = str(claims.lines(frame)).splitlines()
     assert len(rows) == len(frame) and all(
         row.endswith(name) for row, name in zip(rows, frame["id"], strict=True)
     )

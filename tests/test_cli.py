@@ -147,7 +147,7 @@ def refused(capfd):
         ("report --results .", "--results .: no tables of profile demo in it"),
         ("report table5", "table5"),
         ("notebook", "required: name"),
-        ("notebook table9", "notebook 'table9' is unknown; use data, explore_motion, explore_prompts"),
+        ("notebook table9", "notebook 'table9' is unknown; use ablation, data, explore_motion, explore_prompts"),
         ("notebook ../notebooks/table1", "is unknown"),
         ("notebook table1 -p novalue", "-p novalue: expected NAME=VALUE"),
         ("notebook table1 -p", "-p"),
@@ -467,7 +467,7 @@ def test_a_notebook_without_a_record_says_so_in_one_line():
         "results/recorded/quick/table1.csv: no such file; expected a table made by ./reproduce.sh"
         in done.stderr
     )
-    assert "table1.ipynb, code cell 2" in done.stderr
+    assert "table1.ipynb, code cell 3" in done.stderr
     assert [path.name for path in Path("out").iterdir()] == ["table1.failed.ipynb"]
 
 

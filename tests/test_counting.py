@@ -360,7 +360,7 @@ def test_an_absent_file_is_named(tmp_path):
 
 
 def test_table_shows_the_counts_beside_the_print(counts, paper):
-    frame = shown.table(counts, paper)
+    frame = shown.table(counts, paper).text
     assert frame.map(lambda cell: isinstance(cell, str)).all(axis=None)
     sizes, ucf = frame.loc["parameters, millions"], frame.filter(like="UCF", axis=0).droplevel(0)
     columns = ["printed", "paper's rule", "less printed", "to the digit", "exact", "trainable"]
@@ -374,11 +374,11 @@ def test_table_shows_the_counts_beside_the_print(counts, paper):
         "yes",
     ]
     assert len(frame) == 6 + 3 * 6
-    text = tables.text_table(frame)
+    text = str(shown.table(counts, paper))
     assert max(map(len, text.splitlines())) <= tables.WIDTH and "-0.000" not in text
     moved = counts.assign(value=counts["value"] + 0.5)
     assert (
-        shown.table(moved, paper)[["paper's rule", "less printed"]] != frame[["paper's rule", "less printed"]]
+        shown.table(moved, paper).text[["paper's rule", "less printed"]] != frame[["paper's rule", "less printed"]]
     ).all(axis=None)
 
 

@@ -55,6 +55,7 @@ OTHER = {
     (RunConfig, "train"): {"train": None},
     (RunConfig, "transfer"): {"transfer": Transfer("other")},
     (RunConfig, "listed"): {"listed": "0123456789abcdef"},
+    (RunConfig, "method"): {"method": "CoOp"},
     (BackboneConfig, "pretrained"): {"pretrained": None},
 }
 

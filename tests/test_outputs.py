@@ -160,9 +160,9 @@ def some_claims() -> list[claims.Claim]:
             or claim.id in (ORDER, "table5.value.hmdb.full.k2")]  # fmt: skip
 
 
-def sketches(target, summary, paired=None, axis=None):
+def sketches(target, summary, paper=None, paired=None):
     """Stand in for the figures, which take seconds: other numbers, other bytes."""
-    drawn = {target: summary.to_csv(float_format="%.6f") + str(axis)}
+    drawn = {target: summary.to_csv(float_format="%.6f")}
     return drawn if paired is None else drawn | {f"{target}_differences": paired.to_csv(float_format="%.6f")}
 
 
@@ -632,7 +632,7 @@ def test_verdicts_are_those_of_the_tables_that_are_there(executed, tmp_path):
     frame = claims.load("demo", str(results)).set_index("id")
     judged = frame[(frame["verdict"] != "not run") & (frame["kind"] != "audit")]
     assert {name.split(".")[0] for name in judged.index} == {"table5", "table3"}
-    assert outputs.verdict_counts("demo", results) == claims.counts_by_verdict(frame)
+    assert outputs.verdict_counts("demo", results) == str(claims.counts_by_verdict(frame))
     outputs.write_verdicts("demo", results)
     assert [name for name, _ in executed] == ["verdicts", "table5", "table3", "verdicts"]
 

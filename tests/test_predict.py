@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from flowclip_core.data.video import segment_centres
 from flowclip_core.errors import InputError
 from flowclip_kit.demo import world
 from flowclip_kit.demo.backbone import load_backbone, load_tiny_clip
-from flowclip_kit.predict import classify
+from flowclip_kit.predict import classify, videos_in
 
 
 def well_formed(found, labels) -> None:
@@ -132,3 +134,36 @@ def test_checkpoints_that_cannot_be_had_are_one_line(parts, monkeypatch, tmp_pat
         with pytest.raises(InputError, match=why) as error:
             classify(parts.video, checkpoint=checkpoint)
         assert "\n" not in str(error.value)
+
+
+def test_many_videos_load_the_model_once_and_an_unreadable_one_stops_no_other(
+    parts, tmp_path, capsys, monkeypatch
+):
+    from flowclip_kit import cli
+    from flowclip_kit.demo import backbone
+
+    loaded, load = [], backbone.load_backbone
+    monkeypatch.setattr(
+        backbone, "load_backbone", lambda *words, **more: loaded.append(words) or load(*words, **more)
+    )
+    (tmp_path / "in").mkdir()
+    for name in ("b.avi", "in/a.avi"):
+        (tmp_path / name).write_bytes(parts.video.read_bytes())
+    (tmp_path / "notes.txt").write_text("no video")
+    (tmp_path / "in" / "broken.mp4").write_bytes(b"no video")
+    words = ["predict", str(tmp_path), "--labels", "wave,clap"]
+    assert cli.main([*words, "--json"]) == 2
+    said = capsys.readouterr()
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [row["video"] for row in rows] == [str(tmp_path / "b.avi"), str(tmp_path / "in" / "a.avi")]
+    assert "broken.mp4" in said.err and len(said.err.splitlines()) == 1 and len(loaded) == 1
+    assert rows[0]["top"] == classify(parts.video, ["wave", "clap"]).as_dict()["top"]
+    assert cli.main([*words[:1], str(tmp_path / "b.avi"), str(parts.video), *words[2:], "--csv"]) == 0
+    table = list(csv.reader(capsys.readouterr().out.splitlines()))
+    assert table[0] == ["video", "label", "score", "cosine"] and len(table) == 5
+    assert cli.main([*words, "--csv", "--json"]) == 2
+
+
+def test_a_folder_without_a_video_is_named(tmp_path):
+    with pytest.raises(InputError, match="no video in this folder"):
+        videos_in([tmp_path])

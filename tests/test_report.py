@@ -20,7 +20,6 @@ from flowclip_kit import experiments, paths
 from flowclip_kit.experiments.catalogue import TARGETS
 from flowclip_kit.experiments.results_table import unpack
 from flowclip_kit.reporting import claims, costs, outputs, plots, report, tables, target_results
-from flowclip_kit.reporting.register import KINDS
 from flowclip_kit.reporting.target_results import View
 
 REGISTER = claims.register
@@ -34,7 +33,7 @@ def view_of(target, profile="demo", **options) -> View:
     return View(target, result.tidy, hits, result.provenance)
 
 
-# --- view -----------------------------------------------------------------------------------------------------
+# --- view
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def test_what_is_loaded_is_what_was_recorded(recorded, tmp_path):
         )
         assert summary["mean"].to_numpy() == pytest.approx(shown.summary["mean"].to_numpy(), abs=1e-4)
         assert summary["variant"].tolist() == shown.summary["variant"].tolist()
-        assert shown.table() == View(target, result.tidy, shown.hits, result.provenance).table()
+        assert str(shown.table()) == str(View(target, result.tidy, shown.hits, result.provenance).table())
 
 
 def test_other_sources_are_folders_or_runs(recorded, tmp_path, monkeypatch):
@@ -107,7 +106,7 @@ def test_all_differences_that_the_catalogue_asks_for_are_there(target):
     shown = view_of(target, shots=(4,))
     asked = TARGETS[target].compare
     if not asked:
-        assert shown.paired is None and shown.differences() == "no differences are asked for"
+        assert shown.paired is None and shown.differences() is None
         return
     paired = shown.paired
     assert list(dict.fromkeys(zip(paired["variant"], paired["reference"], strict=True))) == list(asked)
@@ -122,7 +121,7 @@ def test_all_differences_that_the_catalogue_asks_for_are_there(target):
         other = top1[(top1["role"] == row.role) & (top1["variant"] == row.reference)]
         other = other[other["trained_on"].isin(["", row.trained_on])]
         assert row.mean == pytest.approx(at["value"].mean() - other["value"].mean(), abs=1e-3)
-    said = shown.differences()
+    said = str(shown.differences())
     assert all(f"{variant} - {reference}" in said for variant, reference in asked)
 
 
@@ -141,7 +140,7 @@ def test_runs_that_chose_a_learning_rate_are_not_shown():
         shown, runs=shown.runs.assign(value=shown.runs["value"].where(shown.runs["split"] > 0, 99.0))
     )
     pd.testing.assert_frame_equal(changed.summary, shown.summary)
-    assert changed.table() == shown.table() and changed.verdicts() == shown.verdicts()
+    assert str(changed.table()) == str(shown.table()) and str(changed.verdicts()) == str(shown.verdicts())
 
 
 def judged_ids(text: str) -> set[str]:
@@ -165,7 +164,7 @@ def test_no_printed_amount_is_judged_in_the_demo_even_where_it_is_met(target):
         return printed.get((cell.variant, cell.role, cell.config.k or 0), 50.0)
 
     asked = view_of(target, top1=as_printed)
-    said = asked.verdicts()
+    said = str(asked.verdicts())
     own = {c.id for c in REGISTER() if c.parts and {part.target for part in c.parts} == {target}}
     values = {name for name in own if KIND[name] in ("value", "difference")}
     found = judged_ids(said)
@@ -173,12 +172,12 @@ def test_no_printed_amount_is_judged_in_the_demo_even_where_it_is_met(target):
     waiting = sum(int(n) for n, of in re.findall(r"^(\d+) of (\d+) claims not run: ", said, re.MULTILINE))
     assert waiting == len(own - found) >= len(values)
     if values:  # the same scores on the paper's data are judged
-        real = view_of(target, "paper", shots=(2, 4, 8, 16), top1=as_printed).verdicts()
+        real = str(view_of(target, "paper", shots=(2, 4, 8, 16), top1=as_printed).verdicts())
         assert judged_ids(real) & values and "reproduced" in real
 
 
 def test_a_claim_that_waits_for_runs_does_not_blame_the_demo():
-    said = view_of("table5", "paper", roles=("HMDB-51",)).verdicts()
+    said = str(view_of("table5", "paper", roles=("HMDB-51",)).verdicts())
     assert "parts have runs" in said and claims.DEMO not in said
 
 
@@ -187,14 +186,14 @@ def test_verdicts_at_hand_say_the_same_as_verdicts_made_anew(recorded, monkeypat
     judged = outputs.judged("demo", "recorded")
     with monkeypatch.context() as patch:
         patch.setattr(claims, "measure", lambda *_: pytest.fail("measured again"))
-        given = {target: target_results.load(target).verdicts(judged) for target in recorded}
-    assert given == {target: target_results.load(target).verdicts() for target in recorded}
+        given = {target: str(target_results.load(target).verdicts(judged)) for target in recorded}
+    assert given == {target: str(target_results.load(target).verdicts()) for target in recorded}
     nothing = judged.assign(verdict="not run", reason="no runs")
-    own = view_of("table7").verdicts(nothing)
+    own = str(view_of("table7").verdicts(nothing))
     assert not judged_ids(own) and re.fullmatch(r"(\d+) of \1 claims not run: no runs", own.strip())
 
 
-# --- report ---------------------------------------------------------------------------------------------------
+# --- report
 
 
 class Page(HTMLParser):
@@ -213,7 +212,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def drawn(target, summary, paired=None, axis=None):
+def drawn(target, summary, paper, paired=None):
     """A figure that takes no time, with a name of its own."""
     figure = Figure(figsize=(1, 1))
     figure.text(0, 0, target)
@@ -228,7 +227,10 @@ def shown(tmp_path_factory) -> tuple[str, pd.DataFrame]:
         patch.setattr(claims, "register", REGISTER)
         for target in SHOWN:
             result = made(target, shots=(2,))
-            about = result.provenance | {"devices": ["cpu & <b>gpu</b>"]}
+            about = result.provenance | {
+                "devices": ["cpu & <b>gpu</b>"],
+                "software": [[["commit", "0123abcd"]]],
+            }
             outputs._write_data(target, result, about, folder / "results" / "demo")
         write_atomically(folder / "results" / "demo" / "table3.csv", counts_text())
         patch.setattr(plots, "figures", drawn)
@@ -246,7 +248,7 @@ def test_the_report_is_one_file_that_loads_nothing(shown):
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "data", "poster", "action"):
             if name in attributes:
-                start = {"img": "data:image/svg+xml;base64,", "a": "#"}[tag]
+                start = {"img": ("data:image/svg+xml;base64,", "data:image/png;base64,"), "a": "#"}[tag]
                 assert attributes[name].startswith(start), attributes[name][:80]
         assert not any(name.startswith("on") for name in attributes)
 
@@ -256,36 +258,63 @@ def test_pictures_are_whole_and_links_lead_somewhere(shown):
     pictures = {
         a["alt"]: base64.b64decode(a["src"].partition(",")[2]) for tag, a in page.tags if tag == "img"
     }
-    assert pictures.keys() == {"table3", *(name + more for name in SHOWN for more in ("", "_differences"))}
-    assert all(b"<svg" in data and data.rstrip().endswith(b"</svg>") for data in pictures.values())
-    ids = [a["id"] for _, a in page.tags if "id" in a]
+    small = {f"{name}, small" for name in (*SHOWN, "table3")}
+    assert (
+        pictures.keys()
+        == {"table3", *(name + more for name in SHOWN for more in ("", "_differences"))} | small
+    )
+    assert all(pictures[name].startswith(b"\x89PNG") for name in small)
+    assert all(data.rstrip().endswith(b"</svg>") for name, data in pictures.items() if name not in small)
+    ids = [a["id"] for tag, a in page.tags if "id" in a and tag == "details"]
     assert len(ids) == len(set(ids))
-    assert [a["href"] for tag, a in page.tags if tag == "a"] == [f"#{name}" for name in ids]
-    assert ids == ["table1", "table3", "table5", "table7", "figure3c", "verdicts", "cost"]
+    assert {a["href"].removeprefix("#") for tag, a in page.tags if tag == "a"} <= set(ids)
+    assert ids == [
+        "table1",
+        "table3",
+        "table5",
+        "table7",
+        "figure3c",
+        "verdicts",
+        "audit",
+        "cost",
+        "how-to-read",
+    ]
+
+
+def test_the_report_opens_with_findings_and_chips_and_folds_the_rest(shown):
+    text, verdicts = shown
+    opening, details = text.split("<h2>Details</h2>")
+    waiting = verdicts["kind"].isin(["value", "difference"]).sum()
+    assert f"0 of {waiting} printed values and differences are checked" in opening
+    assert "Demo world, not evidence about the paper&#x27;s data." in opening and "commit 0123abcd" in opening
+    for name in SHOWN:
+        own = [claim.id for claim in REGISTER() if {part.target for part in claim.parts} == {name}]
+        counts = verdicts[verdicts["id"].isin(own)]["verdict"].value_counts()
+        line = next(row for row in opening.split("<tr>") if f'href="#{name}"' in row)
+        assert all(f">{n} {word}</span>" in line for word, n in counts.items())
+    assert details.count("<details") == details.count("</details>") > 10 and "<details open" not in text
 
 
 def test_the_report_names_what_is_there_and_what_it_rests_on(shown):
     text = Page(shown[0]).text
     for name in SHOWN:
-        assert TARGETS[name].title in text and view_of(name, shots=(2,)).table().rstrip() in text
+        view = view_of(name, shots=(2,))
+        assert TARGETS[name].title in text and all(sentence in text for sentence in view.findings(shown[1]))
+        assert view.table()._repr_html_() in shown[0] and view.verdicts(shown[1])._repr_html_() in shown[0]
     assert costs.TITLE in text and TARGETS["figure3b"].title not in text
-    assert text.count("Demo world, not evidence about the paper's data.") == 1
-    assert "training, core min" in text and "0.2" in text
+    assert "training, core min" in text and "How to read this" in text
 
 
 def test_every_claim_and_the_number_of_each_verdict_are_in_the_report(shown):
     page, verdicts = Page(shown[0]), shown[1]
-    assert claims.counts_by_verdict(verdicts).rstrip() in page.text
-    lines = shown[0].count("<tr>") - shown[0].count("<tr><th>")
-    assert lines == len(verdicts) == len(REGISTER())
+    assert claims.counts_by_verdict(verdicts)._repr_html_() in shown[0]
     for row in verdicts.itertuples():
-        cells = [row.place, row.statement, row.printed, row.verdict, row.reason]
-        mark = f' class="{row.verdict.split()[0]}"'
-        expected = "".join(f"<td{mark if i == 3 else ''}>{html.escape(cell)}" for i, cell in enumerate(cells))
-        assert f"<tr>{expected}</tr>" in shown[0], row.id
-    waiting = verdicts[verdicts["verdict"] == "not run"].groupby("kind").size()
-    for kind in KINDS:
-        assert (f"{kind}: {waiting.get(kind)} not run" in page.text) == (kind in waiting)
+        for cell in (row.place, row.statement, row.reason):
+            assert html.escape(cell) in shown[0], row.id
+    waiting = (verdicts["verdict"] == "not run").sum()
+    assert f"What waits for real data or for runs ({waiting})" in page.text
+    for kind in set(verdicts.loc[verdicts["verdict"] != "not run", "kind"]):
+        assert f"Claims: {kind} (" in page.text
 
 
 def test_the_pictures_are_those_of_the_files():
@@ -296,12 +325,28 @@ def test_the_pictures_are_those_of_the_files():
 
 
 def test_markup_in_names_is_text(shown):
-    assert "cpu &amp; &lt;b&gt;gpu&lt;/b&gt;" in shown[0] and "<b>" not in shown[0]
+    assert "cpu &amp; &lt;b&gt;gpu&lt;/b&gt;" in shown[0] and "<b>gpu" not in shown[0]
     row = dict.fromkeys(claims.CLAIMS, "") | {"kind": "order", "verdict": "reproduced"}
     odd = pd.DataFrame([row | {"statement": "<script>a & b</script>", "reason": 'x" onload="y'}])
     cells = Page(report._claims(odd))
     assert "script" not in {tag for tag, _ in cells.tags} and "<script>a & b</script>" in cells.text
     assert Page(report._image(Figure(figsize=(1, 1)), '"><script>')).tags[0][1]["alt"] == '"><script>'
+
+
+def test_a_grid_of_ones_own_is_shown_and_judges_nothing(tmp_path, monkeypatch):
+    folder = checkout_in(tmp_path / "checkout", monkeypatch) / "results" / "demo"
+    monkeypatch.setattr(plots, "figures", drawn)
+    result = made("table5", variants=("baseline", "full"), shots=(3,))
+    tidy = result.tidy.replace({"variant": {"full": "full, s=2"}})
+    about = result.provenance | {"name": "mine", "parameters": {"k": 3}}
+    outputs._write_data("table5", replace(result, tidy=tidy), about, folder / "table5-mine")
+    [view] = target_results.own_runs("demo", str(folder.parent))
+    assert view.paper.empty and view.summary["paper"].isna().all() and len(view.verdicts()._repr_html_()) < 10
+    assert list(dict.fromkeys(view.paired["variant"])) == ["full, s=2"]
+    [path] = outputs.write_report("demo", folder.parent)
+    text = Page(path.read_text()).text
+    assert "Own runs" in text and "table5-mine" in text and "k=3" in text and "full, s=2" in text
+    assert "printed:" not in path.read_text()
 
 
 def test_real_data_are_not_called_a_demo(tmp_path, monkeypatch):
@@ -311,4 +356,5 @@ def test_real_data_are_not_called_a_demo(tmp_path, monkeypatch):
     outputs._write_data("table5", result, result.provenance, folder / "results" / "paper-runs")
     [path] = outputs.write_report("paper", folder / "results")
     assert path == folder / "results" / "paper-runs" / "report.html"
-    assert "flowclip: profile paper" in path.read_text() and "emo world" not in path.read_text()
+    shown, legend, _ = path.read_text().partition('id="how-to-read"')
+    assert "flowclip: profile paper" in shown and "emo world" not in shown and legend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import math
 import os
 import re
@@ -22,7 +23,7 @@ from flowclip_kit import paths
 from flowclip_kit.experiments import catalogue
 from flowclip_kit.experiments import results_table as tidy_table
 from flowclip_kit.profiles import PROFILES
-from flowclip_kit.reporting import notebooks, plots, stats, tables
+from flowclip_kit.reporting import notebooks, plot_style, plots, rendering, stats, tables
 
 FLAGS = {"clip": "000", "baseline": "000", "mcb": "001", "mmb": "100", "mmb+map": "110", "full": "111"}
 PAIR_SHARE = {"figures-h": (10, 16), "figures-u": (6, 24), "figures-k": (12, 40)}
@@ -148,6 +149,10 @@ def compared(target, summary):
     return pd.concat([pd.DataFrame([row], columns=PAIRED) for row in found]) if found else None
 
 
+def measured(target, summary):
+    return tables.measured(summary, tables.load_paper(target), PAIR_SHARE)
+
+
 @pytest.fixture(scope="module")
 def paper():
     return tables.load_paper("table5")
@@ -156,73 +161,6 @@ def paper():
 @pytest.fixture(scope="module")
 def summary():
     return made("table5")
-
-
-# Intervals
-
-
-def test_interval_of_three_runs_by_hand():
-    x = [62.5, 60.0, 66.1]
-    mean = sum(x) / 3
-    half = 4.303 * math.sqrt(sum((v - mean) ** 2 for v in x) / 2) / math.sqrt(3)
-    assert stats.t_interval(x) == pytest.approx((mean, mean - half, mean + half), abs=1e-3)
-
-
-@pytest.mark.parametrize("n", [3, 10])
-def test_interval_covers_the_truth_in_95_of_100_experiments(n):
-    draws = np.random.default_rng(n).normal(50, 3, (4000, n))
-    covered = [low <= 50 <= high for _, low, high in map(stats.t_interval, draws)]
-    assert 0.93 < np.mean(covered) < 0.97
-
-
-def test_one_run_has_no_interval_and_none_is_refused():
-    mean, low, high = stats.t_interval([40.0])
-    assert mean == 40 and math.isnan(low) and math.isnan(high)
-    for nothing in ([], [1.0, math.nan]):
-        with pytest.raises(ValueError):
-            stats.t_interval(nothing)
-
-
-def test_summary_equals_a_slow_one_and_carries_the_printed_value(paper):
-    runs = tidy()
-    summary = stats.summarise(runs, paper)
-    picked = runs.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'")[
-        "value"
-    ]
-    row = summary.query("dataset == 'figures-h' and variant == 'full' and k == 16 and metric == 'top1'").iloc[
-        0
-    ]
-    assert (row["n"], row["paper"]) == (3, 64.6)
-    assert (row["mean"], row["sd"]) == pytest.approx((picked.mean(), picked.std(ddof=1)), abs=1e-4)
-    assert row["low"] < picked.mean() < row["high"]
-    assert summary.loc[summary["metric"] != "top1", "paper"].isna().all()
-    assert len(summary) == len(runs.drop_duplicates(stats.CELL))
-
-
-def test_a_run_that_appears_twice_is_refused(paper):
-    runs = tidy()
-    with pytest.raises(InputError, match="twice"):
-        stats.summarise(pd.concat([runs, runs.tail(1)]), paper)
-
-
-def test_paired_difference_removes_what_a_seed_shares():
-    luck = [0.0, 10.0, -7.0]
-    found = []
-    for seed, shift in enumerate(luck):
-        found += rows("figures-h", "HMDB-51", "baseline", 4, seed, {"top1": 40 + shift})
-        found += rows("figures-h", "HMDB-51", "full", 4, seed, {"top1": 45 + shift + 0.1 * seed})
-    result = stats.paired_difference(
-        pd.DataFrame(found).sample(frac=1, random_state=3), "full", "baseline"
-    ).iloc[0]
-    half = 4.303 * 0.1 / math.sqrt(3)
-    assert (result["n"], result["wins"]) == (3, 3)
-    assert (result["mean"], result["low"], result["high"]) == pytest.approx(
-        (5.1, 5.1 - half, 5.1 + half), abs=1e-3
-    )
-    reverse = stats.paired_difference(pd.DataFrame(found), "baseline", "full").iloc[0]
-    assert (reverse["mean"], reverse["wins"]) == (-result["mean"], 0)
-    with pytest.raises(InputError, match="mmb"):
-        stats.paired_difference(pd.DataFrame(found), "mmb", "baseline")
 
 
 # Printed numbers
@@ -385,7 +323,7 @@ def text_of(row, low="low", high="high", column="mean"):
 @pytest.mark.parametrize("target", [name for name in tables.VARIANTS if name != "table5"])
 def test_every_table_shows_its_summary_in_the_papers_order(target, profile):
     summary = made(target, profile)
-    frame = tables.measured(target, summary, PAIR_SHARE)
+    frame = measured(target, summary).text
     places = PLACES.get(target, [(role, role) for role in BOTH])
     names = list(dict.fromkeys(frame.index.get_level_values(0)))
     assert len(names) == len(places) and len(frame) == len(places) * len(tables.VARIANTS[target])
@@ -419,7 +357,7 @@ def test_every_table_shows_its_summary_in_the_papers_order(target, profile):
 
 
 def test_zero_shot_table_shows_the_printed_spread_and_the_half_class_protocol():
-    frame = tables.measured("table6", made("table6"), PAIR_SHARE)
+    frame = measured("table6", made("table6")).text
     name = "trained on figures-k, tested on figures-h, n = 3, 3 splits; printed: HMDB-51"
     row, summary = frame.loc[(name, "full")], made("table6").query("role == 'HMDB-51' and variant == 'full'")
     assert row["printed, other data", "top-1"] == "50.1 ± 5.4"
@@ -430,7 +368,7 @@ def test_zero_shot_table_shows_the_printed_spread_and_the_half_class_protocol():
 
 
 def test_table5_shows_measured_beside_printed_and_parts(summary):
-    frame = tables.measured("table5", summary, PAIR_SHARE)
+    frame = measured("table5", summary).text
     row = frame.loc[("figures-h, n = 3; printed: HMDB-51", "full")]
     cell = summary.query("dataset == 'figures-h' and variant == 'full' and k == 4 and metric == 'top1'").iloc[
         0
@@ -452,11 +390,11 @@ def test_what_the_statistics_give_is_what_tables_and_figures_take(paper):
     pairs = catalogue.TARGETS["table5"].compare
     paired = pd.concat([stats.paired_difference(runs, *pair) for pair in pairs])
     assert list(summary.columns) == SUMMARY and set(paired.columns) == set(PAIRED)
-    cells = tables.measured("table5", summary, PAIR_SHARE).loc[("figures-u, n = 2; printed: UCF-101", "mmb")]
+    cells = measured("table5", summary).text.loc[("figures-u, n = 2; printed: UCF-101", "mmb")]
     row = summary.query("dataset == 'figures-u' and variant == 'mmb' and k == 8 and metric == 'top1'").iloc[0]
     assert cells["measured top-1", "k=8"] == text_of(row) and cells["printed, other data", "k=8"] == "81.5"
-    assert len(tables.differences(paired)) == 2 * len(pairs)
-    assert set(plots.figures("table5", summary, paired, "k")) == {
+    assert len(tables.differences(paired).text) == 2 * len(pairs)
+    assert set(plots.figures("table5", summary, paper, paired)) == {
         "table5",
         "table5_controls",
         "table5_differences",
@@ -464,28 +402,18 @@ def test_what_the_statistics_give_is_what_tables_and_figures_take(paper):
 
 
 def test_real_data_needs_no_shares_and_marks_the_printed_column_plainly():
-    frame = tables.table5(made("table5", "paper", 1))
+    frame = tables.measured(made("table5", "paper", 1), tables.load_paper("table5")).text
     assert {group for group, _ in frame.columns} == {"measured top-1", "test videos, top-1 ±", "printed"}
     assert "±" not in "".join(frame["measured top-1"].to_numpy().ravel())  # a single run has no interval
-    with pytest.raises(ValueError, match="top1 for baseline on hmdb51"):  # several k need columns by k
-        tables.measured("table4", made("table5", "paper"))
 
 
 def test_controls_table(summary):
-    frame = tables.controls(summary)
+    frame = tables.controls(summary).text
     assert list(frame.columns) == ["in order", "shuffled", "reversed", "one frame repeated"]
     assert frame.loc[("figures-u, k = 16, n = 3", "full"), "reversed"] == "25.0 | 35.0"
     assert frame.loc[("figures-u, k = 16, n = 3", "clip"), "reversed"] == "25.0 | 50.0"
     without = tables.controls(made("table5", "paper"))
-    assert list(without.columns) == ["in order"] and "no controls" in without.attrs["caption"]
-
-
-def test_rows_that_are_not_the_papers_follow_its_own(summary):
-    mine = summary.replace({"variant": {"mmb": "mmbx"}})
-    assert tables.variants(mine) == [name for name in tables.variants(summary) if name != "mmb"] + ["mmbx"]
-    assert "mmbx" in tables.table5(mine, PAIR_SHARE).index.get_level_values("variant")
-    other = made("table1")
-    assert set(tables.variants(other.assign(target="table9"))) == set(other["variant"])
+    assert list(without.text.columns) == ["in order"] and "no controls" in without.caption
 
 
 def test_differences_show_both_spreads_and_the_runs_with_a_gain():
@@ -496,15 +424,22 @@ def test_differences_show_both_spreads_and_the_runs_with_a_gain():
         [*h, 2, "mmb", "clip", "order", 1, 4, nan, nan, nan, nan, 1],
     ]
     paired = pd.DataFrame(found, columns=PAIRED)
-    frame = tables.differences(paired)
+    table = tables.differences(paired)
+    frame = table.text
     assert list(dict.fromkeys(frame.index.get_level_values(0))) == ["figures-h", "figures-u"]
     assert frame.loc[("figures-u", "full - baseline"), "k=4"] == "+13.5 ± 2.0 (videos ± 4.1), 3/3"
     assert frame.loc[("figures-h", "full - baseline"), "k=2"] == "+0.0 ± 1.0, 1/3"
     assert frame.loc[("figures-h", "mmb - clip, order"), "k=2"] == "+4.0, 1/1"
+    assert "videos" in table.caption and "videos" not in tables.differences(paired[1:]).caption
+    (shown, css), *none = table.panels
     assert (
-        "videos" in frame.attrs["caption"] and "videos" not in tables.differences(paired[1:]).attrs["caption"]
+        not none
+        and shown.loc["full - baseline", ("figures-u", "k=4")] == "+13.5 ± 2.0\nvideos ± 4.1, 3/3 runs"
     )
-    other = tables.differences(paired[:1].assign(k=0, trained_on="HMDB-51"))
+    assert css.loc["full - baseline"].tolist() == [
+        f"color: {colour}" for colour in (rendering.OPEN, rendering.GAIN)
+    ]
+    other = tables.differences(paired[:1].assign(k=0, trained_on="HMDB-51")).text
     assert other.loc[("trained on figures-h, tested on figures-u", "full - baseline"), "points"].startswith(
         "+13"
     )
@@ -542,13 +477,78 @@ def test_flat_columns_are_folded_one_by_one():
 def test_text_tables_are_stable_and_fit_a_notebook(target, profile):
     summary = made(target, profile, 10)
     paired = compared(target, summary)
-    frames = [tables.measured(target, summary, PAIR_SHARE), tables.controls(summary)]
-    frames += [tables.differences(paired)] if paired is not None else []
-    for frame in frames:
-        text = tables.text_table(frame)
-        assert text == tables.text_table(frame) and max(map(len, text.splitlines())) <= tables.WIDTH
-    again = tables.measured(target, summary.sample(frac=1, random_state=5), PAIR_SHARE)
-    assert tables.text_table(again) == tables.text_table(frames[0])
+    shown = [measured(target, summary), tables.controls(summary)]
+    shown += [tables.differences(paired)] if paired is not None else []
+    for table in shown:
+        assert max(map(len, str(table).splitlines())) <= tables.WIDTH
+        assert (str(table), table._repr_html_()) == (str(table), table._repr_html_())
+    assert str(measured(target, summary.sample(frac=1, random_state=5))) == str(shown[0])
+
+
+def test_a_page_shows_each_value_of_the_text_and_the_best_in_bold(summary):
+    table = measured("table5", summary)
+    (scores, css), (parts, _) = table.panels
+    at = ("figures-h, n = 3; printed: HMDB-51", "k=4")
+    row = summary.query("dataset == 'figures-h' and variant == 'full' and k == 4 and metric == 'top1'").iloc[
+        0
+    ]
+    videos = f"{(row['video_high'] - row['video_low']) / 2:.1f}"
+    assert scores.loc["full", at] == f"{text_of(row)} [58.7]\nvideos ± {videos}"
+    means = summary.query("dataset == 'figures-h' and k == 4 and metric == 'top1'").set_index("variant")[
+        "mean"
+    ]
+    assert list(css.index[css[at] != ""]) == [means.idxmax()] and set(css[at]) == {"", "font-weight: bold"}
+    assert {name for _, name in parts.columns} == {"pairs", "rest", "order"}
+    text = html.unescape(re.sub(r"<[^>]+>", " ", table._repr_html_()))
+    assert {*re.findall(r"\d+\.\d", str(table.text.to_csv()))} <= {*re.findall(r"\d+\.\d", text)}
+    assert tables.DEMO_NOTE in text and "62.5 %" in text
+    assert table._repr_html_().count("<table") == 3  # ten columns of scores: a table for each data set
+
+
+def test_tables_for_papers(summary):
+    table = measured("table5", summary)
+    rows = table.to_markdown().splitlines()
+    assert rows[0].startswith("| variant | figures-h, n = 3; printed: HMDB-51 k=0 |") and set(rows[1]) == set(
+        "| -"
+    )
+    assert len({line.count(" | ") for line in rows[:8]} - {0}) <= 2 and any("**" in row for row in rows)
+    latex = table.to_latex()
+    assert (
+        latex.count(r"\begin{tabular}") == 2
+        and r"\bfseries" in latex
+        and r"$\pm$" in latex
+        and "videos" not in latex
+    )
+
+
+def test_markup_in_names_is_text_on_a_page(summary):
+    odd = summary.replace({"variant": {"mmb": "<b>mmb</b> & [x]"}})
+    page = measured("table5", odd)._repr_html_()
+    assert "<b>" not in page and "&lt;b&gt;mmb&lt;/b&gt; &amp; [x]" in page
+
+
+def own_grid():
+    """A table with a row more, a row less and k of its own; no printed counterpart for some of it."""
+    summary = made("table5").query("variant not in ('mcb', 'clip') and k in (2, 16)")
+    more = summary[summary["variant"] == "mmb"].assign(variant="mmb, learned positions, s=2", paper=math.nan)
+    return pd.concat([summary, more, more[more["k"] == 2].assign(variant="T=16", k=3)], ignore_index=True)
+
+
+def test_any_grid_has_tables_and_figures():
+    summary, nothing = own_grid(), tables.load_paper("ablation")
+    assert nothing.empty and list(nothing.columns) == tables.PAPER
+    names = ["baseline", "mmb", "mmb+map", "full", "mmb, learned positions, s=2", "T=16"]
+    assert tables.variants(summary) == names and tables.axis_of(summary) == "k"
+    for paper in (nothing, tables.load_paper("table5")):
+        table = tables.measured(summary, paper, PAIR_SHARE)
+        assert "mmb, learned positions, s=2" in str(table) and "k=3" in table._repr_html_()
+        assert len(plots.accuracy(summary, paper).axes) == (4 if len(paper) else 2)
+    alone = summary[summary["k"] == 16].assign(target="ablation", paper=math.nan)
+    assert tables.axis_of(alone) is None and len(plots.accuracy(alone, nothing).axes) == 2
+    steps = made("figure3d").replace({"variant": {"s=4": "s=7"}}).assign(target="ablation", paper=math.nan)
+    assert tables.axis_of(steps) == "s"
+    ticks = [text.get_text() for text in plots.accuracy(steps, nothing).axes[0].get_xticklabels()]
+    assert ticks == ["1", "2", "3", "5", "7"]
 
 
 # Figures
@@ -560,18 +560,18 @@ DRAWN += [(target, "paper") for target in ("table1", "table5", "table6", "table8
 @functools.cache
 def figures_of(target, profile):
     summary = made(target, profile)
-    return plots.figures(target, summary, compared(target, summary), catalogue.TARGETS[target].axis)
+    return plots.figures(target, summary, tables.load_paper(target), compared(target, summary))
 
 
 def marks(ax, across):
     """Values of the marks of an axes: filled ones and hollow ones. across: values run along x."""
-    lines = [line for line in ax.get_lines() if line.get_marker() not in ("None", None, "")]
     found = {"filled": [], "hollow": []}
-    for line in lines:
-        kind = "hollow" if line.get_markerfacecolor() == "white" else "filled"
-        found[kind] += [
-            round(float(value), 6) for value in (line.get_xdata() if across else line.get_ydata())
-        ]
+    for dots in (one for one in ax.collections if isinstance(one, mpl.collections.PathCollection)):
+        for (x, y), face in zip(dots.get_offsets(), dots.get_facecolors(), strict=True):
+            found["filled" if face[3] else "hollow"].append(round(float(x if across else y), 6))
+    for line in ax.get_lines():  # competitors over k
+        if line.get_markerfacecolor() == "white":
+            found["hollow"] += [round(float(value), 6) for value in line.get_ydata()]
     return sorted(found["filled"]), sorted(found["hollow"])
 
 
@@ -592,16 +592,10 @@ def intervals(rows, names=(("low", "high"), ("video_low", "video_high"))):
     return sorted((round(low, 6), round(high, 6)) for low, high in pairs if not math.isnan(low))
 
 
-def axes_of(figure, blocks, by_row):
+def axes_of(figure, blocks):
     """(axes of what is measured, axes of what is printed) of each block; one axes may be both."""
-    apart = len(figure.axes) == 2 * blocks
-    assert apart or len(figure.axes) == blocks
-    first, second = (0, 1) if by_row else (0, blocks)
-    step = 2 if by_row and apart else 1
-    return [
-        (figure.axes[first + i * step], figure.axes[(second if apart else 0) + i * step])
-        for i in range(blocks)
-    ]
+    assert len(figure.axes) in (blocks, 2 * blocks)
+    return list(zip(figure.axes[:blocks], figure.axes[-blocks:], strict=True))
 
 
 @pytest.mark.parametrize(("target", "profile"), DRAWN)
@@ -610,7 +604,7 @@ def test_figure_draws_exactly_the_summary_and_the_printed_values(target, profile
     axis, figure = catalogue.TARGETS[target].axis, figures_of(target, profile)[target]
     places = PLACES.get(target, [(role, role) for role in BOTH])
     across = axis is None
-    drawn = axes_of(figure, len(places), by_row=axis == "k")
+    drawn = axes_of(figure, len(places))
     for (role, trained_on), (measured, printed) in zip(places, drawn, strict=True):
         ours = summary[(summary["role"] == role) & (summary["metric"] == "top1")]
         ours = ours if across else ours[ours["variant"] != "clip"]
@@ -646,7 +640,7 @@ def test_differences_are_drawn_with_their_intervals(target, profile):
         return
     over_k = catalogue.TARGETS[target].axis == "k"
     places = PLACES.get(target, [(role, role) for role in BOTH])
-    drawn = axes_of(figure, len(places), by_row=over_k)
+    drawn = axes_of(figure, len(places))
     for (role, _), (measured, printed) in zip(places, drawn, strict=True):
         ours = paired[paired["role"] == role]
         assert marks(measured, not over_k)[0] == sorted(ours["mean"].round(6))
@@ -705,9 +699,11 @@ def test_labels_keep_their_distance():
 
 def test_pairs_over_k_are_told_apart_by_colour_and_by_shape():
     labels = ["mmb - baseline", "mmb+map - mmb", "full - mmb+map", "mcb - baseline", "full - baseline"]
-    styles = plots._pair_styles(labels)
+    styles = plot_style.unique_styles(labels)
     assert list(styles) == labels
     assert len({color for color, _ in styles.values()}) == len({marker for _, marker in styles.values()}) == 5
+    many = plot_style.unique_styles(f"full, s={s}" for s in range(20))
+    assert len(set(many.values())) == 20 and many["full, s=0"] == plot_style.STYLE["full"]
 
 
 def test_controls_figure_needs_controls(summary):
@@ -721,7 +717,7 @@ def test_files_of_figures_repeat_to_the_byte(tmp_path, summary):
     paired = compared("table5", summary)
 
     def drawn(rows, paired):
-        return plots.files(plots.figures("table5", rows, paired, "k"), tmp_path)
+        return plots.files(plots.figures("table5", rows, tables.load_paper("table5"), paired), tmp_path)
 
     first = drawn(summary, paired)
     names = ["table5", "table5_controls", "table5_differences"]
@@ -756,11 +752,11 @@ def test_notebook_runs_with_this_interpreter_and_leaves_one_file(tmp_path, monke
         "import sys, os, flowclip_core\nprint('by', sys.executable, 'in', os.getcwd(), profile, runs + 1)",
         "%matplotlib inline\nfrom matplotlib.figure import Figure\nf = Figure()\nf.subplots()\nf",
     )
-    html = notebooks.execute(source, {"profile": "it's <b>"}, folder / "out" / "one.html", folder, timeout=60)
-    text = html.read_text(encoding="utf-8")
+    page = notebooks.execute(source, {"profile": "it's <b>"}, folder / "out" / "one.html", folder, timeout=60)
+    text = page.read_text(encoding="utf-8")
     assert f"by {sys.executable} in {folder.resolve()} it's &lt;b&gt; 4" in text
     assert 'src="data:image/png' in text and not re.search(r"""(src|href)=["']?(https?:)?//""", text)
-    assert [path.name for path in html.parent.iterdir()] == ["one.html"]
+    assert [path.name for path in page.parent.iterdir()] == ["one.html"]
     assert [path.name for path in folder.iterdir() if path.is_file()] == ["one.ipynb"]
     assert dict(os.environ) == before
 

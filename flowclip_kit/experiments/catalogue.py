@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowclip_core.config import PROMPTS, ModelConfig, TrainConfig
 from flowclip_core.errors import InputError
+from flowclip_kit.experiments import rivals as beside
 from flowclip_kit.experiments.knobs import FIELDS, KNOBS, MODEL, TRAIN, check, prompt_of
 from flowclip_kit.experiments.run_config import RunConfig, Transfer
 from flowclip_kit.profiles import Profile
@@ -99,6 +100,7 @@ class Target:
     compare: tuple[tuple[str, str], ...] = ()
     then: Callable[..., list[Cell]] | None = None
     part_of: str | None = None  # a target whose recorded table has all its default rows
+    widen: Callable[..., list[Cell]] | None = None  # more trials of learning rates, before `then`; until none
 
     @property
     def transfers(self) -> bool:
@@ -108,7 +110,7 @@ class Target:
     @property
     def few_shot(self) -> bool:
         """Whether it trains on k videos a class, so that a published list of them can be replayed."""
-        return self.cells in (table4, table5, ablation)
+        return self.cells in (table4, table5, ablation, rivals)
 
 
 # --- any grid -----------------------------------------------------------------------------------------------
@@ -455,6 +457,49 @@ def best_rates(tried: pd.DataFrame) -> dict[str, float]:
     return {variant: float(found.droplevel(0).idxmax()) for variant, found in means.groupby("variant")}
 
 
+OURS = ("clip", "baseline", "mmb", "mmb+map", "prompts without motion", "full")
+
+
+def rivals(
+    profile: Profile, *, variants=OURS, methods=None, budget="equal", k=(2, 4, 8, 16), lr=beside.RATES,
+    **knobs: Any,
+) -> list[Cell]:  # fmt: skip
+    """Other methods on the same features, lists, seeds and views. With the budget `equal` and several rates:
+    what is not trained, and a run of everything else at each rate, on training videos set aside."""
+    cells = _rivals(profile, variants, methods, budget, k, **knobs)
+    if budget == beside.PUBLISHED:
+        return cells
+    if not isinstance(lr, list | tuple):
+        return beside.at_rates(cells, {cell.variant: lr for cell in cells})
+    trials = beside.trials(cells, {cell.variant: lr for cell in cells}, RATE_SEED)
+    return [cell for cell in cells if not cell.config.train] + trials
+
+
+def wider_rates(profile: Profile, scores: pd.DataFrame, trials: Sequence[Cell], **knobs: Any) -> list[Cell]:
+    """Trials at the next rate of every row whose best is the smallest or the largest that it tried."""
+    rates = beside.wider(best_rates(scores), beside.rates_tried(trials)) if len(scores) else {}
+    cells = [cell for cell in trials if cell.config.held_out]
+    return beside.trials(cells, rates, RATE_SEED)
+
+
+def rivals_at_their_best(
+    profile: Profile, scores: pd.DataFrame, *, variants=OURS, methods=None, budget="equal", k=(2, 4, 8, 16),
+    lr=beside.RATES, **knobs: Any,
+) -> list[Cell]:  # fmt: skip
+    """All methods at the rate with the highest mean over the data sets; none where no rate is to be chosen."""
+    if budget == beside.PUBLISHED or not isinstance(lr, list | tuple):
+        return []
+    cells = _rivals(profile, variants, methods, budget, k, **knobs)
+    return beside.at_rates([cell for cell in cells if cell.config.train], best_rates(scores))
+
+
+def _rivals(profile: Profile, variants, methods, budget, k, seeds=None, **knobs: Any) -> list[Cell]:
+    seeds = seeds or (max(5, profile.seeds) if profile.seeds > 1 else 1)
+    own = grid(profile, variants=variants, k=k, seeds=seeds, controls=True, **knobs)
+    full = grid(profile, variants="full", k=k, seeds=seeds, controls=True, **knobs)
+    return [replace(cell, keep=False) for cell in own] + beside.of_methods(full, methods, budget)
+
+
 _STEPS = (
     ("mmb", "baseline"),
     ("mmb+map", "mmb"),
@@ -565,6 +610,15 @@ TARGETS = {
         ),
         then=readings_at_their_best,
     ),
+    "rivals": Target(
+        "Rivals: other methods on the same features",
+        "what a user would pick instead, with equal lists, seeds, views and steps; not in the paper",
+        BOTH,
+        rivals,
+        compare=beside.PAIRS,
+        then=rivals_at_their_best,
+        widen=wider_rates,
+    ),
 }  # fmt: skip
 # What `all` makes: the paper's tables and panels; table3 is counted, not trained.
 PAPER_TARGETS = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8",
@@ -582,7 +636,7 @@ def parameters(target: str) -> dict[str, Any]:
     found = dict(ASIDE)
     for function in (grid, TARGETS[target].cells):
         found |= {one.name: one.default for one in inspect.signature(function).parameters.values()}
-    return {name: found[name] for name in KNOBS}
+    return {name: found[name] for name in KNOBS if name in found}
 
 
 def changed(target: str, given: Mapping[str, Any]) -> dict[str, Any]:

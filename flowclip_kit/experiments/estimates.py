@@ -113,7 +113,7 @@ def rounds(target: Target, profile: Profile) -> list[list[RunConfig]]:
     found = list(runs(cells))
     if target.then:
         scores = pd.DataFrame(
-            [(0, "top1", cell.variant, cell.config.train.lr, 0.0) for cell in cells],
+            [(0, "top1", cell.variant, cell.config.train.lr, 0.0) for cell in cells if cell.config.train],
             columns=["split", "metric", "variant", "lr", "value"],
         )
         found += runs(target.then(own, scores))
@@ -257,7 +257,7 @@ def expected(profile: Profile, cells: Iterable[Cell], jobs: int) -> tuple[int, f
 
 def grid_table(experiment: Experiment) -> pd.DataFrame:
     """One row per cell of an experiment's table: where it is tested, its settings, runs and minutes."""
-    cells = [cell for cell in experiment.cells() if not cell.config.held_out] or experiment.cells()
+    cells = experiment.cells()
     rows = []
     for cell, spent in zip(
         cells, expected_seconds(experiment.profile, [cell.config for cell in cells]), strict=True

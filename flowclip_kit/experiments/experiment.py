@@ -87,6 +87,7 @@ class Experiment:
         options: Options | None = None,
         given: Mapping[str, Any] | None = None,
         name: str = "",
+        need: bool = True,
     ) -> Experiment:
         """What a call asks for, before any data are opened. given: parameters that the user sets.
 
@@ -99,7 +100,7 @@ class Experiment:
         if not re.fullmatch(r"[\w.+=-]{0,60}", name) or name.startswith("."):
             raise InputError(f"name={name!r:.80}: expected a folder's name: letters, digits and . _ + = -")
         changes = changed(target, {**_short_forms(options), **(given or {})})
-        chosen = resolve(profile, target, replace(options, dataset=None), changes.get("datasets"))
+        chosen = resolve(profile, target, replace(options, dataset=None), changes.get("datasets"), need)
         knobs = {knob: value for knob, value in changes.items() if knob not in ASIDE}
         if "datasets" in knobs:
             knobs["datasets"] = tuple(chosen.roles)
@@ -119,6 +120,10 @@ class Experiment:
     def then(self, scores: pd.DataFrame) -> list[Cell]:
         """The cells that depend on the scores of the others; none for most targets."""
         return self.about.then(self.profile, scores, **self.knobs) if self.about.then else []
+
+    def widen(self, scores: pd.DataFrame, trials: Sequence[Cell]) -> list[Cell]:
+        """More trials of learning rates beyond `trials`; none where no best rate lies at an edge."""
+        return self.about.widen(self.profile, scores, trials, **self.knobs) if self.about.widen else []
 
     @property
     def name(self) -> str:
@@ -221,11 +226,14 @@ def _need_stored(cell: Cell, profile: Profile) -> None:
                              f" {', '.join(profile.store_crops)}")  # fmt: skip
 
 
-def resolve(profile: str, target: str, options: Options, datasets: Sequence[str] | None = None) -> Profile:
+def resolve(
+    profile: str, target: str, options: Options, datasets: Sequence[str] | None = None, need: bool = True
+) -> Profile:
     """The profile with the user's backbone and the data sets of this call. Raises InputError for one that is
     unknown.
 
-    datasets: by the paper's names or their own; default: the target's.
+    datasets: by the paper's names or their own; default: the target's. need: whether they must be there, as for
+    a run; not to look at results.
     """
     found, about = with_backbone(profile, options), TARGETS[target]
     datasets = datasets or ((options.dataset,) if options.dataset else None)
@@ -242,7 +250,7 @@ def resolve(profile: str, target: str, options: Options, datasets: Sequence[str]
             raise InputError(f"{target} trains on one data set and tests on another; leave --dataset"
                              f" {' '.join(datasets)} out")  # fmt: skip
         roles = _roles(datasets, found.roles)
-    for name in roles.values():
+    for name in roles.values() if need else ():
         need_data(name, options)
     if options.few_shot_lists and len(roles) > 1:
         raise InputError(

@@ -52,6 +52,7 @@ class RunConfig:
     transfer: Transfer | None = None
     held_out: bool = False  # tested on training videos set aside, to choose a learning rate
     listed: str | None = None  # hash of a published few-shot list, whose videos stand in for a seeded draw
+    method: str | None = None  # another method, of `rivals.METHODS`, that has the place of FlowCLIP
 
     def __post_init__(self) -> None:
         need_types(self)
@@ -70,7 +71,8 @@ def run_key(config: RunConfig, data: str, weights: str) -> str:
     """
     settings = asdict(config)
     del settings["backbone"]["pretrained"]
-    if config.listed is None:  # came later: runs without a list keep their names
-        del settings["listed"]
+    for later in ("listed", "method"):  # came later: runs without them keep their names
+        if settings[later] is None:
+            del settings[later]
     said = {"config": settings, "data": data, "weights": weights, "schema": SCHEMA}
     return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]

@@ -56,6 +56,7 @@ from flowclip_kit.experiments.experiment import (
 )
 from flowclip_kit.experiments.records import read_record, software, write_record
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
+from flowclip_kit.experiments.rivals import costs
 from flowclip_kit.experiments.run_config import RunConfig, run_key
 from flowclip_kit.profiles import DEMO_ROLES, PAPER_ROLES, BackboneConfig, Profile
 
@@ -139,6 +140,13 @@ def ensure_all(
         cells = {target: experiment.cells() for target, experiment in chosen.items()}
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
         made = workshop.make([cell for of_target in cells.values() for cell in of_target], about)
+        for target, experiment in chosen.items():
+            while experiment.about.widen:
+                scores = workshop.decide(workshop.tidy, experiment, workshop.sound(cells[target]))
+                if not (more := experiment.widen(scores, cells[target])):
+                    break
+                made += workshop.make(more, target)
+                cells[target] = cells[target] + more
         cells = {target: workshop.sound(of_target) for target, of_target in cells.items()}
         for target, experiment in chosen.items():
             if experiment.about.then:
@@ -523,6 +531,7 @@ class Workshop:
             "training_seconds": round(sum(part["train"] for part in spent), 1),
             "testing_seconds": round(sum(part["test"] for part in spent), 1),
             "peak_memory_gib": max(record["peak_memory_gib"] for record in records),
+            **({"methods": costs(cells, self.record)} if asked.target == "rivals" else {}),
             **self._unusual(),
             **{
                 name: told for name, told in zip(("still", "ties"), _remarkable(records), strict=True) if told
@@ -713,7 +722,8 @@ def _named(task: Task) -> Iterator[None]:
             "all videos" if config.k is None else f"k={config.k}",
         ]
         said += [f"seed {config.seed}", f"T={config.model.frames}"]
-        said += [f"{name} off" for name in ("mmb", "map", "mcb") if not getattr(config.model, name)]
+        off = [f"{name} off" for name in ("mmb", "map", "mcb") if not getattr(config.model, name)]
+        said += [config.method] if config.method else off
         said += [f"learning rate {config.train.lr:g}"] if config.train else ["not trained"]
         said += [f"tested on {config.transfer.dataset}"] if config.transfer else []
         raise type(error)(f"run {task.key} ({', '.join(said)}): {error}") from error
@@ -764,7 +774,8 @@ def _write(task: Task, record: dict) -> None:
 def _is_large(config: RunConfig) -> bool:
     """Whether it is a training of Kinetics-400's stage (section 4.1), which several ranks make together."""
     large = {roles[KINETICS] for roles in (PAPER_ROLES, DEMO_ROLES)}
-    return config.k is None and config.train is not None and not config.transfer and config.dataset in large
+    alone = config.transfer or config.method
+    return config.k is None and config.train is not None and not alone and config.dataset in large
 
 
 def train_and_test(task: Task) -> dict:
@@ -775,8 +786,13 @@ def train_and_test(task: Task) -> dict:
 
     config, split, store = task.config, task.dataset.splits[task.config.split], _store(task)
     backbone = load_once(config.backbone, task.device)
-    tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
-    model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
+    if config.method:
+        from flowclip_kit.rivals import METHODS
+
+        model = METHODS[config.method](backbone, task.dataset.texts, config.seed, config.model.frames)
+    else:
+        tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
+        model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
     readable = [video for video in split.train if store.has(video.name)]
     picked, losses, counts, started = [], [], [], time.monotonic()
     if config.train:
@@ -786,12 +802,19 @@ def train_and_test(task: Task) -> dict:
             picked = readable
         else:
             picked = [readable[i] for i in formats.few_shot(readable, config.k, config.seed)]
-        log = loop.train(
-            model, store, np.array([video.label for video in picked]), config.train, config.seed,
-            rows=store.rows([video.name for video in picked]), memory=task.memory, lanes=task.lanes,
-            checkpoint=task.folder / f"{task.key}.partial", ranks=ranks,
-        )  # fmt: skip
-        losses, counts = log.losses, log.ranks
+        rows = store.rows([video.name for video in picked])
+        labels = np.array([video.label for video in picked])
+        unfinished = task.folder / f"{task.key}.partial"
+        if config.method:
+            from flowclip_kit.rivals.training import train
+
+            losses = train(model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished)
+        else:
+            log = loop.train(
+                model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished,
+                memory=task.memory, lanes=task.lanes, ranks=ranks,
+            )  # fmt: skip
+            losses, counts = log.losses, log.ranks
         if task.keep and ranks.main():
             model.save(task.folder / f"{task.key}.safetensors")
     trained = time.monotonic()
@@ -868,7 +891,7 @@ def _record(task: Task, model, tested: dict, training: float, testing: float) ->
         "config": asdict(task.config),
         **tested,
         "parameters": sum(value.numel() for value in model.trained().values()),
-        "tokens_per_video": model.tree.tokens_per_video,
+        "tokens_per_video": model.text_tokens if task.config.method else model.tree.tokens_per_video,
         "differences": task.config.model.differences if task.config.model.mmb else 0,
         "seconds": {"train": round(training, 3), "test": round(testing, 3)},
         "peak_memory_gib": round(peak, 3),

@@ -21,7 +21,8 @@ from flowclip_kit import experiments, paths
 from flowclip_kit.experiments.results_table import read_csv
 from flowclip_kit.reporting import stats
 from flowclip_kit.reporting.register import KINDS, Claim, Part, register, untrained
-from flowclip_kit.reporting.tables import DEMO_NOTE, WIDTH, text_table
+from flowclip_kit.reporting.rendering import CHIPS, WIDTH, Table, unfolded
+from flowclip_kit.reporting.tables import DEMO_NOTE
 
 __all__ = [
     "Claim",
@@ -51,7 +52,8 @@ CLAIMS = (
 ).split()
 
 OF_PRINT = ("value", "difference")  # kinds that compare a measured amount with a printed one
-SEEDS = 3  # fewer give no interval worth reading: two seeds' t interval is nine standard deviations wide to each side
+# Fewer give no interval worth reading: two seeds' t interval is nine standard deviations wide to each side.
+SEEDS = 3
 IN_THE_DEMO = "demo world ("  # how the reason of a verdict from the demo begins
 DEMO = "the demo world is no evidence about printed values"
 ROUNDING = 1e-9  # of sums of decimal numbers held in binary
@@ -360,7 +362,8 @@ def load(profile: str = "demo", source: str = "recorded") -> pd.DataFrame:
         if len(unknown):
             row = unknown.iloc[0]
             raise InputError(
-                f"{path}: {name} of {row['id']} is «{row[name]}», expected one of {', '.join(known)}; make it again"
+                f"{path}: {name} of {row['id']} is «{row[name]}», expected one of {', '.join(known)};"
+                " make it again"
             )
     return frame
 
@@ -373,44 +376,71 @@ def csv_text(frame: pd.DataFrame) -> str:
 def _note(frame: pd.DataFrame) -> str:
     """The line that must stand above verdicts which come from the demo world; empty where there are none."""
     drawn = frame["reason"].str.startswith(IN_THE_DEMO).any()
-    return f"orders, trends, assumptions: {DEMO_NOTE}\n\n" if drawn else ""
+    return f"orders, trends, assumptions: {DEMO_NOTE}" if drawn else ""
 
 
-def counts_by_verdict(frame: pd.DataFrame) -> str:
-    """How many claims of each kind came to each verdict, as a fixed-width table."""
+def counts_by_verdict(frame: pd.DataFrame) -> Table:
+    """How many claims of each kind came to each verdict."""
     counted = pd.crosstab(frame["kind"], frame["verdict"]).reindex(
         index=KINDS, columns=VERDICTS, fill_value=0
     )
     counted.loc["all"] = counted.sum()
     counted["all"] = counted.sum(axis=1)
+    counted.index.name, counted.columns.name = "kind", None
     shown = counted.astype(str).replace("0", ".")
-    shown.index.name = "kind"
-    return _note(frame) + text_table(shown)
+    css = shown.apply(lambda column: column.map(lambda cell: _chip_css(column.name) if cell != "." else ""))
+    return Table(shown, _note(frame), _note(frame), ((shown, css),))
 
 
-def listing(frame: pd.DataFrame) -> str:
-    """Each claim in a few lines: verdict and id, then statement and reason, wrapped to a notebook's width."""
-    blocks = []
+def _chip_css(verdict: object) -> str:
+    background, colour = CHIPS.get(str(verdict), ("", ""))
+    return f"background-color: {background}; color: {colour}" if background else "font-weight: bold"
+
+
+def listing(frame: pd.DataFrame) -> Table:
+    """Each claim in full: where it stands, what it says, and the reason of its verdict."""
+    paragraphs = []
     for row in frame.itertuples():
-        lines = [f"{row.verdict:<{len(INCONSISTENT)}}  {row.id}"]
-        for said in (f"{row.place}: {row.statement}", row.reason):
-            lines += textwrap.wrap(said, WIDTH, initial_indent="    ", subsequent_indent="      ")
-        blocks.append("\n".join(lines))
-    return _note(frame) + "\n".join(blocks) + "\n"
+        paragraph = [f"{row.verdict:<{len(INCONSISTENT)}}  {row.id}"]
+        for text in (f"{row.place}: {row.statement}", row.reason):
+            paragraph += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ")
+        paragraphs.append("\n".join(paragraph))
+    text = "\n\n".join(filter(None, [_note(frame), "\n".join(paragraphs)])) + "\n"
+    return _page(frame, text, {"place": "place", "statement": "claim", "printed": "printed", "reason": "why"})
 
 
-def lines(frame: pd.DataFrame) -> str:
-    """One line a claim: its verdict, what was measured, the intervals over seeds and over test videos, and
-    its id."""
-    rows = [("verdict", "mean", "over seeds", "over videos", "claim")]
-    for row in frame.itertuples():
-        mean = f"{float(row.mean):+.1f}" if row.mean else ""
-        rows.append(
-            (row.verdict, mean, _range(row.low, row.high), _range(row.video_low, row.video_high), row.id)
-        )
-    widths = [max(len(cells[i]) for cells in rows) for i in range(4)]
-    said = ["  ".join([*map(str.ljust, cells, widths), cells[4]]) for cells in rows]
-    return _note(frame) + "\n".join([said[0], "-" * max(map(len, said)), *said[1:]]) + "\n"
+def lines(frame: pd.DataFrame, rest: Sequence[str] = ()) -> Table:
+    """One line a claim: its verdict, what was measured, the intervals over seeds and test videos, its id.
+
+    rest: lines that follow, on claims without a verdict.
+    """
+    shown = frame.assign(
+        mean=[f"{float(mean):+.1f}" if mean else "" for mean in frame["mean"]],
+        seeds=[_range(*ends) for ends in zip(frame["low"], frame["high"], strict=True)],
+        videos=[_range(*ends) for ends in zip(frame["video_low"], frame["video_high"], strict=True)],
+    )
+    names = {"mean": "mean", "seeds": "over seeds", "videos": "over videos", "id": "claim"}
+    rows = shown.set_index("verdict")[list(names)].rename(columns=names)
+    parts = [_note(frame), unfolded(rows) if len(frame) else "", "\n".join(rest)]
+    text = "\n\n".join(filter(None, parts)) + "\n"
+    columns = {"statement": "claim", "mean": "mean", "seeds": "over seeds", "videos": "over videos"}
+    return _page(shown, text, columns, rest)
+
+
+def waiting(frame: pd.DataFrame) -> Table:
+    """How many claims of each kind wait, and for what."""
+    counted = frame.groupby(["kind", "reason"]).size().reset_index(name="claims").astype(str)
+    shown = counted[["claims", "kind", "reason"]]
+    text = "\n".join(f"{row.claims:>4}  {row.kind:<10}  {row.reason}" for row in shown.itertuples()) + "\n"
+    return Table(text, panels=((shown, pd.DataFrame("", shown.index, shown.columns)),))
+
+
+def _page(frame: pd.DataFrame, text: str, columns: dict[str, str], notes: Sequence[str] = ()) -> Table:
+    shown = frame[["verdict", *columns]].rename(columns=columns).reset_index(drop=True)
+    css = pd.DataFrame("", shown.index, shown.columns)
+    return Table(
+        text, notes="\n".join(filter(None, [_note(frame), *notes])), panels=((shown, css),) * bool(len(shown))
+    )
 
 
 def _range(low: str, high: str) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from flowclip_core.errors import InputError
 from flowclip_kit.experiments.costs import COUNTINGS, READINGS
+from flowclip_kit.reporting.rendering import GAIN, LOSS, Table
 
 if TYPE_CHECKING:  # tables alone do without matplotlib
     from matplotlib.figure import Figure
@@ -24,9 +25,8 @@ PRINTED = {"params": ("params", 1), "gflops": ("gmac", 3), "params_gain": ("para
 CLOSE = 0.003  # three units of the last printed digit
 
 
-def table(counts: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
-    """Table 3 as text cells for `tables.text_table`: a block of parameters, then one of multiply-adds a data
-    set.
+def table(counts: pd.DataFrame, paper: pd.DataFrame) -> Table:
+    """Table 3: a block of parameters, then one of multiply-adds a data set.
 
     counts: `experiments.costs.counts()`; paper: `tables.load_paper("table3")`. Columns: printed; the paper's
     rule, its difference to print, whether it rounds to the print; exact; trainable or per video. Raises
@@ -62,7 +62,12 @@ def table(counts: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
             f"adapter 64, torch streams: L={FITTED}, with one choice changed; printed: the row of full",
         ]
     )
-    return frame
+    css = pd.DataFrame("", frame.index, frame.columns)
+    css["printed"] = "color: #767676"
+    css["to the digit"] = (
+        frame["to the digit"].map({"yes": f"color: {GAIN}", "no": f"color: {LOSS}"}).fillna("")
+    )
+    return Table.of(frame, frame.attrs["caption"], css)
 
 
 def conclusions(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:

@@ -18,7 +18,7 @@ import pandas as pd
 from flowclip_core.errors import InputError
 from flowclip_core.files import sha256, write_atomically
 from flowclip_core.model import hub
-from flowclip_kit import environment, experiments
+from flowclip_kit import environment, experiments, readme_parts
 from flowclip_kit.distributed.locks import Lock
 from flowclip_kit.experiments import Result, estimates, model_card, provenance_json, sealed
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
@@ -147,17 +147,19 @@ def judged(profile: str, source: str) -> pd.DataFrame:
     return frame
 
 
-def write_report(profile: str, results: Path) -> list[Path]:
+def write_report(profile: str, results: Path, recorded: bool = False) -> list[Path]:
     """results/<profile>/report.html: every table, figure, verdict and cost in one file that needs no network.
 
-    Shows the runs below `results`; where there are none of the profile, the recorded ones.
+    Shows the runs below `results`, also those of grids of the user's own; where there are none of the profile,
+    or where `recorded` asks for them, the recorded ones.
     """
     from flowclip_kit.reporting import report
 
     folder = experiments.results_folder(profile, str(results))
-    source = str(results) if any((folder / f"{name}.csv").exists() for name in TARGETS) else "recorded"
+    own = any((folder / f"{name}.csv").exists() for name in TARGETS) or any(folder.glob("*-*/*.csv"))
+    source = str(results) if own and not recorded else "recorded"
     shown, path = experiments.results_folder(profile, source), folder / "report.html"
-    with _Seal(folder / ".report.made", lambda: _fingerprint("verdicts", *_tables(shown)), path) as stale:
+    with _Seal(folder / ".report.made", lambda: _fingerprint("verdicts", *_tables(shown), *sorted(shown.glob("*-*/*.csv"))), path) as stale:
         if stale:
             write_atomically(path, report.html(profile, source, judged(profile, source)))
     return [path]
@@ -167,20 +169,18 @@ def verdict_counts(profile: str, results: Path) -> str:
     """How many claims came to which verdict, for a terminal."""
     from flowclip_kit.reporting import claims
 
-    return claims.counts_by_verdict(claims.load(profile, str(results)))
+    return str(claims.counts_by_verdict(claims.load(profile, str(results))))
 
 
 def as_text(target: str, result: Result | None, folder: Path) -> str:
     """The table for a terminal, measured beside printed. result: None for table3, whose counts lie in
     `folder`."""
     if result is not None:
-        return _view(target, result).table()
+        return str(_view(target, result).table())
     from flowclip_kit.experiments import costs
     from flowclip_kit.reporting import costs as shown
 
-    return tables.text_table(
-        shown.table(costs.read_counts(folder / "table3.csv"), tables.load_paper("table3"))
-    )
+    return str(shown.table(costs.read_counts(folder / "table3.csv"), tables.load_paper("table3")))
 
 
 def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
@@ -504,12 +504,12 @@ def _read_json(path: Path) -> dict:
 def _verdicts_of_the_demo() -> str:
     from flowclip_kit.reporting import claims
 
-    return claims.counts_by_verdict(claims.load("demo", "recorded"))
+    return readme_parts.verdicts(claims.load("demo", "recorded"))
 
 
 # The README's generated parts: name in the marks -> what makes the text.
 README_PARTS: dict[str, Callable[[], str]] = {
-    "table5": lambda: target_results.load("table5").table(),
+    "table5": lambda: readme_parts.table5(target_results.load("table5").summary),
     "verdicts": _verdicts_of_the_demo,
 }
 
@@ -522,7 +522,7 @@ def _marks(part: str) -> tuple[str, str]:
 def _readme(part: str, text: str) -> str:
     """The README with this part between its two marks."""
     before, after = _around(part)
-    return f"{before}\n\n```text\n{text.rstrip()}\n```\n\n{after}"
+    return f"{before}\n{text.rstrip()}\n{after}"
 
 
 def _around(part: str) -> tuple[str, str]:

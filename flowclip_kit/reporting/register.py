@@ -35,6 +35,7 @@ PROTOCOL = {
     "figure3b": "closed-set, 4x3 views",
     "figure3c": "closed-set, all parts on, 4x3 views",
     "figure3d": "closed-set, 4x3 views",
+    "rivals": "k-shot; each method at its own learning rate, chosen on training videos set aside",
     "readings": "16-shot; each reading at its own learning rate, chosen on training videos set aside",
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -162,6 +163,17 @@ def paired_difference(
         wins = int((gains > 0).sum())
         rows.append([*group, variant, reference, metric, len(gains), *t_interval(gains), *videos, wins])
     return pd.DataFrame(rows, columns=[*GROUP, *DIFFERENCE])
+
+
+def side(row: Any) -> int:
+    """1 where the intervals of a difference over runs and over test videos lie above zero, -1 below, else 0.
+
+    Without an interval over runs it is 0; without hits the one over runs decides alone.
+    """
+    if math.isnan(row.low):
+        return 0
+    videos = (row.low, row.high) if math.isnan(row.video_low) else (row.video_low, row.video_high)
+    return int(min(row.low, videos[0]) > 0) - int(max(row.high, videos[1]) < 0)
 
 
 def _resampled_means(x: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""Tables: our runs beside the printed numbers, as fixed-width text."""
+"""Tables: our runs beside the printed numbers, their differences and their controls."""
 
 from __future__ import annotations
 
-import itertools
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +16,10 @@ from flowclip_kit.demo import world
 from flowclip_kit.experiments.catalogue import INITIALISATIONS, READINGS
 from flowclip_kit.experiments.results_table import numbers, read_csv
 from flowclip_kit.profiles import DEMO_ROLES
+from flowclip_kit.reporting import stats
+from flowclip_kit.reporting.rendering import GAIN, LOSS, OPEN, WIDTH, Table, text_table
+
+__all__ = ["WIDTH", "Table", "text_table"]
 
 PAPER = "table method source mmb map mcb trained_on dataset k metric value spread note".split()
 COMPETITOR = "printed competitor"  # the source of rows that are not the authors' own
@@ -43,13 +49,22 @@ SCORES = {"top1": "top-1", "top5": "top-5"}
 PARTS = {"top1_pairs": "pairs", "top1_rest": "rest", "order": "order"}
 HALVES = "half of the classes"
 VIDEOS = "test videos"
-WIDTH = 100  # characters of a text table's line that a notebook shows without wrapping
 DEMO_NOTE = "demo world, not evidence about the paper's data"
+READ = "Mean ± half the 95 % interval over runs; below it, over test videos. Bold: highest in its column."
+READ_PRINTED = " [Printed value{}.]"
+READ_DIFFERENCES = (
+    "Points of top-1, paired by run, ± half the 95 % interval over runs; below it, over test videos, and runs"
+    " with a gain. Green and orange: both intervals on one side of zero."
+)
+
+# A cell: where it stands as text (block, row, group, name), and on a page (panel, place; no panel: text
+# alone). best: what makes the highest cell of a column bold.
+CELL = "block row group name text panel place shown best css".split()
 
 
 @dataclass(frozen=True)
 class Block:
-    """What stands together in a table or a panel: models trained on one data set and tested on one, and CLIP.
+    """What stands together in a table or a panel: models of one training and one test set, and CLIP.
 
     role and trained_on are the paper's data sets; rows come from a summary or from paired differences.
     """
@@ -61,27 +76,47 @@ class Block:
 
     @property
     def trained(self) -> pd.DataFrame:
-        """The top-1 rows whose n counts runs; CLIP without training has one run. All rows where there is no
-        other."""
+        """The top-1 rows whose n counts runs (untrained CLIP has one); all rows where there is no other."""
         rows = self.rows[self.rows["metric"] == "top1"]
         trained = rows[~rows["variant"].str.startswith("clip")]
         return trained if len(trained) else rows
 
     @property
     def source(self) -> str:
-        """«trained on ...» where that is another data set than the one tested on, else empty."""
+        """'trained on ...' where that is another data set than the one tested on, else empty."""
         if self.trained_on in ("", self.role, self.dataset):
             return ""
         return f"trained on {DEMO_ROLES[self.trained_on] if self.dataset in world.NAMES else self.trained_on}"
 
+    @property
+    def name(self) -> str:
+        """Such as 'figures-h' or 'trained on figures-k, tested on figures-h'."""
+        return (f"{self.source}, tested on " if self.source else "") + self.dataset
+
+    @property
+    def place(self) -> str:
+        """Such as 'figures-h' or 'figures-h (trained on figures-k)', for the middle of a sentence."""
+        return self.dataset + (f" ({self.source})" if self.source else "")
+
     def title(self, with_k: bool = True) -> str:
-        """Such as «figures-k, k = 5, n = 3» or «figures-h, n = 3, 3 splits»."""
+        """Such as 'figures-k, k = 5, n = 3' or 'figures-h, n = 3, 3 splits'."""
         rows = self.trained
         counts = [_range("k", rows["k"])] if with_k and rows["k"].max() > 0 else []
         counts.append(_range("n", rows["n"]))
         if "splits" in rows and rows["splits"].max() > 1:
             counts.append(f"{rows['splits'].max()} splits")
         return ", ".join([self.dataset, *counts])
+
+    def heading(self, printed: str = "", with_k: bool = True) -> str:
+        """Name and counts; printed: what the printed values are called, which names their data set too."""
+        beside = printed and self.rows.loc[self.rows["metric"] == "top1", "paper"].notna().any()
+        source = f"{self.source}, tested on " if self.source else ""
+        return source + self.title(with_k) + (f"; {printed}: {self.role}" if beside else "")
+
+    def at_most_shots(self) -> Block:
+        """The rows with the largest k, and those without training."""
+        largest = self.trained["k"].max()
+        return Block(self.dataset, self.role, self.trained_on, self.rows[self.rows["k"].isin([0, largest])])
 
 
 def blocks(rows: pd.DataFrame) -> list[Block]:
@@ -90,14 +125,13 @@ def blocks(rows: pd.DataFrame) -> list[Block]:
     Rows without training (trained_on empty) stand in each block of their data set.
     """
     sets = rows[["dataset", "role"]].drop_duplicates().itertuples(index=False)
-    found = []
-    for dataset, role in sorted(
-        sets, key=lambda one: (ROLES.index(one[1]) if one[1] in ROLES else 9, one[0])
-    ):
-        own = rows[rows["dataset"] == dataset]
-        for source in sorted(set(own["trained_on"]) - {""}) or [""]:
-            found.append(Block(dataset, role, source, own[own["trained_on"].isin(["", source])]))
-    return found
+    in_order = sorted(sets, key=lambda pair: (ROLES.index(pair[1]) if pair[1] in ROLES else 9, pair[0]))
+    return [
+        Block(dataset, role, source, own[own["trained_on"].isin(["", source])])
+        for dataset, role in in_order
+        for own in [rows[rows["dataset"] == dataset]]
+        for source in sorted(set(own["trained_on"]) - {""}) or [""]
+    ]
 
 
 def load_paper(target: str) -> pd.DataFrame:
@@ -105,13 +139,12 @@ def load_paper(target: str) -> pd.DataFrame:
     competitor.
 
     k: whole number; value and spread: as printed (spread nan where none is); the other columns are text. The
-    panels of Figure 3 share figure3.csv. «readings» are not in the paper: no rows.
+    panels of Figure 3 share figure3.csv. A target that is not in the paper has no rows.
     Raises InputError when the file is absent, broken, or holds nothing of this table.
     """
-    if target in ("readings", "ablation"):
-        return pd.DataFrame({name: pd.Series(dtype=str) for name in PAPER}).astype(
-            {"k": int, "value": float, "spread": float}
-        )
+    if not re.match("table|figure", target):
+        types = {"k": int, "value": float, "spread": float}
+        return pd.DataFrame({name: pd.Series(dtype=types.get(name, str)) for name in PAPER})
     file = "figure3" if target.startswith("figure3") else target
     path = paths.root() / "results" / "paper" / f"{file}.csv"
     frame = read_csv(path, PAPER, "part of the checkout")
@@ -126,7 +159,7 @@ def load_paper(target: str) -> pd.DataFrame:
 
 
 def origin(paper: pd.DataFrame) -> str:
-    """«printed», or «derived» where the scores only follow from printed ones by arithmetic (Figure 3)."""
+    """'printed', or 'derived' where the scores only follow from printed ones by arithmetic (Figure 3)."""
     sources = set(paper.loc[paper["metric"].isin(SCORES), "source"])
     return "derived" if sources == {"derived"} else "printed"
 
@@ -137,10 +170,19 @@ def is_demo(rows: pd.DataFrame) -> bool:
 
 
 def variants(summary: pd.DataFrame) -> list[str]:
-    """The variants of a target's summary, top to bottom: the paper's, then any others in their order."""
-    target, present = summary["target"].iloc[0], list(dict.fromkeys(summary["variant"]))
-    known = VARIANTS.get(target, ())
-    return [name for name in known if name in present] + [name for name in present if name not in known]
+    """The variants of a summary, top to bottom: the paper's in its order, then others as they come."""
+    present = list(dict.fromkeys(summary["variant"]))
+    known = [name for name in VARIANTS.get(summary["target"].iloc[0], ()) if name in present]
+    return known + [name for name in present if name not in known]
+
+
+def axis_of(rows: pd.DataFrame) -> str | None:
+    """What the results vary: 'k', else 'T', 'H' or 's' where variants are named like 'T=8', else None."""
+    trained = rows[rows["trained_on"] != ""]
+    if trained["k"].nunique() > 1:
+        return "k"
+    found = trained["variant"].str.extract(r"^([THs])=\d+$")[0]
+    return str(found.iloc[0]) if len(found) and found.notna().all() and found.nunique() == 1 else None
 
 
 def order_blind_cap(pair_classes: int, classes: int) -> float:
@@ -154,28 +196,10 @@ def order_blind_cap(pair_classes: int, classes: int) -> float:
 def caption(
     summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = ""
 ) -> str:
-    """What must be read with the numbers: data, what helps the method by construction, what each ± means.
-
-    pair_share: data set -> (classes in time-reversed pairs, all classes); needed for the demo world, where
-    the share is chosen by its makers. Raises ValueError when it is missing there. note: a line on the model,
-    from `experiments.model_note`.
-    """
-    lines = [note] if note else []
-    metrics, found = set(summary["metric"]), blocks(summary)
-    if is_demo(summary):
-        datasets = list(dict.fromkeys(block.dataset for block in found))
-        if missing := [name for name in datasets if name not in (pair_share or {})]:
-            raise ValueError(f"demo results need pair_share (pair classes, classes) for {', '.join(missing)}")
-        lines.append(DEMO_NOTE)
-        for name in datasets:
-            paired, classes = pair_share[name]
-            share, cap = 100 * paired / classes, order_blind_cap(paired, classes)
-            lines += [
-                f"{name}: {paired} of {classes} classes ({share:.1f} %) differ from another only by the",
-                "  direction of time, which helps the method by construction;",
-                f"  a model blind to order but otherwise perfect reaches {cap:.1f} %",
-            ]
-    runs = " and ".join(dict.fromkeys(_range("n", block.trained["n"]) for block in found))
+    """What must be read with the numbers: `notes`, and what each ± means."""
+    metrics, several_splits = set(summary["metric"]), summary["splits"].max() > 1
+    lines = notes(summary, pair_share, note)
+    runs = " and ".join(dict.fromkeys(_range("n", block.trained["n"]) for block in blocks(summary)))
     lines.append(
         f"measured: mean over runs ({runs}) ± half the 95 % Student t interval over them (none for one)"
     )
@@ -186,13 +210,13 @@ def caption(
             f"{VIDEOS}: ± half the 95 % bootstrap interval of top-1 over the videos that all runs share;"
         )
         lines.append("  another spread than that over runs, so it stands apart")
+        if several_splits:
+            lines.append(
+                "  the splits' test lists share videos, here taken as separate: this interval is too narrow"
+            )
     else:
         lines.append("  all runs share one set of test videos, whose own spread is not in it")
-    if summary["splits"].max() > 1 and summary["video_low"].notna().any():
-        lines.append(
-            "  the splits' test lists share videos, here taken as separate: this interval is too narrow"
-        )
-    if summary["splits"].max() > 1:
+    if several_splits:
         lines.append("splits: runs are averaged over the splits first; sd between the splits of a run")
     if "top1_half" in metrics:
         lines.append(f"{HALVES}: mean ± sd over draws of them, each with its own videos and names only")
@@ -202,239 +226,196 @@ def caption(
     return "\n".join(lines)
 
 
-def measured(
-    target: str, summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = ""
-) -> pd.DataFrame:
-    """A target for display: rows (block, variant), cells text such as «62.5 ± 2.1», caption in
-    attrs["caption"].
+def notes(
+    summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = ""
+) -> list[str]:
+    """Lines without which the numbers mislead: the model, the data, what helps the method by construction.
 
-    A block is one data set, for zero-shot one pair of them; its name gives n. Groups of columns, as far as
-    there is
-    something in them: measured, the half width of top-1's interval over test videos, printed or derived with
-    its spread, parts of the demo's top-1, sd between splits, the protocol with half of the classes. In the
-    demo printed columns are marked as other data. `table5` has columns by k instead. Arguments as for
-    `caption`.
+    pair_share: data set -> (classes in time-reversed pairs, all classes); needed for the demo world, where
+    the share is chosen by its makers. Raises ValueError when it is missing there. note: a line on the model,
+    from `experiments.model_note`.
     """
-    if target == "table5":
-        return table5(summary, pair_share, note)
-    paper = load_paper(target)
-    key = ["method", "dataset", "trained_on", "k", "metric"]
-    spreads = paper[paper["source"] != COMPETITOR].set_index(key)["spread"].to_dict()
+    lines = [note] if note else []
+    if is_demo(summary):
+        shares = pair_share or {}
+        datasets = list(dict.fromkeys(block.dataset for block in blocks(summary)))
+        if missing := [name for name in datasets if name not in shares]:
+            raise ValueError(f"demo results need pair_share (pair classes, classes) for {', '.join(missing)}")
+        lines.append(DEMO_NOTE)
+        for name in datasets:
+            paired, classes = shares[name]
+            share, cap = 100 * paired / classes, order_blind_cap(paired, classes)
+            lines += [
+                f"{name}: {paired} of {classes} classes ({share:.1f} %) differ from another only by the",
+                "  direction of time, which helps the method by construction;",
+                f"  a model blind to order but otherwise perfect reaches {cap:.1f} %",
+            ]
+    return lines
+
+
+def measured(
+    summary: pd.DataFrame,
+    paper: pd.DataFrame,
+    pair_share: dict[str, tuple[int, int]] | None = None,
+    note: str = "",
+) -> Table:
+    """A target's scores: rows are variants, columns top-1 by k where it varies, else top-1 and top-5.
+
+    A block is one data set, for zero-shot one pair of them; its name gives n. Beside them, as far as there is
+    something: half the interval over test videos, the printed or derived value with its spread, parts of the
+    demo's top-1, sd between splits, the protocol with half of the classes. In the demo printed values are
+    marked as other data; untrained rows have k=0. paper: from `load_paper`; other arguments as for `caption`.
+    """
     printed = origin(paper)
     group = printed + (", other data" if is_demo(summary) else "")
-    frames = {}
-    for block in blocks(summary):
-        lines = {}
+    spreads = {
+        (row.method, row.dataset, row.trained_on, row.k, row.metric): row.spread
+        for row in paper[paper["source"] != COMPETITOR].itertuples()
+    }
+    found = blocks(summary)
+    over_k = any(block.rows["k"].nunique() > 1 for block in found)
+    cells: list[tuple] = []
+    for block in found:
+        at = {(row.variant, row.metric, row.k): row for row in block.rows.itertuples()}
+        ks = sorted(block.rows["k"].unique())
+        columns = [("top1", k, f"k={k}") for k in ks] if over_k else [(m, ks[0], SCORES[m]) for m in SCORES]
+        part_group = f"measured, k={ks[-1]}" + (" (clip: k=0)" if 0 in ks else "") if over_k else "parts"
+        heading = block.heading(printed, with_k=not over_k)
         for variant in variants(block.rows):
-            ours = block.rows[block.rows["variant"] == variant]
-            line = {("measured", name): _cell(ours, metric) for metric, name in SCORES.items()}
-            line[VIDEOS, "top-1 ±"] = _half(ours, "top1", "video_")
-            line |= {(group, name): _printed(ours, metric, spreads) for metric, name in SCORES.items()}
-            line |= {("parts", name): _cell(ours, metric) for metric, name in PARTS.items()}
-            line["splits", "sd"] = _number(ours, "top1", "split_sd")
-            halves = _number(ours, "top1_half", "mean"), _number(ours, "half_sd", "mean")
-            line[HALVES, "top-1 ± sd"] = " ± ".join(cell for cell in halves if cell)
-            lines[variant] = line
-        frames[_block_name(block, printed)] = pd.DataFrame(lines).T
-    said = caption(summary, pair_share, note)
+            beside: list[tuple] = []
+
+            def add(group: str, name: str, text: str, *page: Any, to=cells, row=(heading, variant)) -> None:
+                to.append((*row, group, name, text, *(page or ("", "", "", math.nan)), ""))
+
+            for metric, k, name in columns:
+                row = at.get((variant, metric, k))
+                score, videos, value = _score(row), _half(row, "video_"), _printed(row, spreads)
+                shown = score + (f" [{value}]" if value else "") + (f"\nvideos ± {videos}" if videos else "")
+                best = row.mean if row else math.nan
+                add("measured top-1" if over_k else "measured", name, score, "scores", name, shown, best)
+                if metric == "top1":
+                    add(
+                        f"{VIDEOS}, top-1 ±" if over_k else VIDEOS,
+                        name if over_k else "top-1 ±",
+                        videos,
+                        to=beside,
+                    )
+                add(group, name, value, to=beside)
+            cells += sorted(beside, key=lambda cell: cell[2] == group)
+            k = ks[-1] if (variant, "top1", ks[-1]) in at else 0
+            for metric, name in PARTS.items():
+                part = _score(at.get((variant, metric, k)))
+                add(part_group, name, part, "more", name, part, math.nan)
+            row, half, sd = (at.get((variant, metric, k)) for metric in ("top1", "top1_half", "half_sd"))
+            between = "" if row is None or math.isnan(row.split_sd) else f"{row.split_sd:.1f}"
+            add("splits", "sd", between, "more", "sd of splits", between, math.nan)
+            halves = f"{half.mean:.1f} ± {sd.mean:.1f}" if half and sd else ""
+            add(HALVES, "top-1 ± sd", halves, "more", HALVES, halves, math.nan)
+    legend = caption(summary, pair_share, note)
     if printed == "derived":
-        said += "\nderived: follows from the printed tables by arithmetic, see results/paper/figure3.csv"
-    return _joined(frames, said)
+        legend += "\nderived: follows from the printed tables by arithmetic, see results/paper/figure3.csv"
+    read = READ + (READ_PRINTED.format(", of other data" if is_demo(summary) else "") if len(paper) else "")
+    return _table(cells, legend, [*notes(summary, pair_share, note), read], ["data set", "variant"])
 
 
-def table5(
-    summary: pd.DataFrame, pair_share: dict[str, tuple[int, int]] | None = None, note: str = ""
-) -> pd.DataFrame:
-    """Table 5 for display: rows (data set, variant); columns top-1 by k, its spread over test videos,
-    printed, parts.
+def controls(summary: pd.DataFrame) -> Table:
+    """What is left when test frames are shuffled, reversed, or one is repeated.
 
-    Cells are text such as «62.5 ± 2.1»; the data set's label names n; attrs["caption"] holds `caption(...)`.
-    The row «clip» is untrained, under k=0. In the demo the printed columns are marked as other data.
+    Rows are variants, columns the four orders of frames; cells 'top-1 | order' at the largest k (CLIP: k=0).
     """
-    frames = {}
-    printed_name = "printed, other data" if is_demo(summary) else "printed"
+    cells = []
     for block in blocks(summary):
-        rows = block.rows
-        ks = sorted(rows.loc[rows["metric"] == "top1", "k"].unique())
-        largest = ks[-1]
-        lines = {}
-        for variant in variants(rows):
-            ours = rows[rows["variant"] == variant]
-            at = 0 if variant == "clip" else largest
-            line = {("measured top-1", f"k={k}"): _cell(ours, "top1", k) for k in ks}
-            line |= {
-                (f"{VIDEOS}, top-1 ±", f"k={k}"): _half(ours[ours["k"] == k], "top1", "video_") for k in ks
-            }
-            line |= {(printed_name, f"k={k}"): _number(ours[ours["k"] == k], "top1", "paper") for k in ks}
-            group = f"measured, k={largest}" + (" (clip: k=0)" if 0 in ks else "")
-            line |= {(group, name): _cell(ours, metric, at) for metric, name in PARTS.items()}
-            lines[variant] = line
-        frames[_block_name(block, "printed", with_k=False)] = pd.DataFrame(lines).T
-    return _joined(frames, caption(summary, pair_share, note))
-
-
-def controls(summary: pd.DataFrame) -> pd.DataFrame:
-    """Controls for display: what is left when test frames are shuffled, reversed, or one is repeated.
-
-    Rows (block, variant); columns the four orders of frames; cells «top-1 | order» at the largest k (CLIP:
-    k=0).
-    """
-    frames = {}
-    for block in blocks(summary):
-        lines = {}
+        shown = block.at_most_shots()
         for variant in variants(block.rows):
-            ours = block.rows[block.rows["variant"] == variant]
-            ours = ours[ours["k"] == ours["k"].max()]
-            cells = {
-                name: [_number(ours, metric + suffix, "mean") for metric in ("top1", "order")]
-                for suffix, name in CONTROLS.items()
-            }
-            lines[variant] = {name: " | ".join(cell for cell in pair if cell) for name, pair in cells.items()}
-        at = block.trained["k"].max()
-        shown = Block(block.dataset, block.role, block.trained_on, block.rows[block.rows["k"].isin([0, at])])
-        frames[_block_name(shown, "")] = pd.DataFrame(lines).T
+            ours = shown.rows[shown.rows["variant"] == variant]
+            means = ours[ours["k"] == ours["k"].max()].set_index("metric")["mean"]
+            for suffix, name in CONTROLS.items():
+                values = [
+                    f"{means[metric + suffix]:.1f}"
+                    for metric in ("top1", "order")
+                    if metric + suffix in means
+                ]
+                text = " | ".join(values)
+                cells.append((shown.heading(), variant, "", name, text, "controls", name, text, math.nan, ""))
     if (summary["metric"] == "top1_shuffled").any():
-        said = "frames changed at test only; top-1 | order, means over runs, percent"
+        legend = "frames changed at test only; top-1 | order, means over runs, percent"
     else:
-        said = "this profile runs no controls; top-1, means over runs, percent"
-    return _joined(frames, said)
+        legend = "this profile runs no controls; top-1, means over runs, percent"
+    return _table(cells, legend, [legend[0].upper() + legend[1:] + "."], ["data set", "variant"])
 
 
-def differences(paired: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences for display: rows (data set, difference), a column for each k where there are
-    several.
+def differences(paired: pd.DataFrame) -> Table:
+    """Paired differences: rows are pairs of variants, a column for each k where there are several.
 
-    Cells such as «+13.5 ± 2.0 (videos ± 4.1), 3/3»: points, half the interval over runs, half the one over
-    test videos, runs with a gain / runs. paired: rows of `stats.paired_difference`, of several differences if
-    wished.
+    Text such as '+13.5 ± 2.0 (videos ± 4.1), 3/3': points, half the interval over runs, half the one over
+    test videos, runs with a gain / runs. paired: rows of `stats.paired_difference`.
     """
-    lines = {}
+    cells = []
     for block in blocks(paired):
-        name = (f"{block.source}, tested on " if block.source else "") + block.dataset
         for row in block.rows.itertuples():
-            metric = (
-                ""
-                if row.metric == "top1"
-                else f", {SCORES.get(row.metric, PARTS.get(row.metric, row.metric))}"
-            )
-            label = (name, f"{row.variant} - {row.reference}{metric}")
-            lines.setdefault(label, {})[f"k={row.k}" if row.k else "points"] = difference_text(row)
-    index = pd.MultiIndex.from_tuples(lines, names=["data set", "difference"])
-    frame = pd.DataFrame(list(lines.values()), index=index).fillna("")
-    said = "points, paired by run ± half the 95 % t interval, runs with gain / runs"
+            metric = SCORES.get(row.metric, PARTS.get(row.metric, row.metric))
+            label = f"{row.variant} - {row.reference}" + ("" if row.metric == "top1" else f", {metric}")
+            name = f"k={row.k}" if row.k else "points"
+            gain, videos = f"{round(row.mean, 1) + 0.0:+.1f}", _half(row, "video_")
+            gain += f" ± {_half(row)}" if _half(row) else ""
+            text = gain + (f" (videos ± {videos})" if videos else "") + f", {row.wins}/{row.n}"
+            shown = f"{gain}\n" + (f"videos ± {videos}, " if videos else "") + f"{row.wins}/{row.n} runs"
+            css = f"color: {[OPEN, GAIN, LOSS][stats.side(row)]}"
+            cells.append((block.name, label, "", name, text, "points", name, shown, math.nan, css))
+    legend = "points, paired by run ± half the 95 % t interval, runs with gain / runs"
     if paired["video_low"].notna().any():
-        said += f"\n(videos ± half the 95 % bootstrap interval over {VIDEOS}, paired by video)"
-    frame.attrs["caption"] = said
-    return frame
+        legend += f"\n(videos ± half the 95 % bootstrap interval over {VIDEOS}, paired by video)"
+    return _table(cells, legend, [READ_DIFFERENCES], ["data set", "difference"])
 
 
-def difference_text(row) -> str:
-    """A row of `stats.paired_difference` as text, such as «+13.5 ± 2.0 (videos ± 4.1), 3/3»."""
-    half = "" if math.isnan(row.low) else f" ± {(row.high - row.low) / 2:.1f}"
-    videos = "" if math.isnan(row.video_low) else f" (videos ± {(row.video_high - row.video_low) / 2:.1f})"
-    return f"{round(row.mean, 1) + 0.0:+.1f}{half}{videos}, {row.wins}/{row.n}"
-
-
-def text_table(frame: pd.DataFrame) -> str:
-    """A frame of text cells as fixed-width text: caption, then one block of rows per first index level.
-
-    A group of columns (first column level, or each column where there is one level) that would make lines
-    wrap in a notebook goes below the others. Unlike a DataFrame's own repr this does not change with the
-    pandas version, so a notebook's output can be checked.
-    """
-    parts = [frame.attrs["caption"]] if frame.attrs.get("caption") else []
-    if frame.index.nlevels == 1:
-        parts.append(_folded(frame))
-    else:
-        for name in frame.index.get_level_values(0).unique():
-            rows = frame.loc[name]
-            parts.append(f"{name}\n{_folded(rows.loc[:, (rows != '').any()])}")
-    return "\n\n".join(parts) + "\n"
-
-
-def _joined(frames: dict[str, pd.DataFrame], said: str) -> pd.DataFrame:
-    frame = pd.concat(frames, names=["data set", "variant"]).fillna("")
-    frame = frame.loc[:, (frame != "").any()]
-    frame.attrs["caption"] = said
-    return frame
-
-
-def _row(rows: pd.DataFrame, metric: str) -> pd.Series | None:
-    found = rows[rows["metric"] == metric]
-    if len(found) > 1:
-        first = found.iloc[0]
-        raise ValueError(
-            f"{len(found)} rows of {metric} for {first['variant']} on {first['dataset']}; expected one k"
+def _table(cells: Iterable[tuple], legend: str, notes: list[str], names: list[str]) -> Table:
+    """The long table of cells, pivoted twice: for a terminal and, panel by panel, for a page."""
+    frame = pd.DataFrame(list(cells), columns=CELL)
+    groups = ["group", "name"] if frame["group"].any() else ["name"]
+    text = _wide(frame, ["block", "row"], groups, "text")
+    text.index.names, text.columns.names = names, [None] * len(groups)
+    panels = []
+    for _, panel in frame[frame["panel"] != ""].groupby("panel", sort=False):
+        shown = _wide(panel, ["row"], ["block", "place"], "shown")
+        best = panel.groupby(["block", "place"])["best"]
+        bold = (panel["best"] == best.transform("max")) & (best.transform("count") > 1)
+        styled = panel.assign(css=panel["css"].where(~bold, "font-weight: bold"))
+        css = _wide(styled, ["row"], ["block", "place"], "css").reindex(
+            shown.index, columns=shown.columns, fill_value=""
         )
-    return None if found.empty else found.iloc[0]
+        shown.index.name, shown.columns.names = names[1], [None, None]
+        css.index.name, css.columns.names = names[1], [None, None]
+        if shown.size:
+            panels.append((shown, css))
+    return Table(text, legend, "\n".join(notes), tuple(panels))
 
 
-def _cell(rows: pd.DataFrame, metric: str, k: int | None = None) -> str:
-    """Mean ± half the interval over runs of the rows of one variant; empty where there are none."""
-    rows = rows if k is None else rows[rows["k"] == k]
-    return " ± ".join(part for part in (_number(rows, metric, "mean"), _half(rows, metric)) if part)
+def _wide(cells: pd.DataFrame, index: list[str], columns: list[str], values: str) -> pd.DataFrame:
+    """A pivot whose rows and columns keep the order in which they come; empty columns are left out."""
+    wide = cells.pivot(index=index, columns=columns, values=values).fillna("")
+    in_order = [pd.MultiIndex.from_frame(cells[names].drop_duplicates()) for names in (index, columns)]
+    rows, heads = (order if order.nlevels > 1 else order.get_level_values(0) for order in in_order)
+    wide = wide.reindex(index=rows, columns=heads)
+    return wide if values == "css" else wide.loc[:, (wide != "").any()]
 
 
-def _number(rows: pd.DataFrame, metric: str, column: str) -> str:
-    row = _row(rows, metric)
-    return "" if row is None or math.isnan(row[column]) else f"{row[column]:.1f}"
+def _score(row: Any) -> str:
+    """Mean ± half the interval over runs; empty where there is no row."""
+    return "" if row is None else " ± ".join(filter(None, [f"{row.mean:.1f}", _half(row)]))
 
 
-def _half(rows: pd.DataFrame, metric: str, kind: str = "") -> str:
-    row = _row(rows, metric)
-    if row is None or math.isnan(row[f"{kind}low"]):
+def _half(row: Any, kind: str = "") -> str:
+    low = math.nan if row is None else getattr(row, f"{kind}low")
+    return "" if math.isnan(low) else f"{(getattr(row, f'{kind}high') - low) / 2:.1f}"
+
+
+def _printed(row: Any, spreads: dict[tuple, float]) -> str:
+    if row is None or math.isnan(row.paper):
         return ""
-    return f"{(row[f'{kind}high'] - row[f'{kind}low']) / 2:.1f}"
-
-
-def _printed(rows: pd.DataFrame, metric: str, spreads: dict[tuple, float]) -> str:
-    value, row = _number(rows, metric, "paper"), _row(rows, metric)
-    if not value:
-        return ""
-    spread = spreads.get((row["variant"], row["role"], row["trained_on"], row["k"], metric), math.nan)
-    return value if math.isnan(spread) else f"{value} ± {spread:.1f}"
+    spread = spreads.get((row.variant, row.role, row.trained_on, row.k, row.metric), math.nan)
+    return f"{row.paper:.1f}" + ("" if math.isnan(spread) else f" ± {spread:.1f}")
 
 
 def _range(name: str, values: pd.Series) -> str:
     low, high = values.min(), values.max()
     return f"{name} = {low}" if low == high else f"{name} = {low} to {high}"
-
-
-def _block_name(block: Block, printed: str, with_k: bool = True) -> str:
-    said = f"{block.source}, tested on " if block.source else ""
-    shown = printed and block.rows.loc[block.rows["metric"] == "top1", "paper"].notna().any()
-    return said + block.title(with_k) + (f"; {printed}: {block.role}" if shown else "")
-
-
-def _folded(frame: pd.DataFrame) -> str:
-    groups = [name[0] if isinstance(name, tuple) else name for name in frame.columns]
-    parts: list[list[int]] = [[]]
-    for _, members in itertools.groupby(range(len(groups)), key=groups.__getitem__):
-        group = list(members)
-        wider = parts[-1] + group
-        if parts[-1] and max(map(len, _block(frame.iloc[:, wider]).splitlines())) > WIDTH:
-            parts.append(group)
-        else:
-            parts[-1] = wider
-    return "\n\n".join(_block(frame.iloc[:, part]) for part in parts)
-
-
-def _block(frame: pd.DataFrame) -> str:
-    """Left-aligned columns; with two levels of them, a line above the header names each group."""
-    heads = [name if isinstance(name, tuple) else ("", name) for name in frame.columns]
-    columns = [[head[1], *frame.iloc[:, i]] for i, head in enumerate(heads)]
-    columns = [[frame.index.names[-1] or "", *frame.index], *columns]
-    widths = [max(len(str(cell)) for cell in column) for column in columns]
-    above, end = " " * widths[0], 0
-    for group, members in itertools.groupby(head[0] for head in heads):
-        start, end = end, end + len(list(members))
-        room = sum(widths[1 + start : 1 + end]) + 2 * (end - start - 1)
-        widths[end] += max(0, len(group) - room)  # a long group name widens its last column
-        above += "  " + group.ljust(room)
-    lines = []
-    for row in zip(*columns, strict=True):
-        cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(cells).rstrip())
-    head = [*([above.rstrip()] if above.strip() else []), lines[0]]
-    rule = "-" * max(map(len, [*head, *lines]))
-    return "\n".join([*head, rule, *lines[1:]])

@@ -1,9 +1,9 @@
-"""What a notebook, a terminal and `verify` show of one target: its runs, summary, differences, figures and
-verdicts."""
+"""What notebooks, pages, terminals and `verify` show of a target: findings, tables, figures, verdicts."""
 
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ import pandas as pd
 
 from flowclip_kit import experiments
 from flowclip_kit.experiments.catalogue import TARGETS
-from flowclip_kit.reporting import claims, stats, tables
+from flowclip_kit.reporting import claims, findings, stats, tables
+from flowclip_kit.reporting.rendering import Folded, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """The finished runs of a target, and all that is derived from them.
+    """The finished runs of a target, and all that is derived from them; any grid will do.
 
     runs: tidy table. hits: run key -> (N,) bool, the test videos it names right. about: provenance.
     """
@@ -36,71 +37,98 @@ class View:
         return self.runs[self.runs["split"] > 0]
 
     @functools.cached_property
+    def paper(self) -> pd.DataFrame:
+        """The printed values to stand beside: see `tables.load_paper`; none for a grid of the user's."""
+        printed = tables.load_paper(self.target)
+        return printed.iloc[:0] if self.about.get("name") else printed
+
+    @functools.cached_property
     def summary(self) -> pd.DataFrame:
         """Means and both intervals beside the printed values: see `stats.summarise`."""
-        return stats.summarise(self.tested, tables.load_paper(self.target), self.hits)
+        return stats.summarise(self.tested, self.paper, self.hits)
+
+    @functools.cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(variant, reference) of the differences to show, as far as there are runs of both.
+
+        Those that the call asked for; else those that the paper speaks of, and each other variant against the
+        baseline, or the first trained one where there is no baseline.
+        """
+        present = tables.variants(self.tested)
+        trained = set(self.tested.loc[self.tested["trained_on"] != "", "variant"])
+        compare = TARGETS[self.target].compare if self.target in TARGETS else ()
+        if "compare" in self.about:
+            compare = tuple((variant, reference) for variant, reference in self.about["compare"])
+        else:
+            first = next((name for name in ("baseline", *present) if name in trained), "")
+            known = {*tables.VARIANTS.get(self.target, ()), first}
+            compare += tuple((name, first) for name in present if name in trained - known)
+        return [pair for pair in compare if set(pair) <= set(present)]
 
     @functools.cached_property
     def paired(self) -> pd.DataFrame | None:
-        """The differences that the paper speaks of, paired by run: see `stats.paired_difference`."""
-        there = set(self.tested["variant"])
-        asked = self.about.get("compare", TARGETS[self.target].compare)
-        pairs = [pair for pair in asked if there.issuperset(pair)]
-        found = [stats.paired_difference(self.tested, *pair, hits=self.hits) for pair in pairs]
+        """The differences of `pairs`, run by run: see `stats.paired_difference`; None without any."""
+        found = [stats.paired_difference(self.tested, *pair, hits=self.hits) for pair in self.pairs]
         return pd.concat(found, ignore_index=True) if found else None
 
-    def table(self) -> str:
-        """Measured beside printed, as text."""
+    def findings(self, judged: pd.DataFrame | None = None) -> findings.Findings:
+        """Two to four sentences computed from the numbers. judged: as for `verdicts`."""
+        return findings.of_target(self.summary, self.paired, self._own_verdicts(judged))
+
+    def table(self) -> Table:
+        """Measured beside printed."""
         note = experiments.model_note(self.about)
-        return tables.text_table(
-            tables.measured(self.target, self.summary, experiments.pair_share(self.about), note)
-        )
+        return tables.measured(self.summary, self.paper, experiments.pair_share(self.about), note)
 
-    def differences(self) -> str:
-        """The paired differences as text."""
-        return (
-            "no differences are asked for"
-            if self.paired is None
-            else tables.text_table(tables.differences(self.paired))
-        )
+    def differences(self) -> Table | None:
+        """The paired differences, or None where no two variants are compared."""
+        return None if self.paired is None else tables.differences(self.paired)
 
-    def controls(self) -> str:
-        """Frames shuffled, reversed, one repeated, as text."""
-        return tables.text_table(tables.controls(self.summary))
+    def controls(self) -> Table:
+        """Frames shuffled, reversed, one repeated."""
+        return tables.controls(self.summary)
 
-    def verdicts(self, judged: pd.DataFrame | None = None) -> str:
-        """What became of the paper's statements about this target, as text: what it judges, and how many
-        wait.
+    def verdicts(self, judged: pd.DataFrame | None = None) -> Table:
+        """What became of the paper's statements about this target, and how many wait.
 
         judged: the verdicts of the whole register, where they are at hand (`outputs.judged`); else they are
         made here.
         """
+        verdicts = self._own_verdicts(judged)
+        waiting = verdicts["verdict"] == claims.NOT_RUN
+        reasons = verdicts[waiting].groupby("reason", sort=False).size()
+        notes = [f"{n} of {len(verdicts)} claims not run: {reason}" for reason, n in reasons.items()]
+        return claims.lines(verdicts[~waiting], notes)
+
+    def _own_verdicts(self, judged: pd.DataFrame | None = None) -> pd.DataFrame:
+        if self.about.get("name"):  # a grid of the user's own judges nothing that is printed
+            return pd.DataFrame(columns=claims.CLAIMS, dtype=str)
         own = [c for c in claims.register() if c.parts and {part.target for part in c.parts} == {self.target}]
-        if judged is None:
-            found = claims.measure(
-                own, {self.target: self.runs}, self.hits, None, tables.is_demo(self.summary)
-            )
-        else:
-            found = judged[judged["id"].isin([c.id for c in own])]
-        waiting = found["verdict"] == "not run"
-        said = claims.lines(found[~waiting]) if len(found[~waiting]) else ""
-        reasons = found[waiting].groupby("reason", sort=False).size()
-        rest = [f"{n} of {len(found)} claims not run: {reason}\n" for reason, n in reasons.items()]
-        return "\n".join([said, "".join(rest)]) if rest else said
+        if judged is not None:
+            return judged[judged["id"].isin([claim.id for claim in own])]
+        return claims.measure(own, {self.target: self.runs}, self.hits, None, tables.is_demo(self.summary))
 
     def figures(self) -> dict[str, Figure]:
         """The target's figures by file name."""
         from flowclip_kit.reporting import plots
 
-        axis = self.about.get("axis", TARGETS[self.target].axis)
-        return plots.figures(self.target, self.summary, self.paired, axis)
+        return plots.figures(self.target, self.summary, self.paper, self.paired)
+
+    def provenance(self) -> Folded:
+        """Data, weights, settings, software and time that the numbers rest on."""
+        return Folded("Provenance", json.dumps(self.about, indent=1))
 
 
 def load(target: str, profile: str = "demo", source: str = "recorded", name: str = "") -> View:
     """The view of a target's runs.
 
     source: "recorded" (the tables in git), "run" (make the runs that are missing, then show them), or a
-    folder that holds <profile>/<target>.csv. name: of a call with parameters of its own. Raises InputError when
-    there is none.
+    folder that holds <profile>/<target>.csv. name: of a call with parameters of its own, whose table is
+    <profile>/<target>-<name>/<target>.csv. Raises InputError when there is none.
     """
     return View(target, *experiments.load(target, profile, source, name))
+
+
+def own_runs(profile: str, source: str) -> list[View]:
+    """The grids of the user's own below a source."""
+    return [load(run.target, profile, source, run.name) for run in experiments.own_runs(profile, source)]

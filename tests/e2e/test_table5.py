@@ -280,7 +280,7 @@ def test_all_makes_every_table_and_panel_once(cache, tmp_path, monkeypatch, capf
     assert frame["id"].tolist() == [claim.id for claim in register]
     trained = [any(part.trained_on for part in claim.parts) for claim in register]
     assert set(frame.loc[trained, "verdict"]) == {"not run", "too few seeds"}
-    assert claims.counts_by_verdict(frame).rstrip() in out
+    assert str(claims.counts_by_verdict(frame)).rstrip() in out
     report = (folder / "report.html").read_text()
     assert all(f'<h2 id="{name}">' in report for name in PAPER_TARGETS)
 

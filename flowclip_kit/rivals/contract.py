@@ -1,0 +1,162 @@
+"""What a rival has to offer: frame features in, named intermediates with "logits" out, as FlowCLIP does.
+
+A rival sees the same stored features as FlowCLIP, so the towers stay frozen whatever its authors trained.
+Letters: B videos, T frames, K classes, L tokens, D width of the shared space, W width of the text tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
+from torch import Tensor, nn
+
+from flowclip_core.config import PROMPTS, TrainConfig
+from flowclip_core.errors import InputError
+from flowclip_core.model.backbone import Backbone
+from flowclip_core.model.prompt_tree import PromptTree
+from flowclip_core.model.prompts import prompt_vectors
+
+
+@dataclass(frozen=True)
+class Recipe(TrainConfig):
+    """How a rival is trained: a cosine schedule behind a warm-up, and cross-entropy.
+
+    warm_up: share of the steps; they rise linearly to `lr`, or stay at `warm_up_lr` where that is given.
+    """
+
+    optimiser: str = "sgd"  # or "adamw"
+    warm_up: float = 0.0
+    warm_up_lr: float | None = None
+    smoothing: float = 0.0  # of the labels
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimiser not in ("sgd", "adamw"):
+            raise InputError(f"optimiser={self.optimiser!r} is not one of sgd, adamw")
+        for name in ("warm_up", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every rival can be asked for. frames: T."""
+
+    frames: int = 8
+
+
+class Rival(nn.Module):
+    """A method beside FlowCLIP. A subclass makes its parts in `build` and scores videos in `encode`.
+
+    PUBLISHED: its authors' recipe, None where nothing is trained. FRAMES: the T they take. DEVIATES: what
+    differs from the publication, beside the frozen towers. NAMES_UNSEEN: whether it can name classes that it
+    was not trained on.
+    """
+
+    PUBLISHED: ClassVar[Recipe | None] = None
+    FRAMES: ClassVar[int] = 8
+    DEVIATES: ClassVar[str] = ""
+    NAMES_UNSEEN: ClassVar[bool] = False
+
+    def __init__(
+        self, backbone: Backbone, class_texts: Sequence[str], seed: int = 0, frames: int | None = None
+    ) -> None:
+        """backbone: the frozen CLIP. class_texts: K class names. seed: draws the parts.
+
+        frames: T, by default FRAMES.
+        """
+        super().__init__()
+        self._backbone = (backbone,)  # shared by many models and never trained, so not a part of this one
+        self.class_texts, self.config = tuple(class_texts), Settings(frames or self.FRAMES)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.build()
+        self.to(backbone.device, backbone.mean.dtype)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self._backbone[0]
+
+    @property
+    def scale(self) -> Tensor:
+        """CLIP's own factor in front of a cosine (100 for OpenAI's models)."""
+        return self.backbone.clip.logit_scale.detach().exp()
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens that the text tower reads for each video; 0 where all videos have the same texts."""
+        return 0
+
+    @property
+    def videos_at_once(self) -> int | None:
+        """Videos of one pass forward and back while training; None: the whole batch."""
+        return None
+
+    @classmethod
+    def published(cls, k: int | None) -> Recipe | None:
+        """The authors' recipe for k training videos a class (None: all of them)."""
+        return cls.PUBLISHED
+
+    def build(self) -> None:
+        """Make the trained parts and whatever does not depend on the video."""
+
+    def start(self, frames: Tensor, labels: Tensor) -> None:
+        """Called once before training with all training videos: frames (N,T,D), labels (N,)."""
+
+    def encode(self, frames: Tensor) -> dict[str, Tensor]:
+        """All intermediates of (B,T,D) by name, "logits" (B,K) among them."""
+        raise NotImplementedError
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        """`encode`, after a look at the shape of `frames`."""
+        if frames.ndim != 3 or frames.shape[1:] != (self.config.frames, self.backbone.width):
+            raise InputError(
+                f"frame features have shape {tuple(frames.shape)}; {type(self).__name__} takes"
+                f" (B, T={self.config.frames}, D={self.backbone.width})"
+            )
+        return {"frames": frames, **self.encode(frames)}
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name."""
+        return dict(self.named_parameters())
+
+    def hand_crafted(self, prompt: str = PROMPTS[5]) -> Tensor:
+        """Text features (K,D) behind a fixed prompt; by default the one that FlowCLIP starts from."""
+        vectors = prompt_vectors(self.backbone, prompt)
+        with torch.no_grad():
+            return PromptTree(self.backbone, self.class_texts, len(vectors))(vectors[None])[0]
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """n(x) = x / |x| along the last dimension."""
+    return F.normalize(vectors, dim=-1)
+
+
+def cosines(video: Tensor, texts: Tensor) -> Tensor:
+    """Cosines (B,K) of videos (B,D) with texts (K,D), or with each video's own (B,K,D)."""
+    return torch.einsum("...d,...kd->...k", unit(video), unit(texts))
+
+
+def block(width: int, eps: float = 1e-5) -> ResidualAttentionBlock:
+    """CLIP's transformer block: pre-norm, heads 64 wide (8 where the width is small), QuickGELU of 4D."""
+    norm = partial(LayerNorm, eps=eps)
+    return ResidualAttentionBlock(width, heads(width), act_layer=QuickGELU, norm_layer=norm)
+
+
+def heads(width: int) -> int:
+    """D/64, but no fewer than the 8 that FlowCLIP has."""
+    return max(8, width // 64)
+
+
+def normal_init(module: nn.Module, std: float = 0.02) -> None:
+    """Weights of linear layers and embeddings drawn from N(0, std), zero biases; for `Module.apply`."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

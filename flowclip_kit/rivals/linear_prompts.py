@@ -1,0 +1,119 @@
+"""Prompts to first order: how nonlinear is the way from a motion shift to the class texts?
+
+The adapter shifts all prompt vectors of a video by W2 a + b2, with a = ReLU(W1 motion + b1) of 32 values (Eq.
+7). So T(P + W2 a + b2) = T(P + b2) + J W2 a to first order: the text tower is read once at P + b2 and once
+along each column of W2, 33 passes for all videos together, instead of once a video.
+
+Letters: B videos, H prompt vectors, K classes, R width of the adapter, D shared width, W text width.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from flowclip_core.errors import InputError
+from flowclip_core.model.flowclip import FlowCLIP
+
+
+def hidden(model: FlowCLIP, motion: Tensor) -> Tensor:
+    """a (B,R): what the second layer of the motion adapter sees. motion: (B,D)."""
+    first, relu, _ = _adapter(model)
+    return relu(first(motion))
+
+
+def expansion(model: FlowCLIP) -> tuple[Tensor, Tensor]:
+    """Texts (K,D) at P + b2 and their derivatives (R,K,D) along the columns of W2, both with gradient.
+
+    Raises InputError for a model whose prompts do not follow motion.
+    """
+    *_, last = _adapter(model)
+    base = (model.prompts.vectors + last.bias)[None]  # (1,H,W)
+    directions = last.weight.T[:, None, None].expand(-1, *base.shape)  # (R,1,H,W), the same for every vector
+
+    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.jvp(model.tree._encode, (base,), (direction,))
+
+    # The fused attention has no forward derivative, and torch's first one warns of torch's own code.
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        passes = [along(direction) for direction in directions]
+    return passes[0][0][0], torch.stack([derivative[0] for _, derivative in passes])
+
+
+def linear_texts(base: Tensor, derivatives: Tensor, hidden: Tensor) -> Tensor:
+    """First-order texts (B,K,D) of videos whose adapters hold `hidden` (B,R)."""
+    return base + torch.einsum("br,rkd->bkd", hidden, derivatives)
+
+
+class LinearPrompts(torch.nn.Module):
+    """A FlowCLIP whose texts follow the motion to first order; the parameters are the model's own.
+
+    `rivals.training.train` trains it, `flowclip_core.evaluate` tests it; while testing, the expansion is
+    computed once and kept.
+    """
+
+    videos_at_once = None
+
+    def __init__(self, model: FlowCLIP) -> None:
+        super().__init__()
+        _adapter(model)
+        self.model, self._kept = model, None
+
+    def start(self, frames: Tensor, labels: Tensor) -> None:
+        """Nothing begins with the training videos."""
+
+    @property
+    def config(self):
+        return self.model.config
+
+    @property
+    def backbone(self):
+        return self.model.backbone
+
+    @property
+    def class_texts(self) -> tuple[str, ...]:
+        return self.model.class_texts
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        return self.model.trained()
+
+    def train(self, mode: bool = True) -> LinearPrompts:
+        self._kept = None
+        return super().train(mode)
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        """What FlowCLIP gives, "hidden" (B,R) beside it."""
+        out = self.model.encode_video(frames)
+        if self.training or self._kept is None:
+            found = expansion(self.model)
+            self._kept = None if self.training else found
+        out["hidden"] = hidden(self.model, out["motion"])
+        texts = linear_texts(*(found if self.training else self._kept), out["hidden"])
+        return self.model.score_classes(out, texts)
+
+
+def relative_error(model: FlowCLIP, frames: Tensor) -> dict[str, float]:
+    """How far first-order texts are from the true ones, over videos (B,T,D).
+
+    "error": |T - T1| / |T - T0|, the share of the motion's effect on the texts that the first order misses
+    (0: linear; 1: no better than prompts without motion). "effect": |T - T0| / |T|.
+    """
+    with torch.no_grad():
+        out = model.encode_video(frames)
+        base, derivatives = expansion(model)
+        true = model.tree(out["prompts"])
+        first = linear_texts(base, derivatives, hidden(model, out["motion"]))
+        moved = (true - base).norm()
+        return {"error": float((true - first).norm() / moved), "effect": float(moved / true.norm())}
+
+
+def _adapter(model: FlowCLIP) -> torch.nn.Sequential:
+    if model.prompts is None or model.prompts.adapter is None:
+        raise InputError(
+            "linear prompts need a model with mmb, map and a motion adapter: its prompts do not move"
+        )
+    return model.prompts.adapter

@@ -1,0 +1,66 @@
+"""X-CLIP's head (ECCV 2022): the multi-frame integration transformer and video-specific prompts.
+
+Paper: Ni et al., "Expanding Language-Image Pretrained Models for General Video Recognition".
+Official: microsoft/VideoX, X-CLIP/models/mit.py, prompt.py, xclip.py (MIT); written from the equations.
+MIT: V = mean(I + block(I + positions)). Texts: twice x <- x + CrossAttention(norm(x), visual),
+x <- x + MLP(norm(x)), from x = t_k over the normed visual tokens; t_k + alpha x, alpha (D,) starting at 0.1.
+logits = s n(V) . n(t_k).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import QuickGELU
+from torch import Tensor, nn
+
+from flowclip_kit.rivals.contract import Recipe, Rival, block, cosines, heads
+
+
+class PromptLayer(nn.Module):
+    """One layer of the video-specific prompts: texts (B,K,D) look at visual tokens (B,T,D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = heads(width)
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width))
+
+    def forward(self, texts: Tensor, visual: Tensor) -> Tensor:
+        parts = self.query(self.norm_attention(texts)), self.key(visual), self.value(visual)
+        apart = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]  # (B,heads,.,d)
+        mixed = F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
+        texts = texts + self.out(mixed)
+        return texts + self.mlp(self.norm_mlp(texts))
+
+
+class XCLIP(Rival):
+    PUBLISHED = Recipe(
+        lr=8e-5, batch=8, epochs=50, optimiser="adamw", weight_decay=0.001, warm_up=5 / 50, smoothing=0.1
+    )
+    DEVIATES = (
+        "texts attend to T frame tokens, not to 196 patches averaged over T; ten times 8e-6 for all parts"
+    )
+    NAMES_UNSEEN = True
+    LAYERS = 2
+
+    def build(self) -> None:
+        width = self.backbone.width
+        self.register_buffer("names", self.hand_crafted(), persistent=False)
+        self.positions = nn.Parameter(torch.empty(self.config.frames, width))
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        self.mit = block(width)
+        self.norm_visual = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(PromptLayer(width) for _ in range(self.LAYERS))
+        self.alpha = nn.Parameter(torch.full((width,), 0.1))
+
+    def encode(self, frames: Tensor) -> dict[str, Tensor]:
+        tokens = frames + self.mit(frames + self.positions)
+        visual, shift = self.norm_visual(frames), self.names.expand(len(frames), -1, -1)
+        for layer in self.layers:
+            shift = layer(shift, visual)
+        video, texts = tokens.mean(1), self.names + self.alpha * shift  # (B,D), (B,K,D)
+        logits = self.scale * cosines(video, texts)
+        return {"tokens": tokens, "video": video, "texts": texts, "logits": logits}

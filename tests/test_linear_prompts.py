@@ -1,0 +1,103 @@
+"""First-order prompts: equal to a slow twin by double backward, exact for small shifts, trained alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, backbone, fixed
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from flowclip_core.config import EvalConfig, ModelConfig, TrainConfig
+from flowclip_core.errors import InputError
+from flowclip_core.model.flowclip import FlowCLIP
+from flowclip_core.training import loop
+from flowclip_kit.rivals import Recipe
+from flowclip_kit.rivals.linear_prompts import LinearPrompts, expansion, linear_texts, relative_error
+from flowclip_kit.rivals.training import train
+
+NAMES = ["sit down", "stand up", "kick ball", "kick", "smile"]
+
+
+@pytest.fixture
+def model():
+    return FlowCLIP(ModelConfig(adapter_width=4), backbone(SMALL, dtype=torch.float64), NAMES).double()
+
+
+def slow(model: FlowCLIP, frames: torch.Tensor) -> torch.Tensor:
+    """Logits with the Jacobian written out entry by entry, by backward passes alone."""
+    out = model.encode_video(frames)
+    first, _, last = model.prompts.adapter
+    inner = torch.relu(out["motion"] @ first.weight.T + first.bias)
+    start = model.prompts.vectors + last.bias
+    jacobian = torch.autograd.functional.jacobian(lambda p: model.tree(p[None])[0], start, create_graph=True)
+    texts = []
+    for video in inner:
+        shift = sum(a * column for a, column in zip(video, last.weight.T, strict=True))
+        texts.append(model.tree(start[None])[0] + torch.einsum("kdhw,w->kd", jacobian, shift))
+    return model.score_classes(out, torch.stack(texts))["logits"]
+
+
+def test_logits_and_gradients_equal_those_of_the_whole_jacobian(model):
+    frames, weights = 3 * fixed(2, 8, 32).double(), fixed(2, 5).double()
+    parts = model.trained()
+    with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
+        ways = LinearPrompts(model).train()(frames)["logits"], slow(model, frames)
+    gradients = [torch.autograd.grad((way * weights).sum(), [*parts.values()]) for way in ways]
+    torch.testing.assert_close(*ways, rtol=1e-9, atol=1e-9)
+    for name, fast, expected in zip(parts, *gradients, strict=True):
+        torch.testing.assert_close(
+            fast, expected, rtol=1e-8, atol=1e-9 * float(expected.norm() + 1), msg=name
+        )
+
+
+def test_the_error_falls_with_the_shift_and_is_none_without(model):
+    frames, errors = 3 * fixed(3, 8, 32).double(), []
+    for factor in (1e-2, 1e-1, 1e-1):
+        with torch.no_grad():
+            model.prompts.adapter[2].weight.mul_(factor)
+        errors.append(relative_error(model, frames)["error"])
+    assert (
+        errors[0] / errors[1] == pytest.approx(10, rel=0.2) == errors[1] / errors[2]
+    )  # second order is left
+    with torch.no_grad():
+        model.prompts.adapter[2].weight.zero_()
+        base, derivatives = expansion(model)
+        assert not derivatives.any()
+        torch.testing.assert_close(base[None], model.tree(model.encode_video(frames)["prompts"])[:1])
+        torch.testing.assert_close(linear_texts(base, derivatives, fixed(3, 4).double())[2], base)
+
+
+def test_a_model_whose_prompts_do_not_move_is_refused(small):
+    for config in (ModelConfig(map=False), ModelConfig(adapter_width=0), ModelConfig(mmb=False)):
+        with pytest.raises(InputError, match="motion adapter"):
+            LinearPrompts(FlowCLIP(config, small, NAMES))
+
+
+def test_it_trains_and_is_tested_as_any_model(small):
+    features, labels = 3 * fixed(10, 1, 32, 32).numpy(), np.arange(10) % 5
+    linear = LinearPrompts(FlowCLIP(ModelConfig(adapter_width=4), small, NAMES))
+    before = {name: value.detach().clone() for name, value in linear.trained().items()}
+    losses = train(linear, features, labels, Recipe(lr=0.05, batch=5, epochs=2, crops=("centre",)))
+    assert len(losses) == 4 and all(not torch.equal(v, before[name]) for name, v in linear.trained().items())
+    score = loop.score(linear, features, EvalConfig(clips=1, crops=("centre",)))
+    again = loop.score(linear, features, EvalConfig(clips=1, crops=("centre",)))
+    assert np.allclose(score.sum(1), 1) and np.array_equal(score, again)
+
+
+def test_the_training_of_rivals_is_flowclip_s_own_where_their_recipes_agree(small):
+    """SGD, a cosine, no warm-up: the same steps as `flowclip_core.train`, but for rounding."""
+    features, labels = 3 * fixed(10, 1, 32, 32).numpy(), np.arange(10) % 5
+
+    class AsRival(FlowCLIP):
+        videos_at_once = 2
+
+        def start(self, frames, labels):
+            pass
+
+    settings = {"lr": 0.05, "batch": 4, "epochs": 2, "crops": ("centre",)}
+    ours, rival = FlowCLIP(ModelConfig(), small, NAMES), AsRival(ModelConfig(), small, NAMES)
+    expected = loop.train(ours, features, labels, TrainConfig(**settings)).losses
+    assert train(rival, features, labels, Recipe(**settings)) == pytest.approx(expected, rel=1e-4)
+    for name, value in ours.trained().items():
+        torch.testing.assert_close(rival.trained()[name], value, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,151 @@
+"""The table of rivals, the sentences that answer the two questions, the learning rates that are chosen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+
+from flowclip_core.errors import InputError
+from flowclip_kit.experiments import rivals as plan
+from flowclip_kit.reporting import rivals as report
+
+
+def paired(*rows: tuple[str, str, float, float, float, float, float]) -> pd.DataFrame:
+    columns = ["variant", "reference", "mean", "low", "high", "video_low", "video_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+UP, DOWN, FLAT = (3.0, 1.0, 5.0, 0.5, 5.5), (-3.0, -5.0, -1.0, -5.5, -0.5), (1.0, -1.0, 3.0, 0.5, 1.5)
+MOTION = report.QUESTIONS[next(iter(report.QUESTIONS))][1]
+
+
+def test_a_difference_counts_where_both_intervals_leave_zero_out():
+    rows = paired(*(("a", "b", *values) for values in (UP, DOWN, FLAT, (3.0, 1.0, 5.0, -0.5, 5.5))))
+    assert report.established(rows).tolist() == [1, -1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([UP, UP, UP], "yes"),
+        ([UP, UP, FLAT], "yes"),
+        ([UP, FLAT, FLAT], "undecided"),
+        ([UP, UP, DOWN], "undecided"),
+        ([DOWN, DOWN, UP], "no"),
+        ([FLAT], "undecided"),
+        ([], "not run"),
+    ],
+)
+def test_the_verdict_follows_the_cells(cells, expected):
+    rows = paired(*(("full", "CoOp", *values) for values in cells))
+    assert report.verdict(rows, MOTION) == expected
+    (first, second, *rest) = report.answers(rows if len(cells) else None)
+    assert report.ANSWERS[expected].format(what="motion") in first and "Not run" in second and not rest
+
+
+def test_one_pair_that_loses_or_is_open_decides():
+    won = [("full", "CoOp", *UP)]
+    assert report.verdict(paired(*won, ("full", "CoCoOp", *FLAT)), MOTION) == "undecided"
+    assert report.verdict(paired(*won, ("full", "CoCoOp", *DOWN)), MOTION) == "no"
+    said = report.answers(paired(*won, ("CoCoOp", "CoOp", *DOWN)))
+    assert (
+        "full over CoOp: +3.0 points on average over 1 cells, established in 1, the other way in 0" in said[0]
+    )
+    assert said[2].startswith("Conditioning alone: CoCoOp over CoOp: -3.0 points on average over 1 cells")
+    assert said[2].endswith("established in 0, the other way in 1.")
+
+
+def test_the_table_shows_both_spreads_and_one_score_where_nothing_is_trained():
+    rows = [
+        ("h", "H", "full", 2, 50.0, 48.0, 52.0, 45.0, 55.0),
+        ("h", "H", "full", 4, 60.0, 59.0, 61.0, math.nan, math.nan),
+        ("h", "", "clip", 0, 30.0, math.nan, math.nan, 26.0, 34.0),
+    ]
+    names = ["dataset", "trained_on", "variant", "k", "mean", "low", "high", "video_low", "video_high"]
+    summary = pd.DataFrame(rows, columns=names).assign(metric="top1")
+    costs = {"full": {"parameters": 8441888, "seconds": 4.66, "text_tokens": 83}}
+    found = report.table(summary, costs)
+    assert found.loc["full"].tolist() == ["50.0 ± 2.0 (± 5.0)", "60.0 ± 1.0", "8,441,888", "4.7", "83"]
+    assert found.loc["clip"].tolist() == ["30.0 (± 4.0)", "30.0 (± 4.0)", "", "", ""]
+
+
+def test_a_rate_at_the_edge_is_named():
+    rows = [(v, lr, 0, "top1", s) for v, scores in (("a", (1, 3, 2)), ("b", (1, 2, 3)))
+            for lr, s in zip((0.1, 0.3, 1.0), scores, strict=True)]  # fmt: skip
+    rows += [("a", 0.3, 1, "top1", 9), ("b", 1.0, 1, "top1", 9)]
+    runs = pd.DataFrame(rows, columns=["variant", "lr", "split", "metric", "value"])
+    assert report.at_the_edge(runs) == ["b"]
+    assert report.sweep(runs).loc["b"].tolist() == [1, 2, 3]
+
+
+def test_values_printed_elsewhere_name_their_source_and_no_claim_reads_them():
+    frame = report.elsewhere()
+    assert len(frame) == 24 and set(frame["k"]) == {2, 4, 8, 16}
+    ju = frame[(frame["method"] == "Ju et al.") & (frame["dataset"] == "UCF-101")]
+    assert ju["value"].tolist() == [71.4, 79.9, 85.7, 89.9]
+    assert (frame["source"] != "").all() and (frame["protocol"] != "").all()
+
+
+# ----------------------------------------------------------------------------- rates, methods, budgets
+
+
+def test_the_next_rate_is_on_the_scale_1_3_10():
+    assert [plan.next_rate(rate, True) for rate in (0.001, 0.003, 0.3, 0.05, 1.0)] == [
+        0.003,
+        0.01,
+        1.0,
+        0.1,
+        3.0,
+    ]
+    assert [plan.next_rate(rate, False) for rate in (0.001, 0.003, 1.0, 0.05)] == [0.0003, 0.001, 0.3, 0.03]
+
+
+def test_the_list_is_widened_at_the_edge_where_the_best_lies_and_not_for_ever():
+    tried = {name: {0.1, 0.3, 1.0} for name in "abc"} | {"d": {plan.MOST, 30.0}, "e": {0.1}}
+    best = {"a": 0.3, "b": 1.0, "c": 0.1, "d": plan.MOST, "e": 0.1}
+    assert plan.wider(best, tried) == {"b": (3.0,), "c": (0.03,), "e": (0.3, 0.03)}
+
+
+@dataclass(frozen=True)
+class Config:
+    k: int | None
+    train: object
+    seed: int = 0
+    held_out: bool = False
+    listed: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    role: str
+    variant: str
+    config: Config
+    keep: bool = True
+
+
+def test_trials_are_one_run_at_the_largest_k_on_videos_set_aside():
+    from flowclip_core.config import TrainConfig
+
+    cells = [
+        Cell(role, "full", Config(k, TrainConfig(), seed))
+        for role in "HU"
+        for k in (2, 16)
+        for seed in (0, 1)
+    ]
+    cells += [Cell("H", "clip", Config(None, None))]
+    found = plan.trials(cells, {"full": (0.1, 0.3)}, 100)
+    assert [(cell.role, cell.config.train.lr) for cell in found] == [
+        ("H", 0.1),
+        ("H", 0.3),
+        ("U", 0.1),
+        ("U", 0.3),
+    ]
+    assert all(cell.config.held_out and cell.config.seed == 100 and cell.config.k == 16 for cell in found)
+    assert plan.rates_tried([*cells, *found]) == {"full": {0.1, 0.3}}
+    final = plan.at_rates(cells, {"full": 0.3})
+    assert {cell.config.train.lr for cell in final if cell.config.train} == {0.3} and len(final) == len(cells)
+    with pytest.raises(InputError, match="rivals, full: every learning rate failed"):
+        plan.at_rates(cells, {})
