@@ -407,7 +407,7 @@ def test_all_claims_with_runs_are_judged(judged):
 
 
 def test_an_order_is_the_paired_difference(judged, everything):
-    tidies, hits = everything
+    tidies, _hits = everything
     row = judged.loc["table5.order.hmdb.mcb-over-baseline.k4"]
     gains = top1(tidies["table5"], "mcb", 4) - top1(tidies["table5"], "baseline", 4)
     mean, low, high = stats.t_interval(gains)
@@ -622,7 +622,7 @@ def test_what_is_shown_fits_a_notebook(judged):
         assert max(map(len, str(text).splitlines())) <= WIDTH
     shown = str(claims.listing(frame.query("id == 'audit.trainable'")))
     assert shown.startswith("inconsistent in print  audit.trainable\n    sections 3.2, 4.2; Table 3:")
-    head, rule, *rows = str(claims.lines(frame)).splitlines()
+    _head, _rule, *rows = str(claims.lines(frame)).splitlines()
     assert len(rows) == len(frame) and all(
         row.endswith(name) for row, name in zip(rows, frame["id"], strict=True)
     )

@@ -378,7 +378,8 @@ def test_table_shows_the_counts_beside_the_print(counts, paper):
     assert max(map(len, text.splitlines())) <= tables.WIDTH and "-0.000" not in text
     moved = counts.assign(value=counts["value"] + 0.5)
     assert (
-        shown.table(moved, paper).text[["paper's rule", "less printed"]] != frame[["paper's rule", "less printed"]]
+        shown.table(moved, paper).text[["paper's rule", "less printed"]]
+        != frame[["paper's rule", "less printed"]]
     ).all(axis=None)
 
 
@@ -387,7 +388,8 @@ def test_conclusions_carry_the_computed_numbers(counts, paper):
     for fact in (
         "Of the 12 printed counts, 6 follow to the last digit and 2 more within 0.003",
         "4 do not: HMDB-51 clip, HMDB-51 baseline, HMDB-51 full, UCF-101 clip.",
-        "printed 555.366, the rule gives 556.366, and so does the table itself: 556.397 - 0.031 = 556.366. A misprint",
+        "printed 555.366, the rule gives 556.366, and so does the table itself: 556.397 - 0.031 = 556.366. A"
+        " misprint",
         "HMDB-51: all printed values lie below the rule, by 0.004 to 0.010",
         "a thousand million multiply-adds (GMAC)",
         "L=7 differences (s=1) fits the printed full row on UCF-101 and Kinetics-400 (off by at most 0.0027)",

@@ -228,10 +228,10 @@ def test_memory_holds_one_pass_of_trees_and_what_is_summed_at_once():
         one = config(name, "kinetics400", k=None, train=PAPER.kinetics)
         return estimates.gib(estimates.passes(one, estimates.OFFICIAL, machine.tokens), machine)
 
-    assert (speeds.TRAIN_BATCH, speeds.TEST_BATCH) == (
+    assert (
         loop.SUMMED,
         inspect.signature(loop.score).parameters["batch"].default,
-    )
+    ) == (speeds.TRAIN_BATCH, speeds.TEST_BATCH)
     asked = speeds.amounts(ModelConfig(), 400, 1578, 256)
     assert (speeds.held(asked, 32, 6400)[:4] == 32 * asked[:4]).all()  # all but the trees
     assert speeds.held(asked, 32, 6400)[4:] == pytest.approx(

@@ -302,8 +302,8 @@ def test_the_names_of_the_five_variants_mean_their_switches():
         (True, True, False),
         (True, True, True),
     ]
-    assert CLIP == replace(ModelConfig(), mmb=False, map=False, mcb=False, spatial=False)
-    assert catalogue.FULL == ModelConfig() and catalogue.BASELINE == replace(ModelConfig(), **OFF)
+    assert replace(ModelConfig(), mmb=False, map=False, mcb=False, spatial=False) == CLIP
+    assert ModelConfig() == catalogue.FULL and replace(ModelConfig(), **OFF) == catalogue.BASELINE
 
 
 def test_the_paper_profile_has_the_printed_settings():
@@ -683,11 +683,11 @@ def test_lists_of_several_k_make_the_columns_of_the_table(lab, tmp_path):
     found = runs.ensure("table5", "demo", options)
     trained = found.tidy[found.tidy["variant"] != "clip"]
     assert sorted(Counter(trained["k"]).items()) == [(2, 10), (4, 10)] and {*trained["seed"]} == {0, 1}
-    assert [path for path in found.checkpoints] == ["table5-figures-u-full-k4"]
+    assert list(found.checkpoints) == ["table5-figures-u-full-k4"]
 
 
 @pytest.mark.parametrize(
-    "target, options, said",
+    ("target", "options", "said"),
     [
         ("table1", {"dataset": "figures-h"}, "--few-shot-list: table1 does not train on k videos a class"),
         ("table5", {}, "say whose videos it names with --dataset figures-h or figures-u"),

@@ -316,7 +316,7 @@ def test_printed_values_meet_their_own_row_alone():
 
 
 def test_uneven_results_are_refused(grid):
-    tidy, hits = grid
+    tidy, _hits = grid
     last = tidy.tail(1)
     for again in (last, last.assign(views="1x1"), last.assign(value=1.0, key="other")):
         with pytest.raises(InputError, match="seed 2, split 2 twice"):

@@ -38,7 +38,8 @@ def measure(test: bool) -> str:
         set_up, size = _minutes(clone, environment, "doctor"), _gigabytes(clone / ".venv")
         rows = [
             f"| set-up, once | {set_up:.1f}; depends on your network | {size:.1f} GB in `.venv` |",
-            f"| `./reproduce.sh table5` | {seconds / 60:.1f} on {cores} CPU cores | under 1 GB in the cache |",
+            f"| `./reproduce.sh table5` | {seconds / 60:.1f} on {cores} CPU cores | under 1 GB in the cache"
+            " |",
         ]
         if test:
             rows.append(f"| `./reproduce.sh test` | {_minutes(clone, environment, 'test'):.0f} | |")

@@ -475,8 +475,8 @@ class Workshop:
         still, tied = _remarkable([self.record(config) for config in configs])
         for name, count in still.items():
             notice(
-                f"{name}: {count} test videos do not move, all their frames are equal: what is said of them rests on"
-                " the picture alone"
+                f"{name}: {count} test videos do not move, all their frames are equal: what is said of them"
+                " rests on the picture alone"
             )
         if tied:
             said = ", ".join(f"{count} of {name}" for name, count in tied.items())

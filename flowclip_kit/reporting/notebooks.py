@@ -117,7 +117,7 @@ def _as(name: str, text: str, default: Any) -> Any:
     if isinstance(default, bool) or not isinstance(default, (int, float)):
         right = type(value) is type(default)
     else:
-        right = whole or isinstance(default, float) and isinstance(value, float)
+        right = whole or (isinstance(default, float) and isinstance(value, float))
     if not right:
         kinds = {
             bool: "True or False",
@@ -138,11 +138,11 @@ def load() -> None:
     # jsonschema would load it for a check that notebooks do not need, and it compiles a grammar for seconds.
     sys.modules.setdefault("rfc3987_syntax", None)
     with _quiet():
-        import ipykernel.kernelspec  # noqa: F401
-        import IPython  # noqa: F401
-        import nbconvert  # noqa: F401
-        import nbformat  # noqa: F401
-        import papermill  # noqa: F401
+        import ipykernel.kernelspec
+        import IPython
+        import nbconvert
+        import nbformat
+        import papermill
 
 
 def _read(notebook: Path, nbformat: Any) -> Any:
