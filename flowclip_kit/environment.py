@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":  # as a file; an isolated Python does not look beside it
     sys.path.insert(0, str(ROOT))
 
-from flowclip_core.errors import InputError, notice
+from flowclip_core.errors import InputError, notice  # noqa: E402
 
 PROJECT = ROOT / "pyproject.toml"
 LOCK = ROOT / "requirements.lock"

@@ -90,7 +90,7 @@ def settle() -> None:
     if Path("matplotlibrc").is_file():  # matplotlib looks into the working folder before all else
         before = Path.cwd()
         os.chdir(Path(__file__).parent)
-        import matplotlib
+        import matplotlib  # noqa: F401
 
         os.chdir(before)
 
@@ -153,7 +153,7 @@ def open_streams() -> None:
             if nothing > 2:
                 os.close(nothing)
             os.set_inheritable(number, True)
-    sys.stdin = sys.stdin or open(0, closefd=False)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     for number, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
         encoding = old.encoding if old else "utf-8"

@@ -13,7 +13,7 @@ import numpy as np
 
 def has_decord() -> bool:
     try:
-        import decord
+        import decord  # noqa: F401
     except (ImportError, OSError):
         return False
     return True

@@ -73,7 +73,8 @@ def test_class_lists_are_the_data_sets_own():
 
 
 def test_short_lists_do_not_wait_for_torchvision():
-    code = "from flowclip_kit.datasets.class_names import CLASSES; CLASSES['UCF-101']; import sys; print(*sys.modules)"
+    code = "import sys; from flowclip_kit.datasets.class_names import CLASSES; CLASSES['UCF-101']"
+    code += "; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), check=True
     )
@@ -435,7 +436,7 @@ def test_conclusions_follow_the_numbers(counts, paper):
 
 def test_missing_counts_and_print_are_named(counts, paper):
     with pytest.raises(
-        InputError, match="0 rows with variant spatial stream, counting exact, .*metric trainable"
+        InputError, match=r"0 rows with variant spatial stream, counting exact, .*metric trainable"
     ):
         shown.conclusions(counts[counts["metric"] != "trainable"], paper)
     with pytest.raises(InputError, match="2 rows clip, params"):
@@ -452,8 +453,11 @@ def test_figure_draws_the_counts(counts, paper):
         for how, marker in (("paper's rule", "s"), ("exact", "o"), ("per video", "D")):
             assert (value(counts, name, how, "gmac", "UCF-101", length), marker) in upper
     assert len(upper) == 9
-    expected = [(value(counts, part, how, "gmac", "UCF-101", 22), marker)
-                for how, marker in (("exact", "o"), ("per video", "D")) for part in counting.PARTS]  # fmt: skip
+    expected = [
+        (value(counts, part, how, "gmac", "UCF-101", 22), marker)
+        for how, marker in (("exact", "o"), ("per video", "D"))
+        for part in counting.PARTS
+    ]
     assert lower == expected
     with_print = drawn(shown.figure(counts, paper))[1]
     assert [x for x, _ in with_print[9:]] == [555.366, 556.383, 556.397]

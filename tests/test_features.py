@@ -508,7 +508,7 @@ def test_a_killed_worker_is_one_line():
 def test_a_failure_ends_the_workers_and_no_other_child(tmp_path):
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        with pytest.raises(KeyError), Pool(1) as pool:
+        with pytest.raises(KeyError), Pool(1) as pool:  # noqa: PT012
             for _ in pool.map(name_self, [(tmp_path, 0.0), (tmp_path, 60.0)]):
                 raise KeyError
         assert gone([int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()])

@@ -21,7 +21,7 @@ def test_a_list_of_vifi_and_one_of_ju(tmp_path):
     ju = "".join(f"{video.name.removesuffix('.avi')}\n\n" for video in chosen)
     words = ju.replace("_ball/", " ball/").replace("brush_hair/", "brush hair/")
     named = "".join(f"{video.name} {dataset.classes[video.label]}\n" for video in chosen)
-    refuse = lambda line: pytest.fail(line)
+    refuse = lambda line: pytest.fail(line)  # noqa: E731
     assert read_list(put(tmp_path / "1.txt", vifi), dataset, refuse) == chosen
     assert read_list(put(tmp_path / "2.txt", ju), dataset, refuse) == chosen
     assert read_list(put(tmp_path / "3.txt", words), dataset, refuse) == chosen and " " in words
@@ -77,7 +77,7 @@ def test_kinetics_lists_with_spaces_and_without_times(tmp_path):
     train = [video for video in dataset.splits[1].train if " " in video.name][:2]
     lines = [train[0].name.removeprefix("train/").removesuffix(".mp4")]
     lines += [re.sub(r"_\d{6}_\d{6}\.mp4$", "", train[1].name.removeprefix("train/"))]
-    refuse = lambda line: pytest.fail(line)
+    refuse = lambda line: pytest.fail(line)  # noqa: E731
     assert read_list(put(tmp_path / "l.txt", "\n".join(lines)), dataset, refuse) == tuple(train)
 
 

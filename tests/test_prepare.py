@@ -202,7 +202,7 @@ def test_kinetics_videos_come_by_hand(server, tmp_path):
     for part in ("train", "val"):
         server.files[f"/kinetics/400/annotations/{part}.csv"] = (whole / f"{part}.csv").read_bytes()
     said = []
-    call = lambda: acquire.prepare("kinetics400", tmp_path / "new", server.url, say=said.append)
+    call = lambda: acquire.prepare("kinetics400", tmp_path / "new", server.url, say=said.append)  # noqa: E731
     one_line(call, str(tmp_path / "new"), "436 GB", "k400_val_path.txt", "run this command again")
     assert len(server.asked) == 2 and "licence" in said[0] and len(said) == 3
     for part in ("train", "val"):

@@ -19,8 +19,8 @@ signal.signal(signal.SIGALRM, _end_if_orphaned)
 signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
 _end_if_orphaned()
 
-import flowclip_core.data.video
-import flowclip_core.training.loop
+import flowclip_core.data.video  # noqa: E402
+import flowclip_core.training.loop  # noqa: E402, F401
 
 signal.setitimer(signal.ITIMER_REAL, 0)
 signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -267,8 +267,8 @@ def grid_table(experiment: Experiment) -> pd.DataFrame:
         length = {"steps": train.steps or f"{train.epochs} epochs"} if train else {"steps": 0}
         rows.append({
             "data set": tested.dataset, "variant": cell.variant,
-            "k": "all" if train and not config.k else config.k or 0, "split": tested.split,
-            "T": model.frames, "s": model.step if model.mmb else 0, "H": model.prompt_length, "tau": model.tau,
+            "k": "all" if train and not config.k else config.k or 0, "split": tested.split, "T": model.frames,
+            "s": model.step if model.mmb else 0, "H": model.prompt_length, "tau": model.tau,
             "lr": train.lr if train else 0.0, **length, "batch": train.batch if train else 0,
             "runs": 1, "minutes": spent / 60,
         })  # fmt: skip

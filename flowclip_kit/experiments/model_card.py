@@ -9,7 +9,7 @@ from flowclip_kit.profiles import DEMO_ROLES
 
 
 def of_run(model: Mapping, record: Mapping) -> dict:
-    """For `FlowCLIP.save_pretrained(model_card_kwargs=...)` and `hub.card`: how a run trained, what it scored.
+    """For `FlowCLIP.save_pretrained(model_card_kwargs=...)` and `hub.card`: how a run trained and scored.
 
     model: the settings of the weights. record: of the run that trained them. Raises InputError where it is no
     run record, or one of another model.

@@ -94,9 +94,11 @@ def typed(notebook: Path, given: dict[str, str], folder: Path) -> dict[str, Any]
     _refuse_unknown(notebook, given, known)
     found = {name: _as(name, text, ast.literal_eval(known[name]["default"])) for name, text in given.items()}
     for name, value in found.items():
-        if name in PATHS and isinstance(value, str) and value and not (name == "source" and value in SOURCES):
-            if (folder / Path(value).expanduser()).exists():
-                found[name] = str((folder / Path(value).expanduser()).resolve())
+        if name not in PATHS or not isinstance(value, str) or not value:
+            continue
+        path = folder / Path(value).expanduser()
+        if path.exists() and not (name == "source" and value in SOURCES):
+            found[name] = str(path.resolve())
     return found
 
 
@@ -138,11 +140,11 @@ def load() -> None:
     # jsonschema would load it for a check that notebooks do not need, and it compiles a grammar for seconds.
     sys.modules.setdefault("rfc3987_syntax", None)
     with _quiet():
-        import ipykernel.kernelspec
-        import IPython
-        import nbconvert
-        import nbformat
-        import papermill
+        import ipykernel.kernelspec  # noqa: F401
+        import IPython  # noqa: F401
+        import nbconvert  # noqa: F401
+        import nbformat  # noqa: F401
+        import papermill  # noqa: F401
 
 
 def _read(notebook: Path, nbformat: Any) -> Any:

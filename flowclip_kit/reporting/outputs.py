@@ -151,8 +151,8 @@ def judged(profile: str, source: str) -> pd.DataFrame:
 def write_report(profile: str, results: Path, recorded: bool = False) -> list[Path]:
     """results/<profile>/report.html: every table, figure, verdict and cost in one file that needs no network.
 
-    Shows the runs below `results`, also those of grids of the user's own; where there are none of the profile,
-    or where `recorded` asks for them, the recorded ones.
+    Shows the runs below `results`, also those of grids of the user's own; where there are none of the
+    profile, or where `recorded` asks for them, the recorded ones.
     """
     from flowclip_kit.reporting import report
 

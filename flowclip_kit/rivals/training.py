@@ -156,7 +156,7 @@ def _resume(path: Path | None, parameters: dict, optimiser, run: str) -> list[fl
         return []
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = file.metadata()
         losses = json.loads(about["losses"])
         if about["run"] != run:

@@ -373,7 +373,7 @@ def assert_whole(folder: Path) -> None:
                 np.load(path, mmap_mode="r", allow_pickle=False)
             case ".safetensors":
                 with safe_open(path, "np") as file:
-                    assert all(file.get_tensor(name) is not None for name in file.keys())
+                    assert all(file.get_tensor(name) is not None for name in file.keys())  # noqa: SIM118 - no dict
             case ".avi":
                 assert struct.unpack("<I", data[4:8])[0] + 8 == len(data), path
             case ".svg":
