@@ -133,7 +133,8 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         target.add_argument(
             "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
-            help="change a knob of the experiment: JSON or bare words; a list makes an axis; give it again for more",
+            help="change a knob of the experiment: JSON or bare words; a list makes an axis; give it again"
+            " for more",
         )  # fmt: skip
         target.add_argument(
             "--name",
@@ -236,7 +237,9 @@ def parser() -> argparse.ArgumentParser:
     report = command("report", "one HTML file with every table, figure, verdict and cost that is there")
     report.add_argument("--profile", default="demo", metavar="NAME", help="of which profile (default: demo)")
     report.add_argument("--results", type=Path, metavar="DIR", help="where the tables are")
-    report.add_argument("--recorded", action="store_true", help="of the recorded runs, even where there are others")
+    report.add_argument(
+        "--recorded", action="store_true", help="of the recorded runs, even where there are others"
+    )
     command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
     book = command("book", "the pages and notebooks as an HTML book in results/book; needs extra book")
     book.add_argument("--results", type=Path, metavar="DIR", help="the book goes into DIR/book")

@@ -191,7 +191,12 @@ def _listen() -> None:
             pass
         if got and _main:
             again = threading.Event()
-            threading.Thread(target=lambda: (os.read(reader, 1), again.set()), daemon=True).start()
+
+            def hear_again() -> None:
+                os.read(reader, 1)
+                again.set()
+
+            threading.Thread(target=hear_again, daemon=True).start()
             again.wait(GRACE)
         if os.environ.get("RANK", "0") == "0":  # of torchrun's, the others are silent
             say_stopped()

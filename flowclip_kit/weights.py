@@ -97,8 +97,8 @@ def _check_kind(path: Path, model: str) -> None:
         size = re.search(rb"size (\d+)", begin)
         of = f" of {int(size[1]):,} bytes" if size else ""
         raise InputError(
-            f"--pretrained {path}: a pointer of Git LFS, not the weights{of}; run git lfs pull where it lies, or take"
-            f" {_instead(model)}"
+            f"--pretrained {path}: a pointer of Git LFS, not the weights{of}; run git lfs pull where it lies,"
+            f" or take {_instead(model)}"
         )
     if path.suffix not in WEIGHT_FILES:
         raise InputError(f"--pretrained {path}: expected a file that ends in {', '.join(WEIGHT_FILES)}")
@@ -134,7 +134,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
             weights = open_clip.factory.load_state_dict(str(path), device="meta", weights_only=True)
             return {name: tuple(value.shape) for name, value in weights.items()}
         with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
     except Exception:  # open_clip's reader will say what is wrong
         return {}
 

@@ -72,8 +72,8 @@ CASES = [
     ("value", [seen(51.06, 53.0)], 50.0, 1.05, SAME, "different"),
     ("value", [seen(40.0, 48.9)], 50.0, 1.05, SAME, "different"),
     ("value", [seen(30.0, 70.0)], 50.0, 1.05, SAME, "undecided"),
-    ("value", [seen(49.5, 50.5, (40.0, 60.0))], 50.0, 1.05, SAME, "reproduced"),  # the paper's videos are the same
-    ("value", [seen(50.0, NAN, (40.0, 60.0), 1, False)], 50.0, 1.05, SAME, "reproduced"),  # frozen CLIP has no seeds
+    ("value", [seen(49.5, 50.5, (40.0, 60.0))], 50.0, 1.05, SAME, "reproduced"),  # the paper's videos
+    ("value", [seen(50.0, NAN, (40.0, 60.0), 1, False)], 50.0, 1.05, SAME, "reproduced"),  # frozen CLIP
     ("value", [seen(52.0, NAN, (40.0, 60.0), 1, False)], 50.0, 1.05, SAME, "different"),
     ("difference", [seen(13.0, 14.0)], 13.7, 1.05, SAME, "reproduced"),
     ("difference", [seen(12.0, 14.0)], 13.7, 1.05, SAME, "undecided"),
@@ -191,8 +191,10 @@ def test_every_own_number_is_one_claim():
     missing = set(numbers) - set(about)
     assert not missing
     # What remains are amounts that only the text gives: differences within Tables 5 and 7.
-    assert {(kind, table) for kind, (table, *_) in zip([c.kind for c in in_tables], about, strict=True)
-            if (table, *_) not in numbers} == {("difference", "table5"), ("difference", "table7")}  # fmt: skip
+    others = {
+        (claim.kind, what[0]) for claim, what in zip(in_tables, about, strict=True) if what not in numbers
+    }
+    assert others == {("difference", "table5"), ("difference", "table7")}
 
 
 def test_every_difference_is_an_order_too():
@@ -237,7 +239,7 @@ def test_a_damaged_print_is_refused():
         claims.register(pd.concat([paper, paper.head(1)]))
     with pytest.raises(InputError, match="table5 lacks top1 of X-CLIP on UCF-101, k=2"):
         claims.register(paper[(paper["method"] != "X-CLIP") | (paper["k"] != "2")])
-    with pytest.raises(InputError, match="«4o.9», expected a number"):
+    with pytest.raises(InputError, match=r"«4o\.9», expected a number"):
         claims.register(paper.assign(value=paper["value"].replace("40.9", "4o.9")))
 
 
@@ -288,8 +290,10 @@ def test_another_printed_number_turns_an_audit(claim):
     changes = ("10", "-10", "1.0", "-1.0", "0.9", "1.4", "2.4", "0.032", "4.2", "0.0046", "0.0088")
     if claim.id == "audit.table3.stream":  # two misprints at once
         of_stream = Decimal("0.017")
-        mended = {("table3", "clip", role, 0, "gflops"): printed("table3", "baseline", role, "gflops") - of_stream
-                  for role in (HMDB, UCF)}  # fmt: skip
+        mended = {
+            ("table3", "clip", role, 0, "gflops"): printed("table3", "baseline", role, "gflops") - of_stream
+            for role in (HMDB, UCF)
+        }
         assert turned(mended)
     else:
         assert any(
@@ -407,7 +411,7 @@ def test_all_claims_with_runs_are_judged(judged):
 
 
 def test_an_order_is_the_paired_difference(judged, everything):
-    tidies, hits = everything
+    tidies, _hits = everything
     row = judged.loc["table5.order.hmdb.mcb-over-baseline.k4"]
     gains = top1(tidies["table5"], "mcb", 4) - top1(tidies["table5"], "baseline", 4)
     mean, low, high = stats.t_interval(gains)
@@ -573,8 +577,14 @@ def checkout(tmp_path, monkeypatch):
 
 def test_same_runs_same_bytes_in_whatever_order(everything):
     tidies, hits = everything
-    some = [BY_ID[name] for name in ("table5.order.ucf.full-over-mmb-map.k8", "table2.trend.initial-words.top1.hmdb",
-            "table8.value.k400.full", "table5.trend.lead-over-baseline-falls.ucf", "audit.trainable")]  # fmt: skip
+    names = (
+        "table5.order.ucf.full-over-mmb-map.k8",
+        "table2.trend.initial-words.top1.hmdb",
+        "table8.value.k400.full",
+        "table5.trend.lead-over-baseline-falls.ucf",
+        "audit.trainable",
+    )
+    some = [BY_ID[name] for name in names]
     mixed = {target: tidy.sample(frac=1, random_state=3) for target, tidy in reversed(tidies.items())}
     assert claims.csv_text(claims.measure(some, mixed, hits, None, False)) == claims.csv_text(
         claims.measure(some, tidies, hits, None, False)
@@ -622,7 +632,7 @@ def test_what_is_shown_fits_a_notebook(judged):
         assert max(map(len, str(text).splitlines())) <= WIDTH
     shown = str(claims.listing(frame.query("id == 'audit.trainable'")))
     assert shown.startswith("inconsistent in print  audit.trainable\n    sections 3.2, 4.2; Table 3:")
-    head, rule, *rows = str(claims.lines(frame)).splitlines()
+    _head, _rule, *rows = str(claims.lines(frame)).splitlines()
     assert len(rows) == len(frame) and all(
         row.endswith(name) for row, name in zip(rows, frame["id"], strict=True)
     )

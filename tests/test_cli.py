@@ -147,7 +147,10 @@ def refused(capfd):
         ("report --results .", "--results .: no tables of profile demo in it"),
         ("report table5", "table5"),
         ("notebook", "required: name"),
-        ("notebook table9", "notebook 'table9' is unknown; use ablation, colab, data, explore_motion, explore_prompts"),
+        (
+            "notebook table9",
+            "notebook 'table9' is unknown; use ablation, colab, data, explore_motion, explore_prompts",
+        ),
         ("notebook ../notebooks/table1", "is unknown"),
         ("notebook table1 -p novalue", "-p novalue: expected NAME=VALUE"),
         ("notebook table1 -p", "-p"),

@@ -73,7 +73,8 @@ def test_class_lists_are_the_data_sets_own():
 
 
 def test_short_lists_do_not_wait_for_torchvision():
-    code = "from flowclip_kit.datasets.class_names import CLASSES; CLASSES['UCF-101']; import sys; print(*sys.modules)"
+    code = "import sys; from flowclip_kit.datasets.class_names import CLASSES; CLASSES['UCF-101']"
+    code += "; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), check=True
     )
@@ -378,7 +379,8 @@ def test_table_shows_the_counts_beside_the_print(counts, paper):
     assert max(map(len, text.splitlines())) <= tables.WIDTH and "-0.000" not in text
     moved = counts.assign(value=counts["value"] + 0.5)
     assert (
-        shown.table(moved, paper).text[["paper's rule", "less printed"]] != frame[["paper's rule", "less printed"]]
+        shown.table(moved, paper).text[["paper's rule", "less printed"]]
+        != frame[["paper's rule", "less printed"]]
     ).all(axis=None)
 
 
@@ -387,7 +389,8 @@ def test_conclusions_carry_the_computed_numbers(counts, paper):
     for fact in (
         "Of the 12 printed counts, 6 follow to the last digit and 2 more within 0.003",
         "4 do not: HMDB-51 clip, HMDB-51 baseline, HMDB-51 full, UCF-101 clip.",
-        "printed 555.366, the rule gives 556.366, and so does the table itself: 556.397 - 0.031 = 556.366. A misprint",
+        "printed 555.366, the rule gives 556.366, and so does the table itself: 556.397 - 0.031 = 556.366. A"
+        " misprint",
         "HMDB-51: all printed values lie below the rule, by 0.004 to 0.010",
         "a thousand million multiply-adds (GMAC)",
         "L=7 differences (s=1) fits the printed full row on UCF-101 and Kinetics-400 (off by at most 0.0027)",
@@ -433,7 +436,7 @@ def test_conclusions_follow_the_numbers(counts, paper):
 
 def test_missing_counts_and_print_are_named(counts, paper):
     with pytest.raises(
-        InputError, match="0 rows with variant spatial stream, counting exact, .*metric trainable"
+        InputError, match=r"0 rows with variant spatial stream, counting exact, .*metric trainable"
     ):
         shown.conclusions(counts[counts["metric"] != "trainable"], paper)
     with pytest.raises(InputError, match="2 rows clip, params"):
@@ -450,8 +453,11 @@ def test_figure_draws_the_counts(counts, paper):
         for how, marker in (("paper's rule", "s"), ("exact", "o"), ("per video", "D")):
             assert (value(counts, name, how, "gmac", "UCF-101", length), marker) in upper
     assert len(upper) == 9
-    expected = [(value(counts, part, how, "gmac", "UCF-101", 22), marker)
-                for how, marker in (("exact", "o"), ("per video", "D")) for part in counting.PARTS]  # fmt: skip
+    expected = [
+        (value(counts, part, how, "gmac", "UCF-101", 22), marker)
+        for how, marker in (("exact", "o"), ("per video", "D"))
+        for part in counting.PARTS
+    ]
     assert lower == expected
     with_print = drawn(shown.figure(counts, paper))[1]
     assert [x for x, _ in with_print[9:]] == [555.366, 556.383, 556.397]

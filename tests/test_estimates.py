@@ -70,7 +70,7 @@ def test_what_kinetics_takes():
     assert estimates.of_profile(PROFILES["demo"], 1000.0) == estimates.text(PROFILES["demo"]) == []
 
 
-# --- runs -----------------------------------------------------------------------------------------------------
+# --- runs ---------------------------------------------------------------------------------------------------
 
 
 def test_the_sizes_are_those_of_the_facts():
@@ -122,8 +122,8 @@ def test_twice_the_seeds_take_twice_the_hours():
 
 def test_shared_runs_are_made_once_in_all():
     found, machine = rows(PAPER, here()), here()
-    configs = {one for name in PAPER_TARGETS if name in TARGETS for part in estimates.rounds(TARGETS[name], PAPER)
-               for one in part}  # fmt: skip
+    targets = [TARGETS[name] for name in PAPER_TARGETS if name in TARGETS]
+    configs = {one for target in targets for part in estimates.rounds(target, PAPER) for one in part}
     work = [estimates.passes(one, estimates.OFFICIAL, machine.tokens) for one in configs]
     assert found["all"].hours == pytest.approx(sum(estimates.seconds(one, machine) for one in work) / 3600)
     apart = sum(found[name].hours for name in PAPER_TARGETS if name in TARGETS)
@@ -152,7 +152,7 @@ def spent(one: RunConfig, machine: Speed, sizes=estimates.OFFICIAL) -> float:
 
 
 def test_more_classes_cost_more_where_texts_follow_the_video():
-    """As many videos, a larger tree: static texts cost one tree more, motion-aware ones a tree for every video."""
+    """As many videos, a larger tree: it costs static texts once, motion-aware ones for every video."""
     machine, larger = here(), here(tokens={"hmdb51": 277})
     sizes = {"hmdb51": estimates.Size(51, {1: (3570, 1530)})}
     texts = machine.view[5] * 100
@@ -177,9 +177,8 @@ def test_more_classes_cost_more_where_texts_follow_the_video():
     assert spent(config("baseline", k=None), machine, twice) == spent(
         config("baseline", k=None), machine, sizes
     )
-    assert rows(PAPER, here())["table4"].hours > rows(PAPER, here(tokens=here().tokens | {"kinetics400": 409}))[
-        "table4"
-    ].hours  # fmt: skip
+    smaller = here(tokens=here().tokens | {"kinetics400": 409})
+    assert rows(PAPER, here())["table4"].hours > rows(PAPER, smaller)["table4"].hours
 
 
 def test_what_a_video_asks_for():
@@ -205,8 +204,8 @@ def test_a_transfer_tests_eleven_lists_of_classes():
 
 def test_controls_are_tested_too():
     plain, controls = config("full"), config("full", evaluation=replace(PAPER.evaluation, controls=True))
-    views = [sum(one.videos for one in estimates.passes(found, estimates.OFFICIAL, here().tokens) if not one.train)
-             for found in (plain, controls)]  # fmt: skip
+    passes = [estimates.passes(each, estimates.OFFICIAL, here().tokens) for each in (plain, controls)]
+    views = [sum(one.videos for one in some if not one.train) for some in passes]
     assert views == [12 * 1530, 4 * 12 * 1530]
 
 
@@ -228,10 +227,10 @@ def test_memory_holds_one_pass_of_trees_and_what_is_summed_at_once():
         one = config(name, "kinetics400", k=None, train=PAPER.kinetics)
         return estimates.gib(estimates.passes(one, estimates.OFFICIAL, machine.tokens), machine)
 
-    assert (speeds.TRAIN_BATCH, speeds.TEST_BATCH) == (
+    assert (
         loop.SUMMED,
         inspect.signature(loop.score).parameters["batch"].default,
-    )
+    ) == (speeds.TRAIN_BATCH, speeds.TEST_BATCH)
     asked = speeds.amounts(ModelConfig(), 400, 1578, 256)
     assert (speeds.held(asked, 32, 6400)[:4] == 32 * asked[:4]).all()  # all but the trees
     assert speeds.held(asked, 32, 6400)[4:] == pytest.approx(
@@ -246,7 +245,7 @@ def test_memory_holds_one_pass_of_trees_and_what_is_summed_at_once():
     assert peak("mcb", large) == peak("mcb", small)
 
 
-# --- the measuring --------------------------------------------------------------------------------------------
+# --- the measuring ------------------------------------------------------------------------------------------
 
 
 def test_the_speed_is_measured_once_for_each_model_and_kept(monkeypatch, cache):
@@ -269,8 +268,9 @@ def test_the_speed_is_measured_once_for_each_model_and_kept(monkeypatch, cache):
         "[]", "{", "[[1]]", json.dumps({key: 3.5}), json.dumps({key: {"code": whole[key]["code"]}}),
         json.dumps({key: whole[key] | {"code": "of another version"}}),
         *(json.dumps({key: whole[key] | {"speed": whole[key]["speed"] | {name: value}}}) for name, value in (
-            ("pictures", 0.0), ("pictures", "fast"), ("train", [1.0]), ("train", None), ("view", [-1.0, *range(1, 6)]),
-            ("view", [float("nan")] * 6), ("jobs", 0), ("tokens", 3), ("tokens", {}), ("unknown", 1),
+            ("pictures", 0.0), ("pictures", "fast"), ("train", [1.0]), ("train", None),
+            ("view", [-1.0, *range(1, 6)]), ("view", [float("nan")] * 6), ("jobs", 0), ("tokens", 3),
+            ("tokens", {}), ("unknown", 1),
         )),
     ):  # fmt: skip
         before = len(asked)
@@ -282,7 +282,7 @@ def test_the_speed_is_measured_once_for_each_model_and_kept(monkeypatch, cache):
 
 
 def test_measuring_takes_every_process():
-    lists = dict.fromkeys(PAPER.roles.values(), ["run", "wave", "run fast"])
+    lists = {role: ["run", "wave", "run fast"] for role in PAPER.roles.values()}
     found = speeds.measure(BackboneConfig(TINY, None), "cpu", "float32", lists, 0.01)
     assert Speed.read(json.loads(json.dumps(asdict(found)))) == found
     assert found.pictures > 1 and found.jobs == default_jobs() and found.base_bytes > 1e8
@@ -294,7 +294,7 @@ def test_the_probes_tell_all_prices_apart(small):
     tokens, prices = {"short": 177, "long": 420}, np.array(here().train)
     for batch in (2, 32):
         asked = np.array([
-            speeds.amounts(model, {"short": 51, "long": 100}[size], tokens[size], 32 if not model.map else batch)
+            speeds.amounts(model, {"short": 51, "long": 100}[size], tokens[size], batch if model.map else 32)
             for model, size in speeds.PROBES
         ])  # fmt: skip
         assert speeds._fit(asked / (asked @ prices)[:, None], np.ones(len(asked))) == pytest.approx(
@@ -339,7 +339,7 @@ def test_list_says_gigabytes_and_hours(monkeypatch, capfd):
     assert capfd.readouterr().err.count("\n") == 1
 
 
-# --- doctor ---------------------------------------------------------------------------------------------------
+# --- doctor -------------------------------------------------------------------------------------------------
 
 
 def found(*findings: doctor.Finding) -> dict[str, doctor.Finding]:

@@ -302,8 +302,8 @@ def test_the_names_of_the_five_variants_mean_their_switches():
         (True, True, False),
         (True, True, True),
     ]
-    assert CLIP == replace(ModelConfig(), mmb=False, map=False, mcb=False, spatial=False)
-    assert catalogue.FULL == ModelConfig() and catalogue.BASELINE == replace(ModelConfig(), **OFF)
+    assert replace(ModelConfig(), mmb=False, map=False, mcb=False, spatial=False) == CLIP
+    assert ModelConfig() == catalogue.FULL and replace(ModelConfig(), **OFF) == catalogue.BASELINE
 
 
 def test_the_paper_profile_has_the_printed_settings():
@@ -683,11 +683,11 @@ def test_lists_of_several_k_make_the_columns_of_the_table(lab, tmp_path):
     found = runs.ensure("table5", "demo", options)
     trained = found.tidy[found.tidy["variant"] != "clip"]
     assert sorted(Counter(trained["k"]).items()) == [(2, 10), (4, 10)] and {*trained["seed"]} == {0, 1}
-    assert [path for path in found.checkpoints] == ["table5-figures-u-full-k4"]
+    assert list(found.checkpoints) == ["table5-figures-u-full-k4"]
 
 
 @pytest.mark.parametrize(
-    "target, options, said",
+    ("target", "options", "said"),
     [
         ("table1", {"dataset": "figures-h"}, "--few-shot-list: table1 does not train on k videos a class"),
         ("table5", {}, "say whose videos it names with --dataset figures-h or figures-u"),
@@ -702,7 +702,7 @@ def test_lists_that_fit_no_target_are_refused(target, options, said, lab, tmp_pa
 def test_more_lists_of_one_k_than_of_another_are_refused_before_any_training(ks, lab, tmp_path):
     files = tuple(write_list(tmp_path / f"{i}.txt", lab.sets["figures-h"], k, i) for i, k in enumerate(ks))
     with pytest.raises(
-        InputError, match="--few-shot-list: .* of k=2, .* of k=4; expected as many lists of each k"
+        InputError, match=r"--few-shot-list: .* of k=2, .* of k=4; expected as many lists of each k"
     ):
         runs.ensure("table5", "demo", Options(dataset="figures-h", few_shot_lists=files))
     files = [write_list(tmp_path / f"k{k}.txt", lab.sets["figures-k"], k, 0) for k in (2, 4)]
@@ -1036,8 +1036,8 @@ def test_a_tidy_table_comes_back_as_it_was_in_any_order(tmp_path):
     )
     keys = ["key", "metric"]
     pd.testing.assert_frame_equal(
-        back.sort_values(keys, ignore_index=True), frame.sort_values(keys, ignore_index=True), atol=6e-5, rtol=0,
-        check_dtype=False,
+        back.sort_values(keys, ignore_index=True), frame.sort_values(keys, ignore_index=True),
+        atol=6e-5, rtol=0, check_dtype=False,
     )  # fmt: skip
     assert set(back["lr"]) == {0.0015, 0.00125, 0.2, 0.00005, 1.0, 0.0}  # to the last digit
     assert set(back.loc[back["variant"] == "clip", "trained_on"]) == {""}
@@ -1068,7 +1068,7 @@ def test_hits_are_packed_without_loss(n, tmp_path):
 def test_hits_that_are_not_n_packed_bits_are_refused(n, correct, tmp_path):
     path = tmp_path / "table5.videos.csv"
     path.write_text(f"key,n,correct\n0e1,9,ff80\n12e45,{n},{correct}\n")
-    with pytest.raises(InputError, match="table5.videos.csv: line 3 does not hold.*table5 again"):
+    with pytest.raises(InputError, match=r"table5\.videos\.csv: line 3 does not hold.*table5 again"):
         results_table.read_hits(path)
     path.write_text("key,n,correct\n0e1,9,ff80\n")
     assert results_table.read_hits(path)["0e1"].tolist() == [True] * 9
@@ -1088,7 +1088,7 @@ def test_records_read_back_and_absent_ones_are_none(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{", b'{"key": ', b"\xff\xfe", b"[]", b"{}", b"3", b"null"])
 def test_a_broken_record_is_one_line_that_names_it(content, tmp_path):
     (tmp_path / "12.json").write_bytes(content)
-    with pytest.raises(InputError, match="12.json: not a run record.*remove it") as error:
+    with pytest.raises(InputError, match=r"12\.json: not a run record.*remove it") as error:
         records.read_record(tmp_path / "12.json")
     assert "\n" not in str(error.value)
 
@@ -1155,9 +1155,10 @@ def test_a_run_interrupted_between_weights_and_record_is_done_again(home, tmp_pa
     there = home(tmp_path / "whole")
     whole, key = made(there, keep=True), there.key(REAL)
     workshop = home(tmp_path / "interrupted")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(runs, "write_record", interrupt)
-        made(workshop, keep=True)
+        with pytest.raises(KeyboardInterrupt):
+            made(workshop, keep=True)
     weights = workshop.folder / f"{key}.safetensors"
     assert weights.exists() and not (workshop.folder / f"{key}.json").exists()
     weights.write_bytes(b"what a kill may have left")

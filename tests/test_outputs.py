@@ -208,7 +208,7 @@ def differences(name: str) -> list[str]:
     return [line for line in wrong if name in line]
 
 
-# --- verify ---------------------------------------------------------------------------------------------------
+# --- verify -------------------------------------------------------------------------------------------------
 
 
 def test_what_was_recorded_verifies(recorded):
@@ -401,7 +401,7 @@ def test_the_recorded_files_of_this_checkout_follow_from_their_runs():
     assert outputs.verify()[1] == []
 
 
-# --- record ---------------------------------------------------------------------------------------------------
+# --- record -------------------------------------------------------------------------------------------------
 
 
 def test_recording_again_changes_no_byte_whatever_the_last_call_did(recorded):
@@ -444,7 +444,7 @@ def test_a_readme_without_marks_is_refused_before_anything_is_written(part, chec
     for text in (README.replace(begin, ""), README.replace(end, ""), f"{end}\n{begin}\n", None):
         readme.unlink() if text is None else readme.write_text(text)
         before = tree(checkout)
-        with pytest.raises(InputError, match="README.md: lacks the lines"):
+        with pytest.raises(InputError, match=r"README\.md: lacks the lines"):
             outputs.record("demo", {"table5": small(), "table3": None})
         assert tree(checkout) == before
 
@@ -462,7 +462,7 @@ def test_other_profiles_leave_the_readme_and_the_demos_verdicts_alone(recorded):
     assert wrong == [] and new == {name for name in checked if "/recorded/paper/" in name}
 
 
-# --- write ----------------------------------------------------------------------------------------------------
+# --- write --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -527,9 +527,10 @@ def test_figures_are_drawn_once_the_notebook_s_libraries_are_there(executed, tmp
 def test_a_notebook_that_fails_is_run_again(executed, tmp_path, monkeypatch):
     results = tmp_path / "results"
     outputs.write("table5", "demo", small(), results)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+    with monkeypatch.context() as patch:
         patch.setattr(notebooks, "execute", fails)
-        outputs.write("table5", "demo", small(seed=1), results)
+        with pytest.raises(RuntimeError):
+            outputs.write("table5", "demo", small(seed=1), results)
     outputs.write("table5", "demo", small(seed=1), results)
     assert len(executed) == 2
 
@@ -692,7 +693,7 @@ def test_the_table_for_a_terminal(checkout):
     assert "HMDB-51, 51 texts" in outputs.as_text("table3", None, checkout)
 
 
-# --- overview -------------------------------------------------------------------------------------------------
+# --- overview -----------------------------------------------------------------------------------------------
 
 
 def test_the_overview_counts_trainings_and_reads_recorded_costs(recorded, monkeypatch):
@@ -701,7 +702,8 @@ def test_the_overview_counts_trainings_and_reads_recorded_costs(recorded, monkey
     path.write_text(json.dumps({"training_seconds": 500, "testing_seconds": 100, "peak_memory_gib": 1.25}))
     said = outputs.overview("demo")
     assert "120 trainings on figures-h, figures-u; 10 core minutes, 1.2 GiB" in said
-    assert [line.split()[0] for line in said.splitlines() if line[:5] in ("table", "figur", "readi", "all  ")] == [
+    targets = [line for line in said.splitlines() if line[:5] in ("table", "figur", "readi", "all  ")]
+    assert [line.split()[0] for line in targets] == [
         *(f"table{i}" for i in range(1, 9)), *(f"figure3{letter}" for letter in "abcd"), "readings", "all",
     ]  # fmt: skip
     said = outputs.overview("paper")

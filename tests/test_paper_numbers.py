@@ -100,7 +100,7 @@ def printed(text: str, table: str) -> list[tuple]:
     for row in rows[first:]:
         ticks = "".join("1" if row[at] == "✓" else "0" for at in parts)
         if table == "table4" and row[-1] == "61.5":
-            ticks = "111"  # the extracted text lost the tick of MMB; section 4.3 calls this row the integral model
+            ticks = "111"  # the text lost the tick of MMB; section 4.3 calls this row the integral model
         name = method(table, row[labels - 1], ticks, name)
         for at in range(labels, len(row)):
             match = CELL.fullmatch(row[at])

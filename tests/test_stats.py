@@ -89,7 +89,7 @@ def test_one_run_has_no_t_interval_and_none_is_refused():
     mean, low, high = stats.t_interval([40.0])
     assert mean == 40 and math.isnan(low) and math.isnan(high)
     for nothing in ([], [1.0, math.nan]):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="at least one finite value"):
             stats.t_interval(nothing)
 
 
@@ -316,7 +316,7 @@ def test_printed_values_meet_their_own_row_alone():
 
 
 def test_uneven_results_are_refused(grid):
-    tidy, hits = grid
+    tidy, _hits = grid
     last = tidy.tail(1)
     for again in (last, last.assign(views="1x1"), last.assign(value=1.0, key="other")):
         with pytest.raises(InputError, match="seed 2, split 2 twice"):
@@ -428,8 +428,10 @@ def test_an_untrained_reference_pairs_with_every_seed_k_and_training_set():
     for trained_on in ("HMDB-51", "UCF-101"):
         for k in (2, 4):
             for seed in range(3):
-                tidy += [run("full", 40.0 + k + seed + split, k=k, seed=seed, split=split, trained_on=trained_on,
-                             key=f"{trained_on}{k}{seed}{split}") for split in (1, 2)]  # fmt: skip
+                for split in (1, 2):
+                    axes = {"k": k, "seed": seed, "split": split, "trained_on": trained_on}
+                    key = f"{trained_on}{k}{seed}{split}"
+                    tidy.append(run("full", 40.0 + k + seed + split, **axes, key=key))
     tidy = pd.DataFrame(tidy)
     hits = {key: np.arange(50) < (20 if key.startswith("clip") else 30) for key in tidy["key"]}
     found = stats.paired_difference(tidy, "full", "clip", hits=hits)

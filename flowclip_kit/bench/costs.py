@@ -5,11 +5,10 @@
 The same calibration, then the work itself, with all processes busy as in a table:
 
 - the demo: some cells of Table 5 (tiny-clip, stored features, everything that `train_and_test` does) are
-predicted and
-  run, in a results folder of their own;
+  predicted and run, in a results folder of their own;
 - full size: one training step of the full model on random features, for the class lists of the three data
-sets. It is
-  fitted to HMDB-51's names and a quarter of Kinetics-400's; larger lists and batches are extrapolated.
+  sets. It is fitted to HMDB-51's names and a quarter of Kinetics-400's; larger lists and batches are
+  extrapolated.
 
 Printed are predicted over real.
 """
@@ -22,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flowclip_core.errors import InputError
 from flowclip_kit.bench import _common as common
@@ -139,7 +139,7 @@ def main() -> int:
         lines = demo(options.profile, options.shots, options.seeds)
         return "\n".join(lines + (["", *full_size(options.backbone, options.lists)] if options.lists else []))
 
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "--profile": {"default": "demo", "choices": ("demo", "smoke")},
         "--shots": {"type": int, "default": 16},
         "--seeds": {"type": int, "default": 2},

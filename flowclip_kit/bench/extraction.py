@@ -25,6 +25,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flowclip_core.config import PRECISIONS
 from flowclip_core.errors import InputError, VideoError
@@ -82,7 +83,11 @@ def both_ways(case: Case, folder: Path, names: list[str], load, decoders: int, r
     times."""
     encoder = load()
     size = encoder.image_size
-    pictures = [extraction._decode(folder, name, case.store, size)[1] for name in names]
+    pictures = []
+    for name in names:
+        frames = extraction._decode(folder, name, case.store, size)[1]
+        assert frames is not None, name  # `readable` has read it
+        pictures.append(frames)
     extraction._encode(pictures[0], encoder, case.crops).features()  # the first time is slower
     measured = []
     for _ in range(rounds):
@@ -168,7 +173,7 @@ def main() -> int:
         case = Case(BackboneConfig(options.backbone, None), device, precision, options.frames, crops)
         return measure(case, options.videos, options.rounds, options.few, options.memory_frames)
 
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "videos": {"type": Path},
         "--backbone": {"default": "ViT-B-16"},
         "--device": common.DEVICE,

@@ -1,7 +1,8 @@
 """What the first use costs: minutes of set-up and table5, gigabytes of the environment.
 
-`./reproduce.sh bench first_use` sets up a clone of the last commit in an empty home. The minutes of table5 are
-those that `bench table` recorded; --test also times all tests. --record writes the figures into the README.
+`./reproduce.sh bench first_use` sets up a clone of the last commit in an empty home. The minutes of table5
+are those that `bench table` recorded; --test also times all tests. --record writes the figures into the
+README.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def measure(test: bool) -> str:
         set_up, size = _minutes(clone, environment, "doctor"), _gigabytes(clone / ".venv")
         rows = [
             f"| set-up, once | {set_up:.1f}; depends on your network | {size:.1f} GB in `.venv` |",
-            f"| `./reproduce.sh table5` | {seconds / 60:.1f} on {cores} CPU cores | under 1 GB in the cache |",
+            f"| `./reproduce.sh table5` | {seconds / 60:.1f} on {cores} CPU cores | under 1 GB in the"
+            " cache |",
         ]
         if test:
             rows.append(f"| `./reproduce.sh test` | {_minutes(clone, environment, 'test'):.0f} | |")

@@ -51,7 +51,7 @@ def one_by_one(tower: Backbone, names: list[str], cut: bool) -> list[Way]:
     start, end = tower.borders
     sequences = [[*tower.tokenize(f"{name}."), end] for name in names]
     length = 1 + H + max(map(len, sequences)) if cut else tower.context
-    ways = []
+    ways: list[Way] = []
     for at in range(0, len(names), TEXTS_AT_ONCE):
         part = sequences[at : at + TEXTS_AT_ONCE]
         tokens = torch.zeros(len(part), length - 1 - H, dtype=torch.long, device=tower.device)
@@ -183,7 +183,8 @@ def measure(device: str, lists: list[str], rounds: int, lanes: int) -> str:
 def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes: int) -> list[str]:
     names, device = list(CLASSES[role]), tower.device.type
     ways = ways_of(tower, names)
-    tree: PromptTree = ways[TREE][0]
+    (tree,) = ways[TREE]
+    assert isinstance(tree, PromptTree)
     draw = torch.Generator().manual_seed(0)
     shifts = 0.1 * torch.randn(tree.at_once, 1, tower.text_width, generator=draw)
     vectors = (prompt_vectors(tower, PROMPTS[H]) + shifts.to(device)).detach()
@@ -192,7 +193,8 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
         name: tree.at_once if name == TREE else 1 for name in ways
     }  # one fills a core, but for the tree
     texts, gradients = {}, {}
-    alone, whole = ({name: [] for name in ways} for _ in range(2))
+    alone: dict[str, list[float]] = {name: [] for name in ways}
+    whole: dict[str, list[float]] = {name: [] for name in ways}
     shares: dict[str, list[tuple[float, float]]] = {"forward": [], "both": []}
 
     def calls(name: str) -> dict[str, Callable[[int], Tensor]]:
@@ -218,8 +220,8 @@ def _measure_list(tower: Backbone, role: str, rounds: int, run: Callable, lanes:
             alone[name].append(seconds)
             seconds, gradients[name] = timed(calls(name)["both"], name)
             whole[name].append(seconds)
-    work = useful_gflop(tree, tower)
-    work = {"forward": work[0], "both": sum(work)}
+    there, back = useful_gflop(tree, tower)
+    work = {"forward": there, "both": there + back}
     peak = common.matmul_peak(device, torch.float32, run, lanes)
     for _ in range(2 * rounds):
         for what, call in calls(TREE).items():

@@ -120,9 +120,9 @@ def measure(device: str, rounds: int, lanes: int) -> str:
     each = {name: BATCH for name in ways if not name.startswith(("one video", "features, encoded"))}
     spent = {name: [seconds / each.get(name, 1) for seconds in found] for name, found in spent.items()}
     lines += [f"{name:26} {statistics.median(found):10.6f} s a video" for name, found in spent.items()]
-    step, peak = statistics.median(spent["step, all parts"]), statistics.median(peaks)
+    step, rate = statistics.median(spent["step, all parts"]), statistics.median(peaks)
     lines.append(
-        f"{'matmul peak':26} {peak:10.1f} GFLOP/s; a step is {step * peak / 159:.3f} s a video at 159"
+        f"{'matmul peak':26} {rate:10.1f} GFLOP/s; a step is {step * rate / 159:.3f} s a video at 159"
     )
     pairs = [
         ("one video, 77 tokens", "one video, tree"),

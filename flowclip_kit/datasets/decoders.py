@@ -107,7 +107,7 @@ def _reread_with_decord(
         frame = next(again) if again else None
         if picture is None:
             continue
-        ours = video.upright(frame) if again else frames[i]
+        ours = frames[i] if frame is None else video.upright(frame)
         if picture.shape != ours.shape:
             return f"shape {picture.shape} instead of {ours.shape}"
         if differs(picture, ours):

@@ -15,13 +15,13 @@ from flowclip_core.errors import InputError, VideoError
 # Extensions taken for a video's. Files with any other are opened to find out, except those that never are.
 EXTENSIONS = frozenset(
     """.3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogv .rm
-    .rmvb .ts .vob .webm .wmv""".split()  # noqa: SIM905
+    .rmvb .ts .vob .webm .wmv""".split()
 )
 NO_VIDEOS = frozenset(
     """.aac .ass .bmp .bz2 .csv .db .doc .docx .flac .gz .h5 .heic .heif .htm .html .ini .ipynb .jpeg .jpg
     .json .lock .log .m3u .m3u8 .m4a .md .mp3 .npy .npz .part .pdf .pkl .png .pt .pth .py .rar .safetensors
     .sh .srt .svg .tar .tif .tiff .tsv .txt .vtt .wav .webp .xls .xlsx .xml .xz .yaml .yml
-    .zip""".split()  # noqa: SIM905
+    .zip""".split()
 )
 # What operating systems and tools leave beside files.
 JUNK = (

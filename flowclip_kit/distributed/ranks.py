@@ -135,7 +135,7 @@ def join(mine: Tensor, rows: int) -> Tensor:
     return torch.stack(parts, 1).flatten(0, 1)[:rows]
 
 
-def gather(passes: Callable[[Tensor], Iterable[Sequence[Tensor]]], videos: Tensor) -> list[Tensor]:
+def gather(passes: Callable[[Tensor], Iterable[tuple[Tensor, ...]]], videos: Tensor) -> list[Tensor]:
     """What passes of the prompt tree give for all videos; each rank computes its share of them.
 
     A pass that has no room in one rank raises NoRoom in all.

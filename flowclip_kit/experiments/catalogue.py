@@ -486,7 +486,7 @@ def rivals_at_their_best(
     profile: Profile, scores: pd.DataFrame, *, variants=OURS, methods=None, budget="equal", k=(2, 4, 8, 16),
     lr=beside.RATES, **knobs: Any,
 ) -> list[Cell]:  # fmt: skip
-    """All methods at the rate with the highest mean over the data sets; none where no rate is to be chosen."""
+    """All methods at the rate with the highest mean over the data sets; none where none is to be chosen."""
     if budget == beside.PUBLISHED or not isinstance(lr, list | tuple):
         return []
     cells = _rivals(profile, variants, methods, budget, k, **knobs)

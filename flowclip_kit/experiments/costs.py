@@ -144,7 +144,8 @@ def read_counts(path: Path) -> pd.DataFrame:
         if len(wrong):
             kind = "a number of 0 or more" if name == "value" else "a whole number of 0 or more"
             raise InputError(
-                f"{path}: line {wrong.index[0] + 2}, column {name} is {wrong[name].iloc[0]:g}, expected {kind}; {again}"
+                f"{path}: line {wrong.index[0] + 2}, column {name} is {wrong[name].iloc[0]:g}, expected"
+                f" {kind}; {again}"
             )
     double = frame[frame.duplicated([name for name in COLUMNS if name != "value"])]
     if len(double):

@@ -267,8 +267,8 @@ def grid_table(experiment: Experiment) -> pd.DataFrame:
         length = {"steps": train.steps or f"{train.epochs} epochs"} if train else {"steps": 0}
         rows.append({
             "data set": tested.dataset, "variant": cell.variant,
-            "k": "all" if train and not config.k else config.k or 0, "split": tested.split,
-            "T": model.frames, "s": model.step if model.mmb else 0, "H": model.prompt_length, "tau": model.tau,
+            "k": "all" if train and not config.k else config.k or 0, "split": tested.split, "T": model.frames,
+            "s": model.step if model.mmb else 0, "H": model.prompt_length, "tau": model.tau,
             "lr": train.lr if train else 0.0, **length, "batch": train.batch if train else 0,
             "runs": 1, "minutes": spent / 60,
         })  # fmt: skip
@@ -300,21 +300,24 @@ def text(profile: Profile) -> list[str]:
         )
     several = f"{here.jobs} processes at once" if here.jobs > 1 else "one process"
     lines += [
-        f"hours of {several}, as measured on {where}: every training step, every test view; all: the paper's tables",
-        "and panels, what they share once; not counted: encoding (below), start, slow disks, figures, notebooks; GiB:",
+        f"hours of {several}, as measured on {where}: every training step, every test view; all: the paper's"
+        " tables",
+        "and panels, what they share once; not counted: encoding (below), start, slow disks, figures,"
+        " notebooks; GiB:",
         "what a process holds, on a GPU of its memory; features stay on the disk",
         "",
-        f"stored features  every video is encoded once: {profile.frames_stored} frames x {len(profile.store_crops)}"
-        f" crops, {profile.backbone.name}",
+        f"stored features  every video is encoded once: {profile.frames_stored} frames x"
+        f" {len(profile.store_crops)} crops, {profile.backbone.name}",
         f"{'data set':12} {'videos':>9} {'pictures':>12} {'GB':>7} {'GB while made':>14} {'hours here':>11}",
     ]
     for one in of_profile(profile, here.pictures):
         size = one.bytes / 1e9
         lines.append(
-            f"{one.dataset:12} {one.videos:>9,} {one.pictures:>12,} {size:>7.1f} {2 * size:>14.1f} {one.hours:>11,.1f}"
+            f"{one.dataset:12} {one.videos:>9,} {one.pictures:>12,} {size:>7.1f} {2 * size:>14.1f}"
+            f" {one.hours:>11,.1f}"
         )
     lines.append(
-        f"hours of encoding alone, at {here.pictures:,.1f} pictures/s as measured on {where}; decoding goes on beside"
-        " it where there are cores for it; n machines with --shard i/n take 1/n"
+        f"hours of encoding alone, at {here.pictures:,.1f} pictures/s as measured on {where}; decoding goes"
+        " on beside it where there are cores for it; n machines with --shard i/n take 1/n"
     )
     return lines

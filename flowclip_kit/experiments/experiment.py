@@ -232,8 +232,8 @@ def resolve(
     """The profile with the user's backbone and the data sets of this call. Raises InputError for one that is
     unknown.
 
-    datasets: by the paper's names or their own; default: the target's. need: whether they must be there, as for
-    a run; not to look at results.
+    datasets: by the paper's names or their own; default: the target's. need: whether they must be there, as
+    for a run; not to look at results.
     """
     found, about = with_backbone(profile, options), TARGETS[target]
     datasets = datasets or ((options.dataset,) if options.dataset else None)

@@ -37,7 +37,9 @@ KNOBS = {
         dict,
     ),
     "methods": Knob("other methods, by their names in flowclip_kit.rivals.METHODS; none: all of them", str),
-    "budget": Knob("equal: FlowCLIP's steps, rates chosen alike; published: as the authors train", str, False),
+    "budget": Knob(
+        "equal: FlowCLIP's steps, rates chosen alike; published: as the authors train", str, False
+    ),
     "k": Knob("training videos per class; none: all of them", int),
     "T": Knob("frames per video", int),
     "s": Knob("largest distance of the two frames of a difference; the usual 4 becomes T-1 where T < 5", int),

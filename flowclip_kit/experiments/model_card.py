@@ -9,7 +9,7 @@ from flowclip_kit.profiles import DEMO_ROLES
 
 
 def of_run(model: Mapping, record: Mapping) -> dict:
-    """For `FlowCLIP.save_pretrained(model_card_kwargs=...)` and `hub.card`: how a run trained, what it scored.
+    """For `FlowCLIP.save_pretrained(model_card_kwargs=...)` and `hub.card`: how a run trained and scored.
 
     model: the settings of the weights. record: of the run that trained them. Raises InputError where it is no
     run record, or one of another model.
@@ -29,8 +29,8 @@ def of_run(model: Mapping, record: Mapping) -> dict:
         else:
             length = f"{train['epochs']} epochs" if train["steps"] is None else f"{train['steps']} steps"
             said.append(
-                f"- training: SGD, {length}, batch {train['batch']}, learning rate {train['lr']:g}, seed {run['seed']},"
-                f" on {record['device']}"
+                f"- training: SGD, {length}, batch {train['batch']}, learning rate {train['lr']:g}, seed"
+                f" {run['seed']}, on {record['device']}"
             )
         tested = (
             f"{transfer['dataset']}, split {transfer['split']}"
@@ -40,8 +40,8 @@ def of_run(model: Mapping, record: Mapping) -> dict:
         if run["held_out"]:
             tested += ", training videos set aside"
         said.append(
-            f"- test: {tested}, {len(record['predictions'])} videos, {tests['clips']}x{len(tests['crops'])} views:"
-            f" top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %"
+            f"- test: {tested}, {len(record['predictions'])} videos, {tests['clips']}x{len(tests['crops'])}"
+            f" views: top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %"
         )
         versions = ", ".join(f"{name} {record['software'][name]}" for name in ("torch", "open_clip_torch"))
         said.append(f"- run {record['key']}, with {versions}")

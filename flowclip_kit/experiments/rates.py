@@ -76,7 +76,8 @@ def main() -> int:
         print(part.pivot_table("top1", "variant", "rate").reindex(list(VARIANTS)).round(1).to_string())
         means = mean_by_rate(part)
         print(
-            f"mean: {means.round(1).to_dict()}; highest at {means.idxmax()}; profile {asked.profile} uses {used}\n"
+            f"mean: {means.round(1).to_dict()}; highest at {means.idxmax()}; profile {asked.profile} uses"
+            f" {used}\n"
         )
     if asked.record:
         text = found.to_csv(index=False, float_format="%.4f", lineterminator="\n")

@@ -475,8 +475,8 @@ class Workshop:
         still, tied = _remarkable([self.record(config) for config in configs])
         for name, count in still.items():
             notice(
-                f"{name}: {count} test videos do not move, all their frames are equal: what is said of them rests on"
-                " the picture alone"
+                f"{name}: {count} test videos do not move, all their frames are equal: what is said of them"
+                " rests on the picture alone"
             )
         if tied:
             said = ", ".join(f"{count} of {name}" for name, count in tied.items())
@@ -484,11 +484,13 @@ class Workshop:
 
     def kept(self, target: str, cells: Sequence[Cell]) -> dict[str, Path]:
         """Name -> file of the weights that a target hands over: the first seed's on split 1."""
-        return {
-            f"{target}-{cell.config.dataset}-{cell.variant}" + (f"-k{cell.config.k}" if cell.config.k else ""):
-            self.folder / f"{self.key(cell.config)}.safetensors"
-            for cell in cells if cell.keep and (cell.config.seed, cell.config.split) == (0, 1)
-        }  # fmt: skip
+        files = {}
+        for cell in cells:
+            config = cell.config
+            if cell.keep and (config.seed, config.split) == (0, 1):
+                name = f"{target}-{config.dataset}-{cell.variant}" + (f"-k{config.k}" if config.k else "")
+                files[name] = self.folder / f"{self.key(config)}.safetensors"
+        return files
 
     def provenance(self, asked: Experiment, cells: Sequence[Cell], made: int, started: float) -> dict:
         """What a target's table rests on. made, started: of the whole call."""
@@ -605,7 +607,8 @@ class Bar:
         else:
             self._make = functools.partial(
                 tqdm, **usual, file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 15,
-                bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left, {rate_noinv_fmt}]",
+                bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left,"
+                " {rate_noinv_fmt}]",
             )  # fmt: skip
         self._total, self._bar = total, None
 

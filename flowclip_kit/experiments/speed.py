@@ -132,8 +132,8 @@ def speed(backbone: BackboneConfig) -> tuple[Speed, str]:
         if known[key]["code"] == code:
             return Speed.read(known[key]["speed"]), where
     notice(
-        f"measuring how fast {backbone.name} encodes, trains and tests here, once, for about a minute; remove {path} to"
-        " have it done again on a quiet machine"
+        f"measuring how fast {backbone.name} encodes, trains and tests here, once, for about a minute; remove"
+        f" {path} to have it done again on a quiet machine"
     )
     found = measure(BackboneConfig(backbone.name, None), device, precision, official())
     known[key] = {"code": code, "speed": asdict(found)}

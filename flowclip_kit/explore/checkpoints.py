@@ -63,7 +63,7 @@ def load(
             f"no trained model ships with backbone {backbone.name}: give class names, or a checkpoint"
         )
     model = FlowCLIP(ModelConfig(), backbone, names).eval()
-    model.untrained = True
+    model.untrained = True  # type: ignore[assignment]  # a mark of ours, not a part of the model
     return model
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from flowclip_core.data.video import read_frames, resize, segment_centres
 from flowclip_core.errors import InputError, VideoError
 from flowclip_core.files import sha256
-from flowclip_kit.datasets.formats import Dataset, Lists, read_lists
+from flowclip_kit.datasets.formats import Dataset, Lists, Video, read_lists
 from flowclip_kit.distributed.process_pool import default_jobs
 from flowclip_kit.experiments.experiment import Options
 from flowclip_kit.experiments.runs import data_folder, open_dataset
@@ -120,7 +120,7 @@ def overview(dataset: Dataset) -> str:
 def balance_picture(dataset: Dataset, split: int = 1) -> Figure:
     """Videos of each class, training and test; classes by name."""
     table = balance(dataset, split)
-    ax = drawings.panel(10.5, 3.6, 0.63, 1.3, 0.1, 0.43)
+    fig, ax = drawings.panel(10.5, 3.6, 0.63, 1.3, 0.1, 0.43)
     x = np.arange(len(table))
     ax.bar(x - 0.2, table["training"], 0.38, color=drawings.BLUE, label="training")
     ax.bar(x + 0.2, table["test"], 0.38, color="white", ec=drawings.ORANGE, hatch="///", label="test")
@@ -132,7 +132,7 @@ def balance_picture(dataset: Dataset, split: int = 1) -> Figure:
     ax.set(xlabel="class", ylabel="videos", title=f"{dataset.name}, split {split}")
     ax.xaxis.set_label_coords(0.5, -0.65)
     ax.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-    return ax.figure
+    return fig
 
 
 @drawings.styled
@@ -144,7 +144,7 @@ def sample_sheet(
     chosen: class names as words; by default `classes` of them, spread evenly over the list. Raises InputError
     for an unknown name.
     """
-    first = {}
+    first: dict[int, Video] = {}
     for video in sorted(dataset.splits[split].test, key=lambda video: (video.label, video.name)):
         first.setdefault(video.label, video)
     if unknown := [name for name in chosen or () if name not in dataset.texts]:

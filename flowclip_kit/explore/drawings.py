@@ -10,6 +10,7 @@ import hashlib
 import html
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 import matplotlib as mpl
 import numpy as np
@@ -34,7 +35,7 @@ DISTANCE = [
 ]
 TRUE = "✓"  # before the class that a clip shows
 SMALL = 8  # points, the least that is easy to read
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {  # matplotlib's type of a key lists every setting
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -50,17 +51,23 @@ styled = mpl.rc_context(SETTINGS)  # a decorator
 DPI = 96  # a browser's: a point on the screen is a point
 
 
-def panel(width: float, height: float, left: float, bottom: float, right: float, top: float) -> Axes:
-    """Axes on a figure of their own, without pyplot; all in inches, the last four are margins."""
+def panel(
+    width: float, height: float, left: float, bottom: float, right: float, top: float
+) -> tuple[Figure, Axes]:
+    """A figure and its axes, without pyplot; all in inches, the last four are margins."""
     fig = Figure((width, height), dpi=DPI)
     wide, high = width - left - right, height - bottom - top
     ax = fig.add_axes((left / width, bottom / height, wide / width, high / height))
     # At fixed places: to find one, matplotlib lays out all tick labels, which takes a third of the time.
     ax.xaxis.set_label_coords(0.5, -0.22 / high)
     ax.yaxis.set_label_coords((0.18 - left) / wide, 0.5)
-    return ax
+    return fig, ax
 
 
+@overload
+def rendered(drawing: Styler | str) -> str: ...
+@overload
+def rendered(drawing: Figure | Image.Image) -> bytes: ...
 def rendered(drawing: Figure | Image.Image | Styler | str) -> bytes | str:
     """What a widget shows: a PNG file for figures and pictures, HTML for tables."""
     if isinstance(drawing, Styler):
@@ -216,20 +223,20 @@ def heat(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], captio
 @styled
 def size_map(sizes: np.ndarray, inside: np.ndarray, marked: tuple[int, int]) -> Figure:
     """|I_j - I_i| as a map (T,T): strong colours for the pairs `inside` s, faint ones for all others."""
-    ax = panel(3.2, 2.75, 0.45, 0.42, 0.65, 0.42)
+    fig, ax = panel(3.2, 2.75, 0.45, 0.42, 0.65, 0.42)
     image = ax.imshow(sizes, "cividis", interpolation="nearest", vmin=0, vmax=scale_of(sizes.max()))
     image.set_alpha(np.where(inside, 1.0, 0.3))
     ax.plot(marked[1], marked[0], "X", color=ORANGE, mec="white", ms=9)
     ticks = [0, (len(sizes) - 1) // 2, len(sizes) - 1] if len(sizes) > 2 else [0, 1]
     ax.set(xlabel="place j", ylabel="place i", xticks=ticks, yticks=ticks)
     ax.set_title("how much two frames differ, |I_j - I_i|\nstrong colours: the pairs that s lets in")
-    color_bar(ax, image)
-    return ax.figure
+    color_bar(fig, ax, image)
+    return fig
 
 
-def color_bar(ax: Axes, image: AxesImage) -> None:
+def color_bar(fig: Figure, ax: Axes, image: AxesImage) -> None:
     """A colour bar at the right edge of an image, with both ends named: matplotlib's own takes 40 ms more."""
-    fig, box, (low, high) = ax.figure, ax.bbox, image.get_clim()
+    box, (low, high) = ax.bbox, image.get_clim()
     colors = image.get_cmap()(np.linspace(1, 0, round(box.height)), bytes=True)
     fig.figimage(np.repeat(colors[:, None], 10, 1), round(box.x1) + 8, round(box.y0))
     for value, y, side in ((low, box.y0, "bottom"), (high, box.y1, "top")):
@@ -245,7 +252,7 @@ def line_style(distance: int) -> tuple[str, str, str]:
 @styled
 def over_time(pairs: pd.DataFrame) -> Figure:
     """Size of the differences per place of distance over time, a line for each distance, named at its end."""
-    ax = panel(3.2, 2.75, 0.6, 0.42, 0.35, 0.42)
+    fig, ax = panel(3.2, 2.75, 0.6, 0.42, 0.35, 0.42)
     for distance, rows in pairs.groupby("distance"):
         color, marker, line = line_style(distance)
         ax.plot(
@@ -270,7 +277,7 @@ def over_time(pairs: pd.DataFrame) -> Figure:
     longest = pairs["distance"].max()
     grey = f" (grey: {len(DISTANCE) + 1} to {longest})" if longest > len(DISTANCE) else ""
     ax.set_title(f"motion over time, a line for each\ndistance j - i{grey}")
-    return ax.figure
+    return fig
 
 
 def scale_of(largest: float) -> float:
@@ -284,7 +291,7 @@ def arrows(pairs: pd.DataFrame, shares: np.ndarray, reach: float, marked: tuple[
 
     reach: half the width of the axes, the same for all orders of a clip, so that they can be compared.
     """
-    ax = panel(3.2, 2.75, 0.75, 0.42, 0.5, 0.42)
+    fig, ax = panel(3.2, 2.75, 0.75, 0.42, 0.5, 0.42)
     zero, styles = np.zeros(len(pairs)), pairs["distance"].map(line_style)
     ax.quiver(zero, zero, pairs["x"], pairs["y"], angles="xy", scale_units="xy", scale=1, alpha=0.55,
               width=0.006, color=[color for color, *_ in styles], zorder=1)  # fmt: skip
@@ -301,7 +308,7 @@ def arrows(pairs: pd.DataFrame, shares: np.ndarray, reach: float, marked: tuple[
     ax.set_xlabel(f"first principal component ({shares[0]:.0%} of variance)", fontsize=SMALL)
     ax.set_ylabel(f"second ({shares[1]:.0%} of variance)", fontsize=SMALL)
     ax.set_title("differences I_j - I_i as arrows\nstar: their mean; cross: i and j")
-    return ax.figure
+    return fig
 
 
 @styled
@@ -309,7 +316,7 @@ def matrix(
     values: np.ndarray, title: str, rows: str, names: Sequence[str] = (), width: float = 3.4
 ) -> Figure:
     """Any intermediate (N,D) as a map; zero is white. names: of the rows, where they are few."""
-    ax = panel(width, 2.2 if not names else 0.9 + 0.16 * len(names), 0.6, 0.4, 0.65, 0.3)
+    fig, ax = panel(width, 2.2 if not names else 0.9 + 0.16 * len(names), 0.6, 0.4, 0.65, 0.3)
     most = scale_of(np.abs(values).max())
     image = ax.imshow(values, "PuOr", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
     ax.set_title(title)
@@ -318,8 +325,8 @@ def matrix(
     ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     if names:
         ax.set_yticks(range(len(names)), names)
-    color_bar(ax, image)
-    return ax.figure
+    color_bar(fig, ax, image)
+    return fig
 
 
 def by_distance(fig: Figure, frames: int, step: int) -> Figure:

@@ -152,9 +152,13 @@ def nearest(backbone: Backbone, vectors: np.ndarray, count: int = 3) -> list[str
 
 def vectors_of(model: FlowCLIP) -> np.ndarray:
     """The prompt vectors as learnt (H,W). Raises InputError for a model that has none."""
+    return _vectors(model).detach().cpu().numpy()
+
+
+def _vectors(model: FlowCLIP) -> Tensor:
     if model.prompts is None:
         raise InputError("this model has no learnt prompts; take a checkpoint of a model with map=True")
-    return model.prompts.vectors.detach().cpu().numpy()
+    return model.prompts.vectors
 
 
 def nearest_words(model: FlowCLIP, motion: np.ndarray) -> pd.DataFrame:
@@ -210,7 +214,7 @@ def plain_texts(model: FlowCLIP) -> Tensor:
     import torch
 
     with torch.inference_mode():
-        return model.tree(model.prompts.vectors[None])[0]
+        return model.tree(_vectors(model)[None])[0]
 
 
 @remember
@@ -219,7 +223,7 @@ def moved_texts(model: FlowCLIP, motion: np.ndarray) -> np.ndarray:
     import torch
     import torch.nn.functional as F
 
-    vectors = model.prompts.vectors
+    vectors = _vectors(model)
     with torch.inference_mode():
         added = torch.from_numpy(shift(model, motion)).to(vectors.device)
         moved = model.tree((vectors + added)[None])[0]

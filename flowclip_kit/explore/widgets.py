@@ -51,6 +51,12 @@ def one_line(error: Exception) -> str:
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 
+def caption(model: FlowCLIP, footage: Footage) -> str:
+    """Which clip, and what its scores may mean."""
+    title = drawings.cut(footage.title, 40)
+    return f"<b>{html.escape(title)}</b>: {html.escape(checkpoints.about(model, footage.demo))}"
+
+
 class Explorer:
     """What both explorers share: the choice of a clip, the panels, and the line for what went wrong.
 
@@ -202,11 +208,6 @@ class Explorer:
             if self.attempt("clip", keep):
                 self.redraw()
 
-    def caption(self) -> str:
-        """Which clip, and what its scores may mean."""
-        title = drawings.cut(self.footage.title, 40)
-        return f"<b>{html.escape(title)}</b>: {html.escape(checkpoints.about(self.model, self.footage.demo))}"
-
 
 class MotionExplorer(Explorer):
     """Sliders for the clip, T, s, range, order and pair; frames, scores and differences follow."""
@@ -253,7 +254,7 @@ class MotionExplorer(Explorer):
             np.ptp(forward @ directions, axis=0).max()
         )  # holds them in any order
         differences = motion.pair_table(features, step, directions)
-        self.title.value = self.caption()
+        self.title.value = caption(self.model, footage)
         places = one_clip.places(footage, picked)
         self.show("frames", drawings.strip, footage.pictures[picked], places, self.pair.value)
         self.show("scores", self._scores, scores, moved, footage.label, order)
@@ -288,7 +289,11 @@ class PromptExplorer(Explorer):
     """Class names, template, clip and another video's motion; scores, tokens, words, tree and map follow.
 
     checkpoint, static_checkpoint: see `checkpoints.load` and `checkpoints.load_static`.
+    model, static: what these give, once there are class names.
     """
+
+    model: FlowCLIP | None = None
+    static: FlowCLIP | None = None
 
     def __init__(
         self,
@@ -302,7 +307,6 @@ class PromptExplorer(Explorer):
         names_of_panels = "scores", "tokens", "words", "tree", "heat"
         super().__init__(backbone, dataset, dict.fromkeys(names_of_panels, ipw.HTML))
         self.checkpoints = checkpoint, static_checkpoint
-        self.model = self.static = None
         names = names or joined(dataset.texts if dataset else self.labels)
         self.names = control(ipw.Text, "class names", 960, value=names)
         self.template = control(ipw.Text, "template", value=template)
@@ -318,6 +322,7 @@ class PromptExplorer(Explorer):
         self.box = ipw.VBox([self.line, self.names, top, self.panels["tree"], self.panels["heat"]])
         if (
             self.attempt("class names", self._load_model)
+            and self.model is not None
             and not dataset
             and backbone.name == checkpoints.TINY
         ):
@@ -371,15 +376,15 @@ class PromptExplorer(Explorer):
 
         unseen = prompts.unseen(self.backbone, (*names, *filled))
         note = f"; never seen by the embedded model: {', '.join(unseen)}" if unseen else ""
-        self.title.value = self.caption() + html.escape(drawings.cut(note, 160))
+        self.title.value = caption(model, footage) + html.escape(drawings.cut(note, 160))
         self.show("scores", self._scores, scores, footage.label)
         tokens = prompts.tokens(self.backbone, filled[names.index(self.shown.value)])
         self.show("tokens", drawings.token_boxes, tokens, "the text tower gets")
         about = prompts.about_shift(vectors, prompts.shift(model, steer_motion))
-        caption = (
+        heading = (
             f"nearest words of the prompt vectors (cosine); the shift is by the motion of {steering.title}"
         )
-        self.show("words", self._words, prompts.nearest_words(model, steer_motion), caption, about)
+        self.show("words", self._words, prompts.nearest_words(model, steer_motion), heading, about)
         tree = prompts.tree(self.backbone, tuple(names), len(vectors))
         self.show("tree", drawings.text_box, tree, "prompt tree: every branch is encoded once")
 

@@ -235,8 +235,8 @@ def _motion_pairs(p):
     differences = {s: sum(FRAMES - d for d in range(1, s + 1)) for s in (1, 4)}
     need = {s: per_token * (FRAMES + number) for s, number in differences.items()}
     return abs(need[4] - gain) <= Decimal("0.001"), (
-        f"the feed-forward layers alone take {need[4]:.3f} for {FRAMES} frames and {differences[4]} differences, "
-        f"{need[1]:.3f} for {differences[1]}; printed {gain}"
+        f"the feed-forward layers alone take {need[4]:.3f} for {FRAMES} frames and {differences[4]} "
+        f"differences, {need[1]:.3f} for {differences[1]}; printed {gain}"
     )
 
 

@@ -166,7 +166,8 @@ def _value(
     if len(found) != 1:
         where = ", ".join(f"{name} {value}" for name, value in said.items() if value != "")
         raise InputError(
-            f"the counts have {len(found)} rows with {where}, expected one; make them again with ./reproduce.sh table3"
+            f"the counts have {len(found)} rows with {where}, expected one; make them again with"
+            " ./reproduce.sh table3"
         )
     return float(found.iloc[0])
 
@@ -175,8 +176,8 @@ def _print(paper: pd.DataFrame, variant: str, metric: str, dataset: str = "") ->
     rows = paper[(paper["method"] == variant) & (paper["metric"] == metric) & (paper["dataset"] == dataset)]
     if len(rows) != 1:
         raise InputError(
-            f"results/paper/table3.csv has {len(rows)} rows {variant}, {metric}, {dataset or 'no data set'}, expected"
-            " one; take the file from the checkout again"
+            f"results/paper/table3.csv has {len(rows)} rows {variant}, {metric}, {dataset or 'no data set'},"
+            " expected one; take the file from the checkout again"
         )
     return float(rows["value"].iloc[0])
 
@@ -242,11 +243,11 @@ def _decoded(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
     total = exact + close + len(far)
     rest = f"; {len(far)} do not: {', '.join(far)}" if far else ""
     return [
-        f"Of the {total} printed counts, {exact} follow to the last digit and {close} more within {CLOSE:g} from"
-        " what thop 0.1.1 counts for 8 frames when CLIP's image tower can be reached under two names: its parameters"
-        f" then count twice, its work four times, and attention not at all{rest}.",
-        "The unit printed as GFLOPs is a thousand million multiply-adds (GMAC); floating-point operations are twice"
-        " as many.",
+        f"Of the {total} printed counts, {exact} follow to the last digit and {close} more within {CLOSE:g}"
+        " from what thop 0.1.1 counts for 8 frames when CLIP's image tower can be reached under two names:"
+        f" its parameters then count twice, its work four times, and attention not at all{rest}.",
+        "The unit printed as GFLOPs is a thousand million multiply-adds (GMAC); floating-point operations are"
+        " twice as many.",
     ]
 
 
@@ -268,8 +269,8 @@ def _misprints(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
             line = f"{dataset}: all printed values lie {side} the rule, by {sizes[0]:.3f} to {sizes[-1]:.3f}"
             if fitting:
                 line += (
-                    f". Every text costs the same whatever the data set, and {' and '.join(fitting)} fit, so no reading"
-                    " of the model explains it; the column looks rounded or typed by hand"
+                    f". Every text costs the same whatever the data set, and {' and '.join(fitting)} fit, so"
+                    " no reading of the model explains it; the column looks rounded or typed by hand"
                 )
             said.append(line + ".")
             continue
@@ -302,8 +303,8 @@ def _readings(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
     where = " and ".join(judged) or "no data set"
     params, printed = _value(counts, "full", RULE, "params"), _print(paper, "full", "params")
     said = [
-        f"Motion stream: L={FITTED} differences (s=1) {fit[FITTED]} the printed full row on {where} (off by at most"
-        f" {worst[FITTED]:.4f}), L={DESCRIBED} (s=4, as section 4.2 sets it) {fit[DESCRIBED]}"
+        f"Motion stream: L={FITTED} differences (s=1) {fit[FITTED]} the printed full row on {where} (off by"
+        f" at most {worst[FITTED]:.4f}), L={DESCRIBED} (s=4, as section 4.2 sets it) {fit[DESCRIBED]}"
         f" ({worst[DESCRIBED]:.4f})."
     ]
     changed = {
@@ -318,7 +319,8 @@ def _readings(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
         verb = {True: "fits", False: "does not fit"}
         said.append(
             f"{ours} {verb[_same(params, printed, 1)]} the printed {printed:.1f} M ({params:.3f}),"
-            f" {other} {'would too' if _same(value, printed, 1) else 'would print'} {value:.1f} ({value:.3f})."
+            f" {other} {'would too' if _same(value, printed, 1) else 'would print'} {value:.1f}"
+            f" ({value:.3f})."
         )
     return said
 
@@ -328,8 +330,9 @@ def _trainable(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
     total, seen = _value(counts, "full", EXACT, "trainable"), _value(counts, "full", RULE, "params_gain")
     printed = _print(paper, "full", "params_gain")
     return [
-        f"The full model trains {total:.2f} M parameters ({parts}). The printed +{printed:.1f} M is what the rule sees"
-        f" of them ({seen:.3f}): feed-forward nets and adapter, but no attention weights, norms or prompt vectors.",
+        f"The full model trains {total:.2f} M parameters ({parts}). The printed +{printed:.1f} M is what the"
+        f" rule sees of them ({seen:.3f}): feed-forward nets and adapter, but no attention weights, norms or"
+        " prompt vectors.",
         f"CLIP itself has {_value(counts, 'clip', EXACT, 'params'):.1f} M parameters, not"
         f" {_print(paper, 'clip', 'params'):.1f} M.",
     ]
@@ -347,15 +350,17 @@ def _work(counts: pd.DataFrame, paper: pd.DataFrame) -> list[str]:
     printed = [_print(paper, "full", "gflops_gain", name) for name in datasets]
     every = " / ".join(datasets)
     return [
-        f"Counted in full, the new parts add {_list(new, 3)} GMAC a video on {every} (printed: {_list(printed, 3)}),"
-        " texts left aside.",
-        f"The table charges every model with K texts a video. CLIP and Baseline encode theirs once and then need"
-        f" {once[0]:.1f} GMAC a video, the image tower and little else.",
+        f"Counted in full, the new parts add {_list(new, 3)} GMAC a video on {every} (printed:"
+        f" {_list(printed, 3)}), texts left aside.",
+        "The table charges every model with K texts a video. CLIP and Baseline encode theirs once and then"
+        f" need {once[0]:.1f} GMAC a video, the image tower and little else.",
         "Motion-aware prompts differ from video to video, so their texts must be encoded anew: plainly"
-        f" {_list(plain, 1)} GMAC a video, {_list([a / b for a, b in zip(plain, image, strict=True)], 1)} times the"
-        f" image tower and {_list([a / b for a, b in zip(plain, new, strict=True)], 0)} times all new parts together.",
+        f" {_list(plain, 1)} GMAC a video, {_list([a / b for a, b in zip(plain, image, strict=True)], 1)}"
+        f" times the image tower and {_list([a / b for a, b in zip(plain, new, strict=True)], 0)} times all"
+        " new parts together.",
         f"The prompt tree gives the same texts for {_list(tree, 1)} GMAC,"
-        f" {_list([a / b for a, b in zip(plain, tree, strict=True)], 0)} times less; the full model then costs"
-        f" {_list([a / b for a, b in zip(over('full', VIDEO), once, strict=True)], 2)} times what CLIP costs a video,"
-        f" plainly {_list([a / b for a, b in zip(over('full', EXACT), once, strict=True)], 1)} times.",
+        f" {_list([a / b for a, b in zip(plain, tree, strict=True)], 0)} times less; the full model then"
+        f" costs {_list([a / b for a, b in zip(over('full', VIDEO), once, strict=True)], 2)} times what CLIP"
+        f" costs a video, plainly {_list([a / b for a, b in zip(over('full', EXACT), once, strict=True)], 1)}"
+        " times.",
     ]

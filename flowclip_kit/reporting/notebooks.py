@@ -94,9 +94,11 @@ def typed(notebook: Path, given: dict[str, str], folder: Path) -> dict[str, Any]
     _refuse_unknown(notebook, given, known)
     found = {name: _as(name, text, ast.literal_eval(known[name]["default"])) for name, text in given.items()}
     for name, value in found.items():
-        if name in PATHS and isinstance(value, str) and value and not (name == "source" and value in SOURCES):
-            if (folder / Path(value).expanduser()).exists():
-                found[name] = str((folder / Path(value).expanduser()).resolve())
+        if name not in PATHS or not isinstance(value, str) or not value:
+            continue
+        path = folder / Path(value).expanduser()
+        if path.exists() and not (name == "source" and value in SOURCES):
+            found[name] = str(path.resolve())
     return found
 
 
@@ -117,7 +119,7 @@ def _as(name: str, text: str, default: Any) -> Any:
     if isinstance(default, bool) or not isinstance(default, (int, float)):
         right = type(value) is type(default)
     else:
-        right = whole or isinstance(default, float) and isinstance(value, float)
+        right = whole or (isinstance(default, float) and isinstance(value, float))
     if not right:
         kinds = {
             bool: "True or False",

@@ -77,8 +77,9 @@ def write_costs(profile: str, results: Path) -> list[Path]:
     """Table 3, which is counted and not trained: results/<profile>/table3.{csv,html} and figures/table3.*."""
     folder = experiments.results_folder(profile, str(results))
     csv, html = folder / "table3.csv", folder / "table3.html"
-    parts = sorted((root() / "flowclip_core" / "model").glob("*.py")) + [
-        root() / "flowclip_kit/experiments/costs.py"
+    parts = [
+        *sorted((root() / "flowclip_core" / "model").glob("*.py")),
+        root() / "flowclip_kit/experiments/costs.py",
     ]
     made = partial(_fingerprint, "table3", *parts)
     with _Seal(folder / ".table3.made", made, csv, html, figures="table3.*") as stale:
@@ -121,7 +122,7 @@ def judged(profile: str, source: str) -> pd.DataFrame:
 
     folder, own = experiments.results_folder(profile, source), PROFILES[profile].backbone
     found, hits, other = {}, {}, {}
-    for target in PAPER_TARGETS + ("readings",):
+    for target in (*PAPER_TARGETS, "readings"):
         if target in TARGETS and (folder / f"{target}.csv").exists():
             tidy, more, about = experiments.load(target, profile, source)
             name, weights = about["backbone"]["name"], about["backbone"]["pretrained"]
@@ -150,8 +151,8 @@ def judged(profile: str, source: str) -> pd.DataFrame:
 def write_report(profile: str, results: Path, recorded: bool = False) -> list[Path]:
     """results/<profile>/report.html: every table, figure, verdict and cost in one file that needs no network.
 
-    Shows the runs below `results`, also those of grids of the user's own; where there are none of the profile,
-    or where `recorded` asks for them, the recorded ones.
+    Shows the runs below `results`, also those of grids of the user's own; where there are none of the
+    profile, or where `recorded` asks for them, the recorded ones.
     """
     from flowclip_kit.reporting import report
 
@@ -159,7 +160,11 @@ def write_report(profile: str, results: Path, recorded: bool = False) -> list[Pa
     own = any((folder / f"{name}.csv").exists() for name in TARGETS) or any(folder.glob("*-*/*.csv"))
     source = str(results) if own and not recorded else "recorded"
     shown, path = experiments.results_folder(profile, source), folder / "report.html"
-    with _Seal(folder / ".report.made", lambda: _fingerprint("verdicts", *_tables(shown), *sorted(shown.glob("*-*/*.csv"))), path) as stale:
+    with _Seal(
+        folder / ".report.made",
+        lambda: _fingerprint("verdicts", *_tables(shown), *sorted(shown.glob("*-*/*.csv"))),
+        path,
+    ) as stale:
         if stale:
             write_atomically(path, report.html(profile, source, judged(profile, source)))
     return [path]
@@ -385,7 +390,8 @@ def overview(profile: str) -> str:
         lines += ["", *ahead]
     lines += [
         "",
-        "all  every table and panel of the paper, then verdicts and report; runs that targets share are made once",
+        "all  every table and panel of the paper, then verdicts and report; runs that targets share are made"
+        " once",
         "other profiles: " + ", ".join(name for name in PROFILES if name != profile),
     ]
     return "\n".join(lines)

@@ -426,7 +426,8 @@ def _counts(paper: pd.DataFrame) -> list[Claim]:
         part = Part("table3", row.dataset, row.method, "clip" if gain else "", metric=_COUNTED[metric])
         what = "million parameters" if metric == "params" else "GFLOPs"
         where = f" on {row.dataset}" if row.dataset else ""
-        said = f"{row.method} {'adds' if gain else 'takes'} {row.value} {what}{' to clip' if gain else ''}{where}"
+        amount = f"{row.value} {what}"
+        said = f"{row.method} " + (f"adds {amount} to clip" if gain else f"takes {amount}") + where
         name = _id("table3", "count", row.method, row.dataset, 0, row.metric)
         place = (
             f"Table 3, row {row.method}"
@@ -525,7 +526,7 @@ def _audits(p: Printed) -> list[Claim]:
     return claims
 
 
-# --- names ----------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------------------------------
 
 
 def untrained(variant: str) -> bool:

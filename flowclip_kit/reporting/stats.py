@@ -232,6 +232,7 @@ def _demand_each_seed_on_each_split(tidy: pd.DataFrame, cell: list[str]) -> None
     if len(uneven):
         row = uneven.iloc[0]
         raise InputError(
-            f"results hold {row['rows']} runs of {row['variant']} on {row['dataset']}, k={row['k']}, for {row['n']} "
-            f"seeds and {row['splits']} splits; expected each seed on each split, run the missing ones"
+            f"results hold {row['rows']} runs of {row['variant']} on {row['dataset']}, k={row['k']}, for "
+            f"{row['n']} seeds and {row['splits']} splits; expected each seed on each split, run the missing"
+            " ones"
         )

@@ -9,6 +9,7 @@ where they are not; the tests about kills and about two calls at once have cache
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -247,7 +248,7 @@ def test_all_makes_every_table_and_panel_once(cache, tmp_path, monkeypatch, capf
     monkeypatch.setattr(outputs, "_counted", counts_text)
     command = ["all", "--profile", "smoke", "--results", str(results)]
     assert main(command) == 0
-    out, err = capfd.readouterr()
+    out, _err = capfd.readouterr()
     folder = results / "smoke"
     for name in PAPER_TARGETS:
         assert all((folder / f"{name}.{kind}").exists() for kind in ("csv", "html")), name
@@ -309,10 +310,8 @@ def seen(stage: str, cache: Path, results: Path) -> set[tuple[Path, int]]:
     place, pattern = STAGES[stage]
     found = set()
     for path in (cache if place == "c" else results).glob(pattern):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             found.add((path, path.stat().st_ino))
-        except FileNotFoundError:
-            pass
     return found
 
 
@@ -374,7 +373,7 @@ def assert_whole(folder: Path) -> None:
                 np.load(path, mmap_mode="r", allow_pickle=False)
             case ".safetensors":
                 with safe_open(path, "np") as file:
-                    assert all(file.get_tensor(name) is not None for name in file.keys())
+                    assert all(file.get_tensor(name) is not None for name in file.keys())  # noqa: SIM118 - no dict
             case ".avi":
                 assert struct.unpack("<I", data[4:8])[0] + 8 == len(data), path
             case ".svg":
