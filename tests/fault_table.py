@@ -14,7 +14,7 @@ from flowclip_kit.cli import main
 class Fault(NamedTuple):
     """One way in which a user's input, or a file on the disk, is wrong.
 
-    number: the kind of fault, a letter and a number («B6»). given: makes the input in an empty folder and
+    number: the kind of fault, a letter and a number ('B6'). given: makes the input in an empty folder and
     returns the words of the command line. line: a regular expression that a line of what the command says
     must match; with code 2 it is the last line on stderr.
     """

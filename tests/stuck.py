@@ -1,4 +1,4 @@
-"""Readers for the decoder audit that do not come back from «no_b...»; light, as the reading process imports
+"""Readers for the decoder audit that do not come back from 'no_b...'; light, as the reading process imports
 them."""
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ def test_a_damaged_print_is_refused():
         claims.register(pd.concat([paper, paper.head(1)]))
     with pytest.raises(InputError, match="table5 lacks top1 of X-CLIP on UCF-101, k=2"):
         claims.register(paper[(paper["method"] != "X-CLIP") | (paper["k"] != "2")])
-    with pytest.raises(InputError, match=r"«4o\.9», expected a number"):
+    with pytest.raises(InputError, match=r"'4o\.9', expected a number"):
         claims.register(paper.assign(value=paper["value"].replace("40.9", "4o.9")))
 
 
@@ -608,7 +608,7 @@ def test_a_damaged_file_is_refused(judged, checkout, name, entry):
         claims.load()
     frame = judged.reset_index().head(2).assign(**{name: entry})
     (checkout / "claims.csv").write_text(claims.csv_text(frame))
-    with pytest.raises(InputError, match=f"{name} of .* is «{entry}», expected one of"):
+    with pytest.raises(InputError, match=f"{name} of .* is '{entry}', expected one of"):
         claims.load()
 
 

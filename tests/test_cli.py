@@ -478,7 +478,7 @@ def test_a_notebook_without_a_record_says_so_in_one_line():
     ("error", "code", "said"),
     [
         (
-            RuntimeError("table5.ipynb, code cell 3 («x»): KeyError: 'x'; see y"),
+            RuntimeError("table5.ipynb, code cell 3 ('x'): KeyError: 'x'; see y"),
             1,
             "table5.ipynb, code cell 3",
         ),

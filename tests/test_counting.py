@@ -321,7 +321,7 @@ def test_counts_are_written_and_read_without_loss(counts, tmp_path):
     ("old", "new", "said"),
     [
         ("table,variant", "tables,variant", "lacks column table"),
-        ("149.620737", "many", "line 5, column value is «many»"),
+        ("149.620737", "many", "line 5, column value is 'many'"),
         ("149.620737", "-1", "column value is -1, expected a number of 0 or more"),
         ("149.620737", "inf", "column value is inf"),
         (
@@ -332,11 +332,11 @@ def test_counts_are_written_and_read_without_loss(counts, tmp_path):
         (
             "clip,exact,HMDB-51",
             "clip,guessed,HMDB-51",
-            "line 2, column counting is «guessed», expected exact, paper's",
+            "line 2, column counting is 'guessed', expected exact, paper's",
         ),
-        ("clip,exact,HMDB-51", "clip,exact,HMDB-50", "column dataset is «HMDB-50»"),
-        ("0,0,params,149.620737", "0,0,bytes,149.620737", "column metric is «bytes»"),
-        ("table3,clip,exact,HMDB-51", "table5,clip,exact,HMDB-51", "column table is «table5»"),
+        ("clip,exact,HMDB-51", "clip,exact,HMDB-50", "column dataset is 'HMDB-50'"),
+        ("0,0,params,149.620737", "0,0,bytes,149.620737", "column metric is 'bytes'"),
+        ("table3,clip,exact,HMDB-51", "table5,clip,exact,HMDB-51", "column table is 'table5'"),
         ("clip,per video,HMDB-51", "clip,exact,HMDB-51", "line 4 says what an earlier line says"),
     ],
 )

@@ -364,9 +364,9 @@ def test_E15_a_signal_that_the_caller_ignores_stays_ignored_and_tests_hear_their
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        ("x = 1\nassert x == 2", "AssertionError: at «assert x == 2»"),
-        ("x = 1\nassert x == 2, 'no'", "AssertionError: no, at «assert x == 2, 'no'»"),
-        ("raise ValueError", "ValueError: at «raise ValueError»"),
+        ("x = 1\nassert x == 2", "AssertionError: at 'assert x == 2'"),
+        ("x = 1\nassert x == 2, 'no'", "AssertionError: no, at 'assert x == 2, 'no''"),
+        ("raise ValueError", "ValueError: at 'raise ValueError'"),
         ("import os\nos._exit(3)", "DeadKernelError: Kernel died"),
     ],
 )
@@ -375,7 +375,7 @@ def test_E16_a_failed_cell_says_where_and_why(cell, said, tmp_path):
 
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "n.ipynb")
     with pytest.raises(
-        RuntimeError, match=re.escape(f"n.ipynb, code cell 1 («{cell.splitlines()[0]}»): {said}")
+        RuntimeError, match=re.escape(f"n.ipynb, code cell 1 ('{cell.splitlines()[0]}'): {said}")
     ):
         notebooks.execute(tmp_path / "n.ipynb", {}, tmp_path / "n.html", tmp_path)
 

@@ -189,8 +189,8 @@ def test_spreads_are_nan_where_none_is_printed():
     ("target", "damage", "message"),
     [
         ("table99", None, "table99.csv: no such file"),
-        ("table6", ("5.4", "x"), "column spread is «x»"),
-        ("table6", ("50.1", "x"), "column value is «x»"),
+        ("table6", ("5.4", "x"), "column spread is 'x'"),
+        ("table6", ("50.1", "x"), "column value is 'x'"),
         ("table6", ("table6,", "table7,"), "no row has table table6"),
         ("figure3b", ("figure3b,", "figure3c,"), "figure3.csv: no row has table figure3b"),
     ],

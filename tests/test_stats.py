@@ -440,7 +440,7 @@ def test_an_untrained_reference_pairs_with_every_seed_k_and_training_set():
     ]
     assert found["mean"].tolist() == [13.0, 15.0, 13.0, 15.0] and set(found["n"]) == {3}
     assert (found["video_low"] < 20).all() and (found["video_high"] > 20).all()
-    with pytest.raises(InputError, match="no run of «clip» shares a seed with «full»"):
+    with pytest.raises(InputError, match="no run of 'clip' shares a seed with 'full'"):
         stats.paired_difference(tidy, "clip", "full")
 
 

@@ -134,7 +134,7 @@ def read_counts(path: Path) -> pd.DataFrame:
         if len(wrong):
             line, choice = wrong.index[0] + 2, ", ".join(filter(None, allowed))
             raise InputError(
-                f"{path}: line {line}, column {name} is «{wrong.iloc[0]}», expected {choice}; {again}"
+                f"{path}: line {line}, column {name} is '{wrong.iloc[0]}', expected {choice}; {again}"
             )
     for name in ("classes", "L", "value"):
         frame[name] = numbers(frame, name, path)

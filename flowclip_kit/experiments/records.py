@@ -136,7 +136,7 @@ def software() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Short hash of the checkout, «+» when files differ from it, or «unknown» outside git."""
+    """Short hash of the checkout, '+' when files differ from it, or 'unknown' outside git."""
 
     def git(*words: str) -> str:
         return subprocess.run(

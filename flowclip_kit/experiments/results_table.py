@@ -180,7 +180,7 @@ def numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
     if values.isna().any():
         line = values.index[values.isna()][0]
         raise InputError(
-            f"{path}: line {line + 2}, column {name} is «{frame[name][line]}», expected a number;"
+            f"{path}: line {line + 2}, column {name} is '{frame[name][line]}', expected a number;"
             f" {_again(path, frame['key'][line] if 'key' in frame else '')}"
         )
     return values

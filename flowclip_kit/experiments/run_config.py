@@ -18,7 +18,7 @@ class Transfer:
     """A zero-shot test (section 4.4): a model trained on one data set meets the videos and class names of
     another.
 
-    Two protocols are scored, since «three standard splits» has two meanings among peers: all classes of the
+    Two protocols are scored, since 'three standard splits' has two meanings among peers: all classes of the
     split, and half of the classes, drawn `draws` times.
     """
 

@@ -77,7 +77,7 @@ def as_printed(paper: pd.DataFrame) -> Printed:
             numbers[key] = Decimal(row.value)
         except InvalidOperation:
             raise InputError(
-                f"{what} is «{row.value}», expected a number; restore the file from git"
+                f"{what} is '{row.value}', expected a number; restore the file from git"
             ) from None
     others = paper[paper["source"] == "printed competitor"]
     rivals = {table: tuple(dict.fromkeys(others.loc[others["table"] == table, "method"])) for table in FILES}

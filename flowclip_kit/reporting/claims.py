@@ -334,7 +334,7 @@ def _shown(claim: Claim, measured: list[Measured], printed: float) -> list[str]:
     part = measured[_weakest(measured, judged, claim.kind, claim.asks, centre)]
     numbers = [part.mean, part.low, part.high, part.video_low, part.video_high]
     seeds = str(min(part.n for part in measured)) if part.trained else ""
-    # + 0.0: no «-0.0000».
+    # + 0.0: no '-0.0000'.
     return [seeds, *("" if math.isnan(number) else f"{round(number, 4) + 0.0:.4f}" for number in numbers)]
 
 
@@ -362,7 +362,7 @@ def load(profile: str = "demo", source: str = "recorded") -> pd.DataFrame:
         if len(unknown):
             row = unknown.iloc[0]
             raise InputError(
-                f"{path}: {name} of {row['id']} is «{row[name]}», expected one of {', '.join(known)};"
+                f"{path}: {name} of {row['id']} is '{row[name]}', expected one of {', '.join(known)};"
                 " make it again"
             )
     return frame

@@ -1,7 +1,7 @@
 """Notebooks run strictly: known parameters only, this interpreter's kernel, all cells or no HTML.
 
 papermill and nbclient let things pass that would make a report wrong: an unknown parameter only warns, a
-user's own «python3» kernel may belong to another interpreter, SystemExit(0) ends a notebook as a success.
+user's own 'python3' kernel may belong to another interpreter, SystemExit(0) ends a notebook as a success.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def _failed_line(error: Exception) -> str:
     lines = getattr(error, "traceback", None)
     text = "\n".join(lines) if isinstance(lines, (list, tuple)) else str(lines or "")
     pointed = re.findall(r"^-+> *\d+ +(.*)$", re.sub(r"\x1b\[[0-9;]*m", "", text), re.MULTILINE)
-    return f"at «{pointed[-1].strip()}»" if pointed else ""
+    return f"at '{pointed[-1].strip()}'" if pointed else ""
 
 
 def _last_started(executed: Path) -> str:
@@ -239,7 +239,7 @@ def _last_started(executed: Path) -> str:
     if not started:
         return "before its first cell"
     first_line = ("".join(code[started[-1] - 1]["source"]).strip().splitlines() or [""])[0]
-    return f"code cell {started[-1]} («{first_line}»)"
+    return f"code cell {started[-1]} ('{first_line}')"
 
 
 def _html(done: Any, notebook: Path, html: Path) -> str:
@@ -268,7 +268,7 @@ def _html(done: Any, notebook: Path, html: Path) -> str:
 
 @contextmanager
 def _own_kernel(folder: Path) -> Iterator[None]:
-    """Make «python3» this interpreter, and keep everything Jupyter and IPython write inside `folder`.
+    """Make 'python3' this interpreter, and keep everything Jupyter and IPython write inside `folder`.
 
     JUPYTER_PATH is searched before a user's own kernels; IPYTHONDIR, JUPYTER_CONFIG_DIR and what
     `surroundings` cleans keep a user's start-up files, modules and settings out of the result. Restores the

@@ -115,7 +115,7 @@ def judged(profile: str, source: str) -> pd.DataFrame:
     """Every claim of the register with its verdict, from all tables of a source that are there.
 
     Runs of another backbone than the profile's, or of a changed protocol, judge nothing: their claims stay
-    «not run», with that reason.
+    'not run', with that reason.
     """
     from flowclip_kit.experiments import costs
     from flowclip_kit.reporting import claims

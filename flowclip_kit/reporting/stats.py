@@ -148,7 +148,7 @@ def paired_difference(
     )
     if pairs.empty:
         raise InputError(
-            f"no run of «{variant}» shares a seed with «{reference}» for metric {metric}; "
+            f"no run of '{variant}' shares a seed with '{reference}' for metric {metric}; "
             f"present variants: {', '.join(sorted(scores['variant'].unique())) or 'none'}"
         )
     _demand_each_seed_on_each_split(pairs, [*GROUP, "variant", "metric"])
