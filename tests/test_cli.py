@@ -142,7 +142,7 @@ def refused(capfd):
         ("report --results .", "--results .: no tables of profile demo in it"),
         ("report table5", "table5"),
         ("notebook", "required: name"),
-        ("notebook table9", "notebook 'table9' is unknown; use data, explore_motion, explore_prompts"),
+        ("notebook table9", "notebook 'table9' is unknown; use colab, data, explore_motion, explore"),
         ("notebook ../notebooks/table1", "is unknown"),
         ("notebook table1 -p novalue", "-p novalue: expected NAME=VALUE"),
         ("notebook table1 -p", "-p"),
