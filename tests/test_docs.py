@@ -91,8 +91,6 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", commands())
 def test_commands_of_the_pages_exist(line, capsys):
     words = ["table5" if word in ("TARGET", "COMMAND") else word for word in shlex.split(line)]
-    if words[0] in ("ablation", "rivals") and words[0] not in TARGETS:
-        pytest.skip(f"this version has no target {words[0]}")
     if words[0] == "test" and (own := [word for word in words[1:] if word.startswith("tests/")]):
         assert all((root() / word).exists() for word in own)
     if "--help" in words:
