@@ -16,7 +16,7 @@ import pytest
 from flowclip_core.errors import InputError
 from flowclip_kit import book, book_figures, claim_files, environment, readme_parts, samples
 from flowclip_kit.bench import first_use
-from flowclip_kit.parser import TARGETS, parser
+from flowclip_kit.parser import parser
 from flowclip_kit.paths import root
 
 PAGES = [root() / "README.md", *(book._file(page) for page in book.pages())]
