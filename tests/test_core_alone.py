@@ -155,6 +155,7 @@ def test_frame_features_of_a_video(small, clips):
         clips / "RATRACE_wave_f_nm_np1_fr_goo_37.avi", small, frames=8, crops=("left", "centre")
     )
     assert features.shape == (2, 8, small.width) and not torch.equal(features[0], features[1])
+    assert not features.is_inference()  # a model can be trained on them
 
 
 def test_help_shows_what_the_model_takes():

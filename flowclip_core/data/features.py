@@ -52,7 +52,7 @@ def encode_clip(path: str | Path, clip: Clip, backbone: Encoder, crops: Sequence
     """Features (C,F,D) of the F frames of a clip. path: whose they are, for a message. Raises NotFinite."""
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: what it makes could not be trained on
         views = resize_and_crop(clip.frames, backbone.image_size, crops)
         features = torch.stack([backbone.encode_frames(view) for view in views])
     if not features.isfinite().all():
