@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -122,7 +123,7 @@ def stage(source: Path) -> None:
         path = _file(page)
         name = path.relative_to(root())
         text = path.read_text(encoding="utf-8")
-        _write(source / name, _edit(path, text, lambda text, name=name: relink(text, name, known, source)))
+        _write(source / name, _edit(path, text, partial(relink, page=name, known=known, source=source)))
     readme = relink((root() / "README.md").read_text(encoding="utf-8"), Path("README.md"), known, source)
     _write(source / "index.md", readme + _tables_of_contents())
     _write(source / "api.md", _api())
