@@ -359,10 +359,9 @@ def _say_prediction(found: Prediction, asked: argparse.Namespace, indent: int | 
     """Print one prediction: as text, as JSON (indented, or one line), or as lines of CSV."""
     if asked.csv:
         lines = csv.writer(sys.stdout, lineterminator="\n")
-        for (label, score), cosine in zip(found.top, found.cosines or [None] * len(found.top), strict=True):
-            lines.writerow(
-                [shown(found.video), shown(label), f"{score:.6f}", "" if cosine is None else f"{cosine:.6f}"]
-            )
+        cosines = [f"{cosine:.6f}" for cosine in found.cosines or ()] or [""] * len(found.top)
+        for (label, score), cosine in zip(found.top, cosines, strict=True):
+            lines.writerow([shown(found.video), shown(label), f"{score:.6f}", cosine])
         return 0
     if asked.json:
         said = to_json("the answer", found.as_dict(), ensure_ascii=False, indent=indent)
