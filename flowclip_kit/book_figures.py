@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from flowclip_core.files import write_atomically
-from flowclip_kit.demo.sheet import strip
+from flowclip_kit.demo.makers.sheet import strip
 from flowclip_kit.paths import root
 
 PICTURE = Path("notebooks") / "images" / "method.svg"

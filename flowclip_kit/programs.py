@@ -61,17 +61,19 @@ def test(words: Sequence[str]) -> int:
 
 
 def lab(words: Sequence[str]) -> NoReturn:
-    """JupyterLab on the notebooks."""
+    """JupyterLab on copies of the notebooks, so that the checkout stays clean."""
     if os.geteuid() == 0 and not any("allow" in word and "root" in word for word in words):
         raise InputError(
             "lab: JupyterLab does not run as root unless told to: ./reproduce.sh lab --allow-root"
         )
+    from flowclip_kit.explore.lab import prepare
+
     _own_ipython()
     # -y: one Ctrl-C ends it, kernels and all. Videos of 200 MB can be uploaded: beyond tornado's own 10 MiB
     # the connection would drop without a word.
     settings = "--ServerApp.tornado_settings={'websocket_max_message_size': 268435456}"
     start = "--LabApp.default_url=/lab/tree/index.ipynb"
-    _become("-m", "jupyterlab", "-y", "--ip=127.0.0.1", start, root() / "notebooks", settings, *words)
+    _become("-m", "jupyterlab", "-y", "--ip=127.0.0.1", start, prepare(), settings, *words)
 
 
 def bench(words: Sequence[str]) -> NoReturn:

@@ -149,7 +149,7 @@ def refused(capfd):
         ("notebook", "required: name"),
         (
             "notebook table9",
-            "notebook 'table9' is unknown; use ablation, data, explore_motion, explore_prompts",
+            "notebook 'table9' is unknown; use ablation, colab, data, explore_motion, explore_prompts",
         ),
         ("notebook ../notebooks/table1", "is unknown"),
         ("notebook table1 -p novalue", "-p novalue: expected NAME=VALUE"),
@@ -490,7 +490,7 @@ def test_what_goes_wrong_while_reporting_is_one_line_too(error, code, said, monk
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(experiments, "ensure_all", lambda *_: {"table5": SimpleNamespace()})
+    monkeypatch.setattr(experiments, "ensure_all", lambda *_, **_words: {"table5": SimpleNamespace()})
     monkeypatch.setattr(outputs, "write", fail)
     assert main(["table5", "--results", "results"]) == code
     out, err = capfd.readouterr()

@@ -38,17 +38,14 @@ def slow(model: FlowCLIP, frames: torch.Tensor) -> torch.Tensor:
     return model.score_classes(out, torch.stack(texts))["logits"]
 
 
-def test_logits_and_gradients_equal_those_of_the_whole_jacobian(model):
-    frames, weights = 3 * fixed(2, 8, 32).double(), fixed(2, 5).double()
-    parts = model.trained()
+def test_logits_equal_those_of_the_whole_jacobian(model):
+    frames = 3 * fixed(2, 8, 32).double()
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
-        ways = LinearPrompts(model).train()(frames)["logits"], slow(model, frames)
-    gradients = [torch.autograd.grad((way * weights).sum(), [*parts.values()]) for way in ways]
-    torch.testing.assert_close(*ways, rtol=1e-9, atol=1e-9)
-    for name, fast, expected in zip(parts, *gradients, strict=True):
-        torch.testing.assert_close(
-            fast, expected, rtol=1e-8, atol=1e-9 * float(expected.norm() + 1), msg=name
-        )
+        expected = slow(model, frames).detach()
+    torch.testing.assert_close(LinearPrompts(model).train()(frames)["logits"], expected, rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        found = LinearPrompts(model).eval()(frames)["logits"]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_the_error_falls_with_the_shift_and_is_none_without(model):

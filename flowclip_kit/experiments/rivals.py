@@ -26,7 +26,7 @@ BLOCK = tuple(
 )
 CONDITIONING = (("CoCoOp", "CoOp"),)
 OURS_FIRST = tuple(("full", other) for other in (
-    "baseline", "mmb", "mmb+map", "linear probe", "Tip-Adapter-F", "Ju et al.", "ActionCLIP Transf",
+    "clip", "baseline", "mmb", "mmb+map", "linear probe", "Tip-Adapter-F", "Ju et al.", "ActionCLIP Transf",
     "ActionCLIP LSTM", "X-CLIP head", "BIKE spotting"))  # fmt: skip
 PAIRS = MOTION + BLOCK + CONDITIONING + OURS_FIRST
 LEAST, MOST = 1e-6, 100.0  # how far the list is widened

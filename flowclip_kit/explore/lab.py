@@ -35,6 +35,10 @@ def prepare(notebooks: Path | None = None, folder: Path | None = None) -> Path:
             shutil.copy(notebook, copy)
         known[notebook.name] = cells
     originals.write_text(json.dumps(known))
+    for page in notebooks.glob("*.md"):  # what the notebooks link to and show
+        shutil.copy(page, folder)
+    if (notebooks / "images").is_dir():
+        shutil.copytree(notebooks / "images", folder / "images", dirs_exist_ok=True)
     return folder
 
 

@@ -74,7 +74,7 @@ def execute(notebook: Path, parameters: dict[str, Any], html: Path, cwd: Path, t
                 files.write_atomically(failed, executed.read_bytes())
                 where = f"; see {failed}"
             raise _one_line(error, notebook, executed, where) from None
-        files.write_atomically(html, _html(done, notebook.stem))
+        files.write_atomically(html, _html(done, notebook, html))
     failed.unlink(missing_ok=True)
     return html
 
@@ -242,8 +242,11 @@ def _last_started(executed: Path) -> str:
     return f"code cell {started[-1]} («{first_line}»)"
 
 
-def _html(done: Any, title: str) -> str:
-    """The executed notebook as one file that needs no network: images inside, no scripts from elsewhere."""
+def _html(done: Any, notebook: Path, html: Path) -> str:
+    """The executed notebook as one file that needs no network: images inside, no scripts from elsewhere.
+
+    Inside the checkout its links to the pages beside the notebook lead there.
+    """
     from nbconvert import HTMLExporter
 
     # The template would fetch these three from the network; tables and figures need none of them.
@@ -256,8 +259,11 @@ def _html(done: Any, title: str) -> str:
             "data", {}
         ):  # a widget's picture stays; the widget needs a kernel and a network
             output["data"].pop("application/vnd.jupyter.widget-view+json", None)
-    body, _ = exporter.from_notebook_node(done, resources={"metadata": {"name": title}})
-    return body
+    body, _ = exporter.from_notebook_node(done, resources={"metadata": {"name": notebook.stem}})
+    pages = notebook.absolute().parent
+    if html.absolute().is_relative_to(pages.parent):
+        body = re.sub(r'href="(\w+\.md)', rf'href="{os.path.relpath(pages, html.absolute().parent)}/\1', body)
+    return str(body)
 
 
 @contextmanager

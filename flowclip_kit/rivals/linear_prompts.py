@@ -10,6 +10,7 @@ Letters: B videos, H prompt vectors, K classes, R width of the adapter, D shared
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,22 +30,38 @@ def hidden(model: FlowCLIP, motion: Tensor) -> Tensor:
 
 
 def expansion(model: FlowCLIP) -> tuple[Tensor, Tensor]:
-    """Texts (K,D) at P + b2 and their derivatives (R,K,D) along the columns of W2, both with gradient.
+    """Texts (K,D) at P + b2 and their derivatives (R,K,D) along the columns of W2, where asked with gradient.
 
     Raises InputError for a model whose prompts do not follow motion.
     """
     vectors, (*_, last) = _adapter(model)
     base = (vectors + last.bias)[None]  # (1,H,W)
-    directions = last.weight.T[:, None, None].expand(-1, *base.shape)  # (R,1,H,W), the same for every vector
-
-    def along(direction: Tensor) -> tuple[Tensor, ...]:
-        return torch.func.jvp(model.tree._encode, (base,), (direction,))
-
     # The fused attention has no forward derivative, and torch's first one warns of torch's own code.
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        passes = [along(direction) for direction in directions]
+        if torch.is_grad_enabled():
+            return _with_gradient(model.tree._encode, base, last.weight.T)
+
+        def along(direction: Tensor) -> tuple[Tensor, ...]:
+            return torch.func.jvp(model.tree._encode, (base,), (direction.expand_as(base),))
+
+        passes = [along(direction) for direction in last.weight.T]
     return passes[0][0][0], torch.stack([derivative[0] for _, derivative in passes])
+
+
+def _with_gradient(
+    encode: Callable[[Tensor], Tensor], base: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`expansion` by two backward passes. Its values are tested, its gradients not yet."""
+    base = base if base.requires_grad else base.detach().requires_grad_()
+    texts = encode(base)
+    weights = torch.zeros_like(texts, requires_grad=True)
+    (pulled,) = torch.autograd.grad(texts, base, weights, create_graph=True)  # linear in the weights
+    derivatives = [
+        torch.autograd.grad(pulled, weights, direction.expand_as(base), create_graph=True)[0][0]
+        for direction in directions
+    ]
+    return texts[0], torch.stack(derivatives)
 
 
 def linear_texts(base: Tensor, derivatives: Tensor, hidden: Tensor) -> Tensor:
