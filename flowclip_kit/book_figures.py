@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ from flowclip_kit.paths import root
 
 PICTURE = Path("notebooks") / "images" / "method.svg"
 FROZEN, TRAINED, DATA = ("#e8eaed", "#9aa0a6"), ("#fde3c8", "#d9822b"), ("white", "#9aa0a6")  # face, edge
-SETTINGS = {"svg.hashsalt": "flowclip", "font.family": "DejaVu Sans", "font.size": 9}
+SETTINGS: dict[Any, Any] = {"svg.hashsalt": "flowclip", "font.family": "DejaVu Sans", "font.size": 9}
 STILLS = 4
 
 

@@ -44,7 +44,7 @@ def look(options: Options, profile: str = "paper") -> list[Finding]:
     if options.data_root is not None and not options.data_root.is_dir():
         raise InputError(f"--data-root {options.data_root}: no such folder")
     backbone = with_backbone(profile, options).backbone
-    findings = [Finding(name, value) for name, value in software().items()]
+    findings = [Finding(name, value or "not installed") for name, value in software().items()]
     findings.append(_requirements())
     findings.append(Finding("device", _device()))
     memory = psutil.virtual_memory()

@@ -20,10 +20,10 @@ def sample_clip(name: str = "get up", number: int = 0) -> Path:
     name: one of the 16 classes of figures-h. number: which of its test videos, from 0.
     Raises InputError for another class, naming them all, or for a number that is too large.
     """
-    from flowclip_kit.demo.world import spaced
+    from flowclip_kit.demo.world import CLASSES, spaced
     from flowclip_kit.explore import clips
 
-    classes = {spaced(label): label for label in clips.demo_classes()}
+    classes = {spaced(label): label for label in CLASSES["figures-h"]}
     if spaced(name) not in classes:
         raise InputError(f"sample clip {name!r}: no such class; use one of {', '.join(classes)}")
     return clips.demo_clip(classes[spaced(name)], number)

@@ -54,8 +54,7 @@ def value(
     return found.iloc[0]
 
 
-# --- class names
-# ----------------------------------------------------------------------------------------------
+# --- class names --------------------------------------------------------------------------------------------
 
 
 def test_class_lists_are_the_data_sets_own():
@@ -92,8 +91,7 @@ def test_costs_can_be_read_and_told_without_torch_or_matplotlib():
     assert not {"torch", "torchvision", "matplotlib"} & {name.split(".")[0] for name in done.stdout.split()}
 
 
-# --- exact, against arithmetic
-# ----------------------------------------------------------------------------------
+# --- exact, against arithmetic ------------------------------------------------------------------------------
 
 
 def block(tokens: int, width: int) -> int:
@@ -160,8 +158,7 @@ def test_attention_is_counted_where_torch_would_fuse_it(small):
     assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
-# --- the prompt tree
-# --------------------------------------------------------------------------------------------
+# --- the prompt tree ----------------------------------------------------------------------------------------
 
 
 def by_formula(tree: PromptTree, tower: counting.Backbone) -> int:
@@ -188,8 +185,7 @@ def test_tree_formula_equals_what_vit_b_16_does(vit):
     )
 
 
-# --- the paper's rule
-# -------------------------------------------------------------------------------------------
+# --- the paper's rule ---------------------------------------------------------------------------------------
 
 
 class Odd(nn.LayerNorm):
@@ -250,8 +246,7 @@ def test_streams_of_clips_block_are_as_large_as_ours(vit):
         counting.AsCounted(model, "torchvision")
 
 
-# --- Table 3
-# ----------------------------------------------------------------------------------------------------
+# --- Table 3 ------------------------------------------------------------------------------------------------
 
 
 def test_the_rule_gives_the_printed_table(counts):
@@ -356,8 +351,7 @@ def test_an_absent_file_is_named(tmp_path):
         costs.read_counts(tmp_path / "none.csv")
 
 
-# --- what is said of it
-# -----------------------------------------------------------------------------------------
+# --- what is said of it -------------------------------------------------------------------------------------
 
 
 def test_table_shows_the_counts_beside_the_print(counts, paper):

@@ -88,8 +88,7 @@ def variations() -> dict[str, RunConfig]:
     return found
 
 
-# --- names of runs
-# --------------------------------------------------------------------------------------------
+# --- names of runs ------------------------------------------------------------------------------------------
 
 
 def test_every_setting_changes_the_key():
@@ -136,8 +135,7 @@ def test_a_new_schema_is_a_new_key(monkeypatch):
     assert run_key(BASE, "data", "weights") != before
 
 
-# --- catalogue
-# ------------------------------------------------------------------------------------------------
+# --- catalogue ----------------------------------------------------------------------------------------------
 
 H, U, K = "HMDB-51", "UCF-101", "Kinetics-400"
 OWN, FROZEN = [(H, H), (U, U)], [(H, ""), (U, "")]  # tested on, trained on
@@ -365,8 +363,7 @@ def test_what_a_target_compares_and_varies_is_among_its_rows(target):
     assert {cell.role for cell in cells} == tested <= set(asked.roles)
 
 
-# --- readings
-# -------------------------------------------------------------------------------------------------
+# --- readings -----------------------------------------------------------------------------------------------
 
 
 def test_a_reading_changes_one_setting_of_the_full_model_or_of_the_baseline():
@@ -423,8 +420,7 @@ def test_the_best_rate_has_the_highest_mean_over_data_sets_of_videos_set_aside()
     assert best_rates(scored(*tried).sample(frac=1, random_state=0)) == {"a": 0.1, "b": 0.2}
 
 
-# --- options
-# --------------------------------------------------------------------------------------------------
+# --- options ------------------------------------------------------------------------------------------------
 
 
 def test_resolve_applies_the_options(tmp_path):
@@ -512,8 +508,7 @@ def test_possible_shots_are_those_that_every_class_can_give(counts, shots):
     assert possible_shots(counted(*counts), (2, 4, 8, 16)) == shots
 
 
-# --- making what is missing
-# -----------------------------------------------------------------------------------
+# --- making what is missing ---------------------------------------------------------------------------------
 
 
 class Inline:
@@ -801,8 +796,7 @@ def test_a_set_with_one_split_gets_the_splits_it_has(lab, tmp_path):
         assert set(part["role"]) == {""}
 
 
-# --- what targets share, and transfers
-# ------------------------------------------------------------------------
+# --- what targets share, and transfers ----------------------------------------------------------------------
 
 
 def sources(configs) -> set[RunConfig]:
@@ -984,8 +978,7 @@ def test_readings_are_tested_at_the_rate_that_was_best_on_videos_set_aside(lab, 
     assert set(final["value"]) == {10.0}
 
 
-# --- tidy tables and hits
-# -------------------------------------------------------------------------------------
+# --- tidy tables and hits -----------------------------------------------------------------------------------
 
 
 def test_a_tidy_row_says_what_was_trained_where_and_tested_where():
@@ -1074,8 +1067,7 @@ def test_hits_that_are_not_n_packed_bits_are_refused(n, correct, tmp_path):
     assert results_table.read_hits(path)["0e1"].tolist() == [True] * 9
 
 
-# --- records
-# --------------------------------------------------------------------------------------------------
+# --- records ------------------------------------------------------------------------------------------------
 
 
 def test_records_read_back_and_absent_ones_are_none(tmp_path):
@@ -1106,8 +1098,7 @@ def test_a_broken_record_is_named_and_its_run_made_again(lab, tmp_path, capfd):
     assert path.name in line
 
 
-# --- real runs
-# ------------------------------------------------------------------------------------------------
+# --- real runs ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -1230,8 +1221,7 @@ def test_videos_set_aside_are_tested_and_test_videos_never_seen(home, tmp_path):
         }
 
 
-# --- transfers against a slow twin
-# ----------------------------------------------------------------------------
+# --- transfers against a slow twin --------------------------------------------------------------------------
 
 
 def by_hand(small, config: RunConfig, weights: Path | None, texts, store: FeatureStore, videos) -> np.ndarray:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -38,11 +39,14 @@ BATCH = 32
 
 def stepper(name: str, tower: Backbone, texts: list[str], batch: int):
     """A function that takes one training step on random features, and the number of trained parameters."""
+    model: Any  # FlowCLIP takes its step as a rival does
+    recipe: Recipe | None
     if name == OURS:
         model, recipe = FlowCLIP(ModelConfig(), tower, texts), Recipe()
         model.videos_at_once = model.tree.at_once
     else:
         model, recipe = METHODS[name](tower, texts), METHODS[name].PUBLISHED
+        assert recipe is not None  # `main` takes the methods that are trained
     shape, generator = (batch, model.config.frames, tower.width), torch.Generator().manual_seed(0)
     videos = torch.randn(shape, generator=generator).to(tower.device)
     targets = (torch.arange(batch) % len(texts)).to(tower.device)

@@ -73,7 +73,7 @@ class FeatureStore(Reader):
     """Stored features of one data set, opened for reading (memory-mapped)."""
 
     folder: Path
-    features: np.memmap  # (N,C,F,D) float16
+    features: np.ndarray  # (N,C,F,D) float16
     crops: tuple[str, ...]
     index: pd.DataFrame  # one row a video, in the order of `features`
     precision: str = "float32"  # of the arithmetic they were made with

@@ -28,7 +28,7 @@ HMDB, UCF, KINETICS = "HMDB-51", "UCF-101", "Kinetics-400"
 BOTH = (HMDB, UCF)
 
 # Rows of Tables 4 and 5, in the paper's order.
-VARIANTS: dict[str, dict[str, bool]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "baseline": {"mmb": False, "map": False, "mcb": False},
     "mcb": {"mmb": False, "map": False, "mcb": True},
     "mmb": {"mmb": True, "map": False, "mcb": False},
@@ -184,8 +184,8 @@ def grid(
         source = trained_on(role)
         usual_splits = profile.splits if splits is None else listed(splits)
         for split in (1,) if role == KINETICS else usual_splits:
-            for k in ks:
-                add(role, source, split, k)
+            for shots in ks:
+                add(role, source, split, shots)
     return cells
 
 
@@ -319,8 +319,8 @@ def _draws(profile: Profile, k: int | None, seeds: int | None) -> Iterator[tuple
     """(seed, published list) of every run of a cell. Lists of equal k follow each other with seeds of their
     own, so that a run is still named by variant, k and seed."""
     seeds = seeds or (profile.seeds if k else profile.closed_seeds)
-    lists = [digest for digest, size in profile.lists if size == k] or [None]
-    for number, drawn in enumerate(lists):
+    lists: list[str | None] = [digest for digest, size in profile.lists if size == k]
+    for number, drawn in enumerate(lists or [None]):
         yield from ((number * seeds + seed, drawn) for seed in range(seeds))
 
 

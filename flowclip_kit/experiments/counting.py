@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import open_clip
 import torch
@@ -71,7 +72,7 @@ def part_multiply_adds(model: FlowCLIP, known: Mapping[str, int] | None = None) 
     known: what this gave for another model with the same backbone, T and K; its towers are not counted again.
     """
     tower, config = model.backbone, model.config
-    like = {"device": tower.mean.device, "dtype": tower.mean.dtype}
+    like: dict[str, Any] = {"device": tower.mean.device, "dtype": tower.mean.dtype}
     pixels = torch.zeros(
         config.frames, 3, tower.image_size, tower.image_size, dtype=torch.uint8, device=like["device"]
     )
@@ -130,14 +131,13 @@ def tree_multiply_adds(layout: Layout, prefix: int, width: int, heads_out: int, 
     return found
 
 
-# --- the paper's own counting
-# -------------------------------------------------------------------------------------
+# --- the paper's own counting -------------------------------------------------------------------------------
 
 # thop 0.1.1 knows a module by its exact type and ignores all others, subclasses among them. Of the types it
 # knows these are the ones that cost something here. Missing: nn.MultiheadAttention with its projections (one
 # a raw parameter, one of a subclass of Linear), CLIP's LayerNorm (a subclass), prompt vectors, tables, final
 # projections (raw parameters).
-_RULES: dict[type, Callable[[nn.Module, Tensor, Tensor], int]] = {
+_RULES: dict[type, Callable[[Any, Tensor, Tensor], int]] = {
     nn.Conv2d: lambda conv, _, out: out.numel() * conv.weight[0].numel(),
     nn.Linear: lambda linear, _, out: out.numel() * linear.in_features,
     nn.LayerNorm: lambda _, tokens, __: 4 * tokens.numel(),

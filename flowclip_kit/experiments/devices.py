@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowclip_core.config import PRECISIONS, TINY
 from flowclip_core.data.features import Encoder
@@ -15,6 +16,9 @@ from flowclip_kit.datasets.formats import Dataset
 from flowclip_kit.demo import world
 from flowclip_kit.distributed.rank import Rank
 from flowclip_kit.profiles import BackboneConfig
+
+if TYPE_CHECKING:
+    from flowclip_core.model.backbone import Backbone
 
 TINY_CONTEXT = 77  # tokens that the embedded model takes
 
@@ -87,7 +91,8 @@ def check_prompts(backbone: BackboneConfig, dataset: Dataset, prompt: str) -> No
     Before anything is decoded: `PromptTree` would say so when all features are there.
     """
     most = [_at_most(text) for text in dataset.texts]
-    if backbone.name == TINY and None not in most and 2 + len(prompt) + max(most) <= TINY_CONTEXT:
+    known = [count for count in most if count is not None]
+    if backbone.name == TINY and known == most and 2 + len(prompt) + max(known) <= TINY_CONTEXT:
         return  # short, plain names: spares the tokenizer's import, which takes seconds
     from flowclip_core.model.prompt_tree import class_tokens
     from flowclip_kit.weights import tokenizer_of
@@ -107,14 +112,14 @@ def _at_most(text: str) -> int | None:
 
 
 @functools.lru_cache(maxsize=1)
-def load_once(backbone: BackboneConfig, device: str):
+def load_once(backbone: BackboneConfig, device: str) -> Backbone:
     """The backbone, kept by this process for its next task."""
     from flowclip_kit.demo.backbone import load_backbone
 
     return load_backbone(backbone.name, backbone.pretrained, device=device)
 
 
-def load_tower(backbone: BackboneConfig, device: str, precision: str):
+def load_tower(backbone: BackboneConfig, device: str, precision: str) -> Backbone:
     """A backbone that encodes frames in `precision`, kept alike."""
     if precision == "float32":
         return load_once(backbone, device)
@@ -122,7 +127,7 @@ def load_tower(backbone: BackboneConfig, device: str, precision: str):
 
 
 @functools.lru_cache(maxsize=1)
-def _load_other(backbone: BackboneConfig, device: str, precision: str):
+def _load_other(backbone: BackboneConfig, device: str, precision: str) -> Backbone:
     from flowclip_kit.demo.backbone import load_backbone
     from flowclip_kit.weights import cast_image_tower
 
@@ -145,5 +150,7 @@ def lanes(
 
     count = torch.cuda.device_count()
     mine = [rank.local % count] if rank.beside > 1 else list(range(count))
-    found = [functools.partial(load_tower, backbone, f"cuda:{number}", precision) for number in mine]
-    return found, decoders or max(1, rank.cores // len(mine))
+    loads: list[Callable[[], Encoder]] = [
+        functools.partial(load_tower, backbone, f"cuda:{number}", precision) for number in mine
+    ]
+    return loads, decoders or max(1, rank.cores // len(mine))

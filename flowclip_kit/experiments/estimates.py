@@ -59,8 +59,7 @@ def _width(backbone: str) -> int:
     return open_clip.get_model_config(backbone)["embed_dim"]
 
 
-# --- the runs
-# -------------------------------------------------------------------------------------------------
+# --- the runs -----------------------------------------------------------------------------------------------
 
 
 class Size(NamedTuple):
@@ -178,7 +177,8 @@ def gib(work: Sequence[Pass], here: Speed) -> float:
     kept = [0.0]
     for one in work:
         videos = int(min(one.batch, one.videos, TRAIN_BATCH if one.train else TEST_BATCH))
-        kept.append(held(one.asked, videos, here.rows) @ (here.train_bytes if one.train else here.view_bytes))
+        prices = here.train_bytes if one.train else here.view_bytes
+        kept.append(float(held(one.asked, videos, here.rows) @ prices))
     return float(here.base_bytes + max(kept)) / 2**30
 
 
@@ -212,8 +212,7 @@ def forecast(profile: Profile, here: Speed, sizes: Mapping[str, Size] = OFFICIAL
     return found
 
 
-# --- of one call
-# ----------------------------------------------------------------------------------------------
+# --- of one call --------------------------------------------------------------------------------------------
 
 
 def expected_seconds(profile: Profile, configs: Iterable[RunConfig]) -> list[float]:
@@ -277,8 +276,7 @@ def grid_table(experiment: Experiment) -> pd.DataFrame:
     return frame.groupby(keys, sort=False, as_index=False)[["runs", "minutes"]].sum().round({"minutes": 1})
 
 
-# --- as text
-# --------------------------------------------------------------------------------------------------
+# --- as text ------------------------------------------------------------------------------------------------
 
 
 def text(profile: Profile) -> list[str]:
@@ -310,11 +308,11 @@ def text(profile: Profile) -> list[str]:
         f" {len(profile.store_crops)} crops, {profile.backbone.name}",
         f"{'data set':12} {'videos':>9} {'pictures':>12} {'GB':>7} {'GB while made':>14} {'hours here':>11}",
     ]
-    for one in of_profile(profile, here.pictures):
-        size = one.bytes / 1e9
+    for store in of_profile(profile, here.pictures):
+        size = store.bytes / 1e9
         lines.append(
-            f"{one.dataset:12} {one.videos:>9,} {one.pictures:>12,} {size:>7.1f} {2 * size:>14.1f}"
-            f" {one.hours:>11,.1f}"
+            f"{store.dataset:12} {store.videos:>9,} {store.pictures:>12,} {size:>7.1f} {2 * size:>14.1f}"
+            f" {store.hours:>11,.1f}"
         )
     lines.append(
         f"hours of encoding alone, at {here.pictures:,.1f} pictures/s as measured on {where}; decoding goes"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from flowclip_core.errors import InputError
 from flowclip_kit.profiles import DEMO_ROLES
 
 
-def of_run(model: Mapping, record: Mapping) -> dict:
+def of_run(model: Mapping, record: Any) -> dict:
     """For `FlowCLIP.save_pretrained(model_card_kwargs=...)` and `hub.card`: how a run trained and scored.
 
     model: the settings of the weights. record: of the run that trained them. Raises InputError where it is no

@@ -13,6 +13,7 @@ import platform
 import statistics
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from flowclip_core.errors import InputError
 from flowclip_core.files import to_json, write_atomically
@@ -64,7 +65,8 @@ def _fault(record: object, key: str) -> str | None:
     themselves."""
     if not isinstance(record, dict):
         return "no JSON object"
-    scores, predictions, seconds, software = map(record.get, ("scores", "predictions", "seconds", "software"))
+    parts: list[Any] = [record.get(name) for name in ("scores", "predictions", "seconds", "software")]
+    scores, predictions, seconds, software = parts
     losses, halves = record.get("losses", []), record.get("halves", [])
     guesses = isinstance(predictions, dict) and all(map(_guess, predictions.values()))
     sound = {
@@ -122,7 +124,7 @@ def _guess(found: object) -> bool:
     )
 
 
-def software() -> dict[str, str]:
+def software() -> dict[str, str | None]:
     """Versions of what computes, the commit, the hash of the lock file, and whether the packages came from
     it."""
     return {

@@ -69,7 +69,7 @@ def trials(cells: Iterable[Any], rates: Mapping[str, Iterable[float]], seed: int
     """A run of each variant and data set at each of its rates, at the largest k, on videos set aside."""
     cells = [cell for cell in cells if cell.config.train]
     most = max((cell.config.k or math.inf for cell in cells), default=0)
-    first = {}
+    first: dict[tuple[str, str], Any] = {}
     for cell in cells:
         if (cell.config.k or math.inf) == most:
             first.setdefault((cell.role, cell.variant), cell)
@@ -97,10 +97,10 @@ def wider(best: Mapping[str, float], tried: Mapping[str, set[float]]) -> dict[st
     """Variant -> the next rate to try, where its best is the smallest or the largest of those tried."""
     found = {}
     for variant, rate in best.items():
-        new = [
+        beyond = [
             next_rate(rate, up) for up, edge in ((True, max), (False, min)) if rate == edge(tried[variant])
         ]
-        if new := tuple(rate for rate in new if LEAST <= rate <= MOST and rate not in tried[variant]):
+        if new := tuple(rate for rate in beyond if LEAST <= rate <= MOST and rate not in tried[variant]):
             found[variant] = new
     return found
 
@@ -128,16 +128,17 @@ def costs(cells: Iterable[Any], record) -> dict[str, dict[str, float]]:
     record: config -> run record. Of several data sets and k, the largest counts.
     """
     found: dict[str, dict[str, float]] = {}
+    seconds: dict[str, list[float]] = {}
     for cell in cells:
         if cell.config.held_out:
             continue
         about = record(cell.config)
-        row = found.setdefault(cell.variant, {"parameters": 0, "seconds": [], "text_tokens": 0})
+        row = found.setdefault(cell.variant, {"parameters": 0, "seconds": 0.0, "text_tokens": 0})
         row["parameters"] = max(row["parameters"], about["parameters"])
-        row["seconds"].append(about["seconds"]["train"])
+        seconds.setdefault(cell.variant, []).append(about["seconds"]["train"])
         row["text_tokens"] = max(row["text_tokens"], text_tokens(cell.config, about))
-    for row in found.values():
-        row["seconds"] = round(sum(row["seconds"]) / len(row["seconds"]), 3)
+    for variant, row in found.items():
+        row["seconds"] = round(sum(seconds[variant]) / len(seconds[variant]), 3)
     return found
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from flowclip_core.config import PROMPTS, EvalConfig
+from flowclip_core.config import PROMPTS, EvalConfig, TrainConfig
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.files import sha256
 from flowclip_core.model import hub
@@ -90,6 +90,7 @@ def data_folder(name: str, options: Options, jobs: int) -> Path:
         with closing(Bar(f"drawing {name}", "videos")) as bar:
             return world.ensure(name, world.default_root(), jobs, progress=bar.update)
     need_data(name, options)
+    assert options.data_root is not None  # need_data refuses a data set without it
     inside = options.data_root / name
     return inside if inside.is_dir() else options.data_root
 
@@ -209,7 +210,8 @@ class Workshop:
         if self.memory is None and self.device == "cpu":
             self.memory = min(4.0, 0.5 * psutil.virtual_memory().available / 2**30 / self.jobs / rank.beside)
         threads = 1 if self.device == "cpu" else min(8, default_jobs())
-        self.pool = self.engine = Pool(self.jobs, threads)
+        self.pool = Pool(self.jobs, threads)
+        self.engine: Pool | RayEngine = self.pool
         if options.engine == "ray":
             self.engine = RayEngine(
                 self.jobs, self.device, self.folder, options.ray_address,
@@ -230,7 +232,7 @@ class Workshop:
             self._exits = exits.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._exits.__exit__(*error)
 
     @functools.cached_property
@@ -250,7 +252,8 @@ class Workshop:
             return choose(*arguments)
         from flowclip_kit.distributed import ranks
 
-        return ranks.from_main(choose(*arguments) if self.main else None)
+        mine: Any = choose(*arguments) if self.main else None
+        return ranks.from_main(mine)
 
     def open(self, names: Iterable[str], prompts: Collection[str] = PROMPTS.values()) -> None:
         """Load the data sets and encode what is not stored yet. Raises InputError for what is missing.
@@ -454,7 +457,9 @@ class Workshop:
         """The record of a finished run."""
         key = self.key(config)
         if key not in self._records:
-            self._records[key] = read_record(self.folder / f"{key}.json")
+            record = read_record(self.folder / f"{key}.json")
+            assert record is not None, f"{key}: not finished"
+            self._records[key] = record
         return self._records[key]
 
     def tidy(self, asked: Experiment, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -500,7 +505,7 @@ class Workshop:
         sources = {replace(config, transfer=None) for config in configs if config.transfer and config.train}
         spent = [record["seconds"] for record in [*records, *map(self.record, sources)]]
         trainings = dict.fromkeys(replace(config.train, lr=0.0) for config in configs if config.train)
-        rates = {replace(train, lr=0.0): set() for train in trainings}
+        rates: dict[TrainConfig, set[float]] = {replace(train, lr=0.0): set() for train in trainings}
         for config in configs:
             if config.train:
                 rates[replace(config.train, lr=0.0)].add(config.train.lr)
@@ -552,7 +557,8 @@ class Workshop:
         said["untested_classes"] = {
             name: found for name, one in self.sets.items() if (found := one.untested(1))
         }
-        usual = {"untested_classes": {}} | {
+        usual: dict[str, Any] = {
+            "untested_classes": {},
             "few_shot_lists": [],
             "class_names": "words",
             "unreadable": {},
@@ -593,7 +599,7 @@ class Bar:
     done."""
 
     def __init__(self, what: str, unit: str, total: int = 0, done: int = 0, shown: bool = True) -> None:
-        usual = {
+        usual: dict[str, Any] = {
             "disable": not shown,
             "desc": what,
             "unit": f" {unit}",
@@ -610,7 +616,8 @@ class Bar:
                 bar_format="{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}, {remaining} left,"
                 " {rate_noinv_fmt}]",
             )  # fmt: skip
-        self._total, self._bar = total, None
+        self._total = total
+        self._bar: Any = None
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are finished."""
@@ -789,6 +796,7 @@ def train_and_test(task: Task) -> dict:
 
     config, split, store = task.config, task.dataset.splits[task.config.split], _store(task)
     backbone = load_once(config.backbone, task.device)
+    model: Any  # FlowCLIP, or a method beside it
     if config.method:
         from flowclip_kit.rivals import METHODS
 
@@ -797,7 +805,10 @@ def train_and_test(task: Task) -> dict:
         tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
         model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
     readable = [video for video in split.train if store.has(video.name)]
-    picked, losses, counts, started = [], [], [], time.monotonic()
+    picked: list[Video] = []
+    losses: list[float] = []
+    counts: list[int] = []
+    started = time.monotonic()
     if config.train:
         if task.listed:
             picked = [video for video in task.listed if store.has(video.name)]
@@ -809,8 +820,10 @@ def train_and_test(task: Task) -> dict:
         labels = np.array([video.label for video in picked])
         unfinished = task.folder / f"{task.key}.partial"
         if config.method:
+            from flowclip_kit.rivals import Recipe
             from flowclip_kit.rivals.training import train
 
+            assert isinstance(config.train, Recipe)
             losses = train(model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished)
         else:
             log = loop.train(
@@ -837,6 +850,7 @@ def transfer(task: Task) -> dict:
     from flowclip_kit.distributed import ranks
 
     config, other, store = task.config, task.tested, _store(task)
+    assert other is not None and config.transfer is not None
     backbone, started = load_once(config.backbone, task.device), time.monotonic()
 
     def model_for(texts: tuple[str, ...]):
@@ -904,6 +918,6 @@ def _record(task: Task, model, tested: dict, training: float, testing: float) ->
 
 
 @functools.lru_cache(maxsize=1)
-def software_once() -> dict[str, str]:
+def software_once() -> dict[str, str | None]:
     """`software()`, asked once in a process."""
     return software()

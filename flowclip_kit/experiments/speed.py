@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,9 +99,12 @@ class Speed:
     tokens: dict[str, int]  # nodes of the prompt tree at H=5, by data set
 
     @classmethod
-    def read(cls, said: object) -> Speed:
+    def read(cls, said: Any) -> Speed:
         """From JSON. Raises ValueError, TypeError or KeyError where it is not what was written."""
-        found = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in dict(said).items()})
+        fields: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in dict(said).items()
+        }
+        found = cls(**fields)
         prices = [*found.train, *found.view, *found.train_bytes, *found.view_bytes]
         if len(prices) != 24 or not all(0 <= price < float("inf") for price in prices):
             raise ValueError("no prices")
@@ -272,8 +276,8 @@ def probe(load, names: Mapping[str, Sequence[str]], at_least: float = SECONDS) -
             measured.append((asked, seconds, held(asked, videos, together), max(0.0, peak - base)))
     found = {"base_bytes": [base], "rows": [together]}
     for name, measured in rows.items():
-        asked, seconds, kept, peaks = (np.array(column) for column in zip(*measured, strict=True))
-        found[name] = _fit(asked / seconds[:, None], np.ones(len(seconds)))  # relative errors count
+        demands, spent, kept, peaks = (np.array(column) for column in zip(*measured, strict=True))
+        found[name] = _fit(demands / spent[:, None], np.ones(len(spent)))  # relative errors count
         found[f"{name}_bytes"] = _fit(kept, peaks)
     return found
 

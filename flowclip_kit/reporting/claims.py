@@ -12,6 +12,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,24 +97,28 @@ def verdict(
     compared with printed numbers, which the demo cannot be.
     """
     if kind == "audit":
+        assert audit is not None
         agrees, said = audit
         return (REPRODUCED if agrees else INCONSISTENT), said
     if demo and (beside_print or kind in OF_PRINT):
         return NOT_RUN, DEMO
-    if not measured or None in measured:
-        there = sum(part is not None for part in measured)
-        return NOT_RUN, f"{there} of {len(measured)} parts have runs" if measured else "no runs compare it"
+    parts = [part for part in measured if part is not None]
+    if not measured or len(parts) < len(measured):
+        return (
+            NOT_RUN,
+            f"{len(parts)} of {len(measured)} parts have runs" if measured else "no runs compare it",
+        )
     if kind == "count":
-        gap = measured[0].mean - printed
+        gap = parts[0].mean - printed
         near = abs(gap) <= tolerance + ROUNDING
-        return (REPRODUCED if near else DIFFERENT), f"counted {measured[0].mean:.4f}, {gap:+.4f} from print"
-    seeds = min((part.n for part in measured if part.trained), default=SEEDS)
+        return (REPRODUCED if near else DIFFERENT), f"counted {parts[0].mean:.4f}, {gap:+.4f} from print"
+    seeds = min((part.n for part in parts if part.trained), default=SEEDS)
     if seeds < SEEDS:
         return FEW, f"{seeds} seed{'s' * (seeds > 1)}; an interval worth reading needs at least {SEEDS}"
     centre = printed if kind in OF_PRINT else 0.0
-    judged = [_part_verdict(part, kind, asks, centre, tolerance) for part in measured]
+    judged = [_part_verdict(part, kind, asks, centre, tolerance) for part in parts]
     together = judged[0] if len(set(judged)) == 1 else DIFFERENT if DIFFERENT in judged else UNDECIDED
-    said = _reason(measured, judged, kind, asks, centre, tolerance)
+    said = _reason(parts, judged, kind, asks, centre, tolerance)
     if kind == "assumption":
         said += {REPRODUCED: "; does not matter", DIFFERENT: "; matters", UNDECIDED: "; open"}[together]
     return together, said
@@ -256,7 +261,9 @@ def _measured(
     if not found:
         return None
     n, *values = found
-    return Measured(int(n), *(float(value) - part.less for value in values), str(part), bool(part.trained_on))
+    mean, low, high, video_low, video_high = (float(value) - part.less for value in values)
+    trained = bool(part.trained_on)
+    return Measured(int(n), mean, low, high, video_low, video_high, str(part), trained)
 
 
 def _paired(tables, hits, target: str, variant: str, reference: str, metric: str) -> pd.DataFrame | None:
@@ -299,7 +306,8 @@ def _sum(part: Part, rows: pd.DataFrame, hits: dict[str, np.ndarray]) -> list | 
     videos = (math.nan, math.nan)
     if hits and metrics == [("top1", 1)] and not spread:
         # Per split: the signed sum of hits, averaged over seeds, one number a test video.
-        scored = {split: [] for split in sorted(set(values.index.get_level_values("split")))}
+        splits = sorted(set(values.index.get_level_values("split")))
+        scored: dict[int, list[Any]] = {split: [] for split in splits}
         for run in values.index:
             scored[run[1]].append(
                 100 * sum(sign * hits[runs["key"][run]].astype(float) for sign, runs in terms)

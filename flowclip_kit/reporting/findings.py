@@ -100,7 +100,8 @@ def _main_pairs(paired: pd.DataFrame) -> list[tuple[str, str]]:
 def _difference(paired: pd.DataFrame, variant: str, reference: str) -> str:
     """One pair at the largest k: where it is established, and where it is not."""
     rows = paired[(paired["variant"] == variant) & (paired["reference"] == reference)]
-    established, open_ = [], []
+    established: list[str] = []
+    open_: list[str] = []
     for block in tables.blocks(rows):
         row = next(block.rows[block.rows["k"] == block.rows["k"].max()].itertuples())
         (established if stats.side(row) else open_).append(f"{_points(row)} on {block.place}")

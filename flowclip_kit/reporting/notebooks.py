@@ -138,7 +138,7 @@ def load() -> None:
     matplotlib looks whether IPython is loaded, and fails where another thread is in the middle of loading it.
     """
     # jsonschema would load it for a check that notebooks do not need, and it compiles a grammar for seconds.
-    sys.modules.setdefault("rfc3987_syntax", None)
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: not to be found
     with _quiet():
         import ipykernel.kernelspec  # noqa: F401
         import IPython  # noqa: F401

@@ -121,7 +121,8 @@ def judged(profile: str, source: str) -> pd.DataFrame:
     from flowclip_kit.reporting import claims
 
     folder, own = experiments.results_folder(profile, source), PROFILES[profile].backbone
-    found, hits, other = {}, {}, {}
+    found, other = {}, {}
+    hits: dict[str, Any] = {}
     for target in (*PAPER_TARGETS, "readings"):
         if target in TARGETS and (folder / f"{target}.csv").exists():
             tidy, more, about = experiments.load(target, profile, source)
@@ -260,11 +261,9 @@ def verify() -> tuple[list[str], list[str]]:
             )
 
     for csv in sorted({path.with_suffix(".csv") for path in (root() / RECORDED).glob("*/rates.*")}):
-        attempt(csv, lambda csv=csv: _verify_rates(csv, compare))
+        attempt(csv, partial(_verify_rates, csv, compare))
     for csv in _recorded_tables():
-        attempt(
-            csv, lambda csv=csv: (_verify_counts if csv.stem == "table3" else _verify_table)(csv, compare)
-        )
+        attempt(csv, partial(_verify_counts if csv.stem == "table3" else _verify_table, csv, compare))
     attempt(root() / "results" / "paper" / "SHA256SUMS", lambda: _verify_printed(compare))
     attempt(root() / CLAIMS, lambda: _verify_claims(compare))
     return checked, wrong
@@ -373,11 +372,8 @@ def overview(profile: str) -> str:
         own = replace(
             chosen, roles={role: data for role, data in chosen.roles.items() if role in target.roles}
         )
-        trained = len(
-            {replace(cell.config, transfer=None) for cell in target.cells(own) if cell.config.train}
-        )
-        if target.then:
-            trained = f"{trained} trainings to choose learning rates, then more"
+        count = len({replace(cell.config, transfer=None) for cell in target.cells(own) if cell.config.train})
+        trained = f"{count} trainings to choose learning rates, then more" if target.then else str(count)
         recorded = root() / RECORDED / profile / f"{name}.provenance.json"
         cost = "hours below" if ahead else "not measured yet"
         if recorded.exists():

@@ -46,7 +46,7 @@ def family_style(variant: str) -> tuple[str, str]:
 
 def unique_styles(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Each label in its family's style; one whose style is taken gets another."""
-    labels, styles = list(labels), {}
+    labels, styles = list(labels), dict[str, tuple[str, str]]()
     known, wanted = list(STYLE.values()), [family_style(label) for label in labels]
     colours, shapes = zip(*known, strict=True)
     mixed = [(colour, shape) for shape, colour in itertools.product(shapes, colours)]

@@ -130,7 +130,7 @@ def controls(summary: pd.DataFrame, caption: str = "") -> Figure:
         at = rows["variant"].map(names.index) + 0.16 * (place - 1.5)
         marks.append(_marks(rows.assign(video_low=math.nan), number, metric, at, tables.CONTROLS[suffix]))
     styles = {name: CONTROL_STYLE[suffix] for suffix, name in tables.CONTROLS.items()}
-    ticks = {metric: dict(enumerate(names)) for metric in metrics}
+    ticks: dict[str, dict[float, str]] = {metric: dict(enumerate(names)) for metric in metrics}
     with mpl.rc_context(SETTINGS):
         fig, axes = _axes(pd.concat(marks), ticks, styles, [2.9] * len(metrics), len(blocks))
         for ax, block in zip(axes[0], blocks, strict=True):
@@ -227,6 +227,7 @@ def _figure(
                 _marks(group, number, panel, at, group["label"], "hollow" if group is theirs else "filled")
             )
     frame = pd.concat(marks, ignore_index=True)
+    ticks: dict[str, dict[float, str]]
     if axis is None:
         ticks = {panel: dict(enumerate(at_line[panel])) for panel in panels}
         line = (

@@ -292,11 +292,11 @@ def _differences(printed: Printed) -> list[Claim]:
     for role in BOTH:
         for variant, reference in PROMPTS:
             for metric in ("top1", "top5"):
-                gap = printed("table1", variant, role, f"{metric}_gain")
-                found.append(("table1", role, 0, variant, reference, str(gap), metric))
+                gain = printed("table1", variant, role, f"{metric}_gain")
+                found.append(("table1", role, 0, variant, reference, str(gain), metric))
         for target, variant, reference in STATED_OF_FIGURE3:
-            gap = printed(target, variant, role, "top1_gain")
-            found.append((target, role, 0, variant, reference, str(gap), "top1"))
+            gain = printed(target, variant, role, "top1_gain")
+            found.append((target, role, 0, variant, reference, str(gain), "top1"))
     claims = []
     for target, role, k, variant, reference, gap, metric in [
         *found,
@@ -482,8 +482,8 @@ def _assumptions() -> list[Claim]:
     prompts = [Part("table1", role, name, "clip A") for role in BOTH for name in ("clip B", "clip C")]
     said = "prompt of the CLIP row in Figure 3a"
     add("prompt-of-clip", "section 4.2", said, "hand-crafted prompts", "A; others: B, C", prompts)
-    for about in NOT_COMPARED:
-        add(*about)
+    for reading in NOT_COMPARED:
+        add(*reading)
     return claims
 
 
@@ -521,8 +521,8 @@ def _audits(p: Printed) -> list[Claim]:
     for method in ("baseline", "full"):
         said = f"a class costs the same in all three columns, row {method}"
         add(f"table3.cost-per-class.{method}", "Table 3", said, audit.cost_per_class, method)
-    for name, place, said, check, *about in audit.AUDITS:
-        add(name, place, said, check, *about)
+    for name, place, said, rule, *about in audit.AUDITS:
+        add(name, place, said, rule, *about)
     return claims
 
 
@@ -578,4 +578,6 @@ def _id(place: str, kind: str, name: str, role: str, k: int = 0, metric: str = "
 
 
 def _half_digit(number: str) -> float:
-    return float(Decimal(5).scaleb(Decimal(number).as_tuple().exponent - 1))
+    exponent = Decimal(number).as_tuple().exponent
+    assert isinstance(exponent, int)  # else a nan or an infinity
+    return float(Decimal(5).scaleb(exponent - 1))

@@ -113,10 +113,9 @@ def answers(paired: pd.DataFrame | None) -> list[str]:
     if paired is None:
         paired = pd.DataFrame(columns=["variant", "reference", *stats.DIFFERENCE[3:]])
     for question, (what, pairs) in QUESTIONS.items():
-        said = [gain(paired, *pair) for pair in pairs]
-        said = [part for part in said if part]
+        gains = [sentence for pair in pairs if (sentence := gain(paired, *pair))]
         answer = ANSWERS[verdict(paired, pairs)].format(what=what)
-        found.append(f"{question} {answer}" + (f" ({'; '.join(said)}.)" if said else ""))
+        found.append(f"{question} {answer}" + (f" ({'; '.join(gains)}.)" if gains else ""))
     found += [f"Conditioning alone: {said}." for pair in CONDITIONING if (said := gain(paired, *pair))]
     return found
 

@@ -17,6 +17,7 @@ class Transf(Rival):
     PUBLISHED = Recipe(lr=5e-5, batch=64, epochs=50, optimiser="adamw", weight_decay=0.2, warm_up=5 / 50)
     DEVIATES = "cross-entropy over fixed texts, not KL between batch similarities with texts that are trained"
     BLOCKS = 6
+    texts: Tensor  # (K,D)
 
     def build(self) -> None:
         width = self.backbone.width

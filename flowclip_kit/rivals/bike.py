@@ -21,15 +21,18 @@ TAU = 0.01
 class ConceptSpotting(Rival):
     DEVIATES = "words of the class text alone, [SOS] and padding left out; FlowCLIP's hand-crafted prompt"
     NAMES_UNSEEN = True
+    texts: Tensor  # (K,D)
+    words: Tensor  # (N,D), class after class
+    share: Tensor  # (K,N), 1 / number of the class's words
 
     def build(self) -> None:
         words, counts = self.word_features()
-        self.register_buffer("texts", self.hand_crafted(), persistent=False)  # (K,D)
-        self.register_buffer("words", words, persistent=False)  # (N,D), class after class
+        self.register_buffer("texts", self.hand_crafted(), persistent=False)
+        self.register_buffer("words", words, persistent=False)
         share = (
             torch.repeat_interleave(torch.eye(len(counts), dtype=words.dtype), counts, 1) / counts[:, None]
         )
-        self.register_buffer("share", share, persistent=False)  # (K,N), 1 / number of the class's words
+        self.register_buffer("share", share, persistent=False)
 
     @torch.no_grad()
     def word_features(self) -> tuple[Tensor, Tensor]:

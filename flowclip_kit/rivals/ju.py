@@ -24,6 +24,8 @@ class Ju(Rival):
     DEVIATES = "N = 1 everywhere; 50 epochs and a whole cosine, since none are given for few-shot"
     NAMES_UNSEEN = True
     BLOCKS = 1
+    fixed: Tensor  # (K,L,W), tokens that are not learnt
+    learnt: Tensor  # (K,L,1), where the others stand
 
     def build(self) -> None:
         tower, width = self.backbone, self.backbone.width
@@ -46,8 +48,8 @@ class Ju(Rival):
             where = [0, *range(1 + AROUND, 1 + AROUND + len(name)), last]
             fixed[row, where] = torch.tensor([start, *name, end], device=tower.device)
             learnt[row, where] = False
-        self.register_buffer("fixed", tower.embed_tokens(fixed), persistent=False)  # (K,L,W)
-        self.register_buffer("learnt", learnt[..., None], persistent=False)  # (K,L,1)
+        self.register_buffer("fixed", tower.embed_tokens(fixed), persistent=False)
+        self.register_buffer("learnt", learnt[..., None], persistent=False)
 
     def texts(self) -> Tensor:
         """Text features (K,D); nothing behind [EOS] is seen."""

@@ -10,18 +10,22 @@ Letters: B videos, H prompt vectors, K classes, R width of the adapter, D shared
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
+from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.flowclip import FlowCLIP
 
 
 def hidden(model: FlowCLIP, motion: Tensor) -> Tensor:
     """a (B,R): what the second layer of the motion adapter sees. motion: (B,D)."""
-    first, relu, _ = _adapter(model)
+    first, relu, _ = _adapter(model)[1]
     return relu(first(motion))
 
 
@@ -30,22 +34,24 @@ def expansion(model: FlowCLIP) -> tuple[Tensor, Tensor]:
 
     Raises InputError for a model whose prompts do not follow motion.
     """
-    *_, last = _adapter(model)
-    base = (model.prompts.vectors + last.bias)[None]  # (1,H,W)
+    vectors, (*_, last) = _adapter(model)
+    base = (vectors + last.bias)[None]  # (1,H,W)
     # The fused attention has no forward derivative, and torch's first one warns of torch's own code.
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         if torch.is_grad_enabled():
             return _with_gradient(model.tree._encode, base, last.weight.T)
 
-        def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+        def along(direction: Tensor) -> tuple[Tensor, ...]:
             return torch.func.jvp(model.tree._encode, (base,), (direction.expand_as(base),))
 
         passes = [along(direction) for direction in last.weight.T]
     return passes[0][0][0], torch.stack([derivative[0] for _, derivative in passes])
 
 
-def _with_gradient(encode, base: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def _with_gradient(
+    encode: Callable[[Tensor], Tensor], base: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
     """`expansion` by two backward passes. Its values are tested, its gradients not yet."""
     base = base if base.requires_grad else base.detach().requires_grad_()
     texts = encode(base)
@@ -70,22 +76,23 @@ class LinearPrompts(torch.nn.Module):
     computed once and kept.
     """
 
-    videos_at_once = None
+    videos_at_once: int | None = None
 
     def __init__(self, model: FlowCLIP) -> None:
         super().__init__()
         _adapter(model)
-        self.model, self._kept = model, None
+        self.model = model
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     def start(self, frames: Tensor, labels: Tensor) -> None:
         """Nothing begins with the training videos."""
 
     @property
-    def config(self):
+    def config(self) -> ModelConfig:
         return self.model.config
 
     @property
-    def backbone(self):
+    def backbone(self) -> Backbone:
         return self.model.backbone
 
     @property
@@ -102,11 +109,10 @@ class LinearPrompts(torch.nn.Module):
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
         """What FlowCLIP gives, "hidden" (B,R) beside it."""
         out = self.model.encode_video(frames)
-        if self.training or self._kept is None:
-            found = expansion(self.model)
-            self._kept = None if self.training else found
+        base, derivatives = self._kept or expansion(self.model)
+        self._kept = None if self.training else (base, derivatives)
         out["hidden"] = hidden(self.model, out["motion"])
-        texts = linear_texts(*(found if self.training else self._kept), out["hidden"])
+        texts = linear_texts(base, derivatives, out["hidden"])
         return self.model.score_classes(out, texts)
 
 
@@ -125,9 +131,10 @@ def relative_error(model: FlowCLIP, frames: Tensor) -> dict[str, float]:
         return {"error": float((true - first).norm() / moved), "effect": float(moved / true.norm())}
 
 
-def _adapter(model: FlowCLIP) -> torch.nn.Sequential:
+def _adapter(model: FlowCLIP) -> tuple[Tensor, Any]:
+    """The prompt vectors and the three layers that shift them."""
     if model.prompts is None or model.prompts.adapter is None:
         raise InputError(
             "linear prompts need a model with mmb, map and a motion adapter: its prompts do not move"
         )
-    return model.prompts.adapter
+    return model.prompts.vectors, model.prompts.adapter

@@ -19,10 +19,13 @@ ALPHA, BETA = 1.0, 5.5  # the paper's start values
 class TipAdapterF(Rival):
     PUBLISHED = Recipe(lr=0.001, batch=256, epochs=20, optimiser="adamw", weight_decay=0.01)
     DEVIATES = "keys from one view of each video, not the mean of ten; a = 1 and b = 5.5 are fixed"
+    texts: Tensor  # (K,D)
+    keys: nn.Parameter | None  # (N,D), known with the training videos
+    values: Tensor  # (N,K)
 
     def build(self) -> None:
         self.register_buffer("texts", self.hand_crafted(), persistent=False)
-        self.keys = None  # known with the training videos
+        self.keys = None
         self.register_buffer("values", None, persistent=False)
 
     def start(self, frames: Tensor, labels: Tensor) -> None:

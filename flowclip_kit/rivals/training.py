@@ -26,10 +26,11 @@ from flowclip_core.files import write_atomically
 from flowclip_core.model.hub import LARGEST, need_sound
 from flowclip_core.training.loop import CHECKPOINT_SECONDS, batch_at
 from flowclip_kit.rivals.contract import Recipe, Rival
+from flowclip_kit.rivals.linear_prompts import LinearPrompts
 
 
 def train(
-    model: Rival,
+    model: Rival | LinearPrompts,
     features: np.ndarray | Tensor | Reader,
     labels: Sequence[int] | np.ndarray,
     recipe: Recipe,
@@ -123,7 +124,7 @@ def optimiser_of(recipe: Recipe, parameters: list[Tensor]) -> torch.optim.Optimi
     return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def add_gradients(model: Rival, videos: Tensor, targets: Tensor, recipe: Recipe) -> float:
+def add_gradients(model: Rival | LinearPrompts, videos: Tensor, targets: Tensor, recipe: Recipe) -> float:
     """Add the gradient of the batch's mean loss, some videos at a time; returns that loss."""
     size, loss = model.videos_at_once or len(videos), 0.0
     for part, target in zip(videos.split(size), targets.split(size), strict=True):
@@ -135,7 +136,7 @@ def add_gradients(model: Rival, videos: Tensor, targets: Tensor, recipe: Recipe)
     return loss
 
 
-def _middle(model: Rival, store: Reader, rows: np.ndarray) -> Tensor:
+def _middle(model: Rival | LinearPrompts, store: Reader, rows: np.ndarray) -> Tensor:
     """The middle frame of each T-segment (N,T,D), in the centre crop if it is stored."""
     frames = np.tile(central_frames(store.features.shape[2], model.config.frames), (len(rows), 1))
     crop = store.crops.index("centre") if "centre" in store.crops else 0

@@ -45,6 +45,7 @@ class XCLIP(Rival):
     )
     NAMES_UNSEEN = True
     LAYERS = 2
+    names: Tensor  # (K,D)
 
     def build(self) -> None:
         width = self.backbone.width
