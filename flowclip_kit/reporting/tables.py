@@ -38,6 +38,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "figure3c": ("H=3", "H=4", "H=5"),
     "figure3d": ("s=1", "s=2", "s=3", "s=4", "s=5"),
     "readings": tuple(READINGS),
+    "ablation": ("clip", "baseline", "mcb", "mmb", "mmb+map", "full"),
 }
 CONTROLS = {
     "": "in order",

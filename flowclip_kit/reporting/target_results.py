@@ -45,7 +45,10 @@ class View:
     @functools.cached_property
     def summary(self) -> pd.DataFrame:
         """Means and both intervals beside the printed values: see `stats.summarise`."""
-        return stats.summarise(self.tested, self.paper, self.hits)
+        summary = stats.summarise(self.tested, self.paper, self.hits)
+        place = {variant: number for number, variant in enumerate(self.about.get("variants", ()))}
+        rows = summary["variant"].map(place).fillna(len(place)).argsort(kind="stable")
+        return summary.iloc[rows].reset_index(drop=True)
 
     @functools.cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -63,7 +66,7 @@ class View:
             first = next((name for name in ("baseline", *present) if name in trained), "")
             known = {*tables.VARIANTS.get(self.target, ()), first}
             compare += tuple((name, first) for name in present if name in trained - known)
-        return [pair for pair in compare if set(pair) <= set(present)]
+        return [pair for pair in dict.fromkeys(compare) if set(pair) <= set(present)]
 
     @functools.cached_property
     def paired(self) -> pd.DataFrame | None:
