@@ -116,21 +116,23 @@ class Study:
 
     @property
     def reference(self) -> str:
-        """The row that others are compared with where nothing else is said: the full model, else the first
-        trained one."""
-        trained = list(dict.fromkeys(cell.variant for cell in self.experiment.cells() if cell.config.train))
-        return "full" if "full" in trained or not trained else trained[0]
+        """See `Experiment.reference`."""
+        return self.experiment.reference
 
     def differences(self, reference: str | None = None):
-        """What each row gains over `reference`, paired by run; default: the pairs that the target
-        compares."""
+        """What each row gains over `reference`, paired by run; default: the pairs that the target compares.
+
+        A row without training is what a trained `reference` gains over it.
+        """
         if reference is None:
             return self.view.differences()
         rows = list(dict.fromkeys(self.view.tested["variant"]))
         if reference not in rows:
             raise InputError(f"differences({reference!r}): no such row; there are {', '.join(rows)}")
         found = [
-            stats.paired_difference(self.view.tested, row, reference, hits=self.view.hits)
+            stats.paired_difference(
+                self.view.tested, *self.experiment.pair(row, reference), hits=self.view.hits
+            )
             for row in self.experiment.variants if row in rows and row != reference
         ]  # fmt: skip
         if not found:

@@ -44,6 +44,8 @@ MOTION = {
     "motion stream, learnt positions, s=2": {"map": False, "mcb": False, "positions": "learned", "s": 2}
 }
 
+PLAIN = {"mmb": False, "map": False, "mcb": False, "spatial": False}
+
 
 @pytest.fixture
 def drawn(cache, monkeypatch):
@@ -229,6 +231,26 @@ def test_the_grid_is_shown_before_it_is_run():
     cells = Experiment.of("figure3d").cells()
     count, seconds = estimates.expected(DEMO, cells, 2)
     assert count == 30 and 10 < seconds < 3600 and seconds <= estimates.expected(DEMO, cells, 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("target", "given"),
+    [
+        ("table5", {"variants": ["clip", "mcb", "full"], "k": 2}),
+        ("figure3c", {"variants": ["clip", "baseline"], "H": 3}),
+        ("ablation", {"variants": ["clip", "mmb"]}),
+        ("ablation", {"variants": ["clip", {"also clip": PLAIN}]}),
+        ("rivals", {"variants": ["clip", "mmb+map"], "methods": ["BIKE spotting", "CoOp"]}),
+        ("rivals", {"variants": ["clip", "full"], "methods": ["BIKE spotting"], "lr": 0.01}),
+    ],
+)
+def test_own_calls_of_a_target_or_rivals_compare_untrained_rows_the_way_that_pairs(target, given):
+    """A run without training has no seed to share with those of a reference that has one."""
+    for variants in given["variants"], given["variants"][::-1]:
+        asked = Experiment.of(target, "demo", given=given | {"variants": variants})
+        trained = {cell.variant for cell in asked.cells() if cell.config.train}
+        assert {name for pair in asked.compare for name in pair} == set(asked.variants)
+        assert not [pair for pair in asked.compare if pair[0] not in trained and pair[1] in trained]
 
 
 # --- the wishes, by every face ------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_the_table_shows_both_spreads_and_one_score_where_nothing_is_trained():
 
 
 def test_a_rate_at_the_edge_is_named():
-    rows = [(v, lr, 0, "top1", s) for v, scores in (("a", (1, 3, 2)), ("b", (1, 2, 3)))
+    rows = [(v, lr, 0, "top1", s) for v, scores in (("a", (1, 3, 2)), ("b", (1, 2, 3)), ("c", (3, 3, 1)))
             for lr, s in zip((0.1, 0.3, 1.0), scores, strict=True)]  # fmt: skip
     rows += [("a", 0.3, 1, "top1", 9), ("b", 1.0, 1, "top1", 9)]
     runs = pd.DataFrame(rows, columns=["variant", "lr", "split", "metric", "value"])
@@ -104,9 +104,32 @@ def test_the_next_rate_is_on_the_scale_1_3_10():
 
 
 def test_the_list_is_widened_at_the_edge_where_the_best_lies_and_not_for_ever():
-    tried = {name: {0.1, 0.3, 1.0} for name in "abc"} | {"d": {plan.MOST, 30.0}, "e": {0.1}}
-    best = {"a": 0.3, "b": 1.0, "c": 0.1, "d": plan.MOST, "e": 0.1}
-    assert plan.wider(best, tried) == {"b": (3.0,), "c": (0.03,), "e": (0.3, 0.03)}
+    means = {
+        "inside": {0.1: 1, 0.3: 2, 1.0: 1},
+        "largest": {0.1: 1, 0.3: 2, 1.0: 3},
+        "smallest": {0.1: 3, 0.3: 2, 1.0: 1},
+        "the end": {30.0: 1, plan.MOST: 2},
+        "alone": {0.1: 1},
+        "the larger ones failed": {0.1: 2, 0.3: 2.5},
+        "the neighbour failed": {0.1: 2, 1.0: 2},
+    }
+    tried = {variant: {*scores} for variant, scores in means.items()}
+    tried["the larger ones failed"] |= {1.0}
+    tried["the neighbour failed"] |= {0.3}
+    assert plan.wider(means, tried) == {
+        "largest": (3.0,),
+        "smallest": (0.03,),
+        "alone": (0.3, 0.03),
+        "the neighbour failed": (0.03,),
+    }
+
+
+@pytest.mark.parametrize("scores", [(2, 2, 1), (2, 2, 2), (1, 2, 2)])
+def test_rates_that_score_the_same_side_by_side_are_no_edge(scores):
+    """Else a tie, which goes to the smallest rate, would widen the list down to its very end."""
+    means = dict(zip((0.1, 0.3, 1.0), scores, strict=True))
+    assert plan.best_rate(means) == (0.1 if scores[0] == 2 else 0.3)
+    assert plan.wider({"a": means}, {"a": {*means}}) == {}
 
 
 @dataclass(frozen=True)

@@ -445,16 +445,23 @@ def readings_at_their_best(
     return cells
 
 
-def best_rates(tried: pd.DataFrame) -> dict[str, float]:
-    """Variant -> learning rate with the highest mean top-1 over data sets on the videos set aside (split 0).
+def rate_means(tried: pd.DataFrame) -> dict[str, dict[float, float]]:
+    """Variant -> {learning rate: mean top-1 over data sets on the videos set aside (split 0)}.
 
-    tried: tidy table. Of equal means the smaller rate is taken. A rate without a score on one of the data
-    sets, where training diverged, is not taken.
+    tried: tidy table. A rate without a score on one of the data sets, where training diverged, is left out.
     """
     scores = tried[(tried["split"] == 0) & (tried["metric"] == "top1")]
     found = scores.groupby(["variant", "lr"])["value"].agg(["mean", "count"])
     means = found.loc[found["count"] == found["count"].max(), "mean"].round(6)
-    return {variant: float(found.droplevel(0).idxmax()) for variant, found in means.groupby("variant")}
+    return {
+        str(variant): {float(rate): float(mean) for rate, mean in of_variant.droplevel(0).items()}
+        for variant, of_variant in means.groupby("variant")
+    }
+
+
+def best_rates(tried: pd.DataFrame) -> dict[str, float]:
+    """Variant -> learning rate with the highest mean of `rate_means`, the smallest of equals."""
+    return {variant: beside.best_rate(scores) for variant, scores in rate_means(tried).items()}
 
 
 OURS = ("clip", "baseline", "mmb", "mmb+map", "prompts without motion", "full")
@@ -476,8 +483,8 @@ def rivals(
 
 
 def wider_rates(profile: Profile, scores: pd.DataFrame, trials: Sequence[Cell], **knobs: Any) -> list[Cell]:
-    """Trials at the next rate of every row whose best is the smallest or the largest that it tried."""
-    rates = beside.wider(best_rates(scores), beside.rates_tried(trials)) if len(scores) else {}
+    """Trials at the next rate of every row whose best lies at an edge of those it tried (`rivals.edges`)."""
+    rates = beside.wider(rate_means(scores), beside.rates_tried(trials)) if len(scores) else {}
     cells = [cell for cell in trials if cell.config.held_out]
     return beside.trials(cells, rates, RATE_SEED)
 

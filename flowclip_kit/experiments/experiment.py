@@ -144,16 +144,30 @@ class Experiment:
 
     @property
     def compare(self) -> list[tuple[str, str]]:
-        """(variant, reference): the target's pairs that are there, and every other row with the first
-        trained one, which is the full model where there is one."""
+        """(variant, reference): the target's pairs that are there, and every other row with `reference`."""
         rows = self.variants
         pairs = [pair for pair in self.about.compare if set(pair) <= set(rows)]
         if self.name:
-            trained = list(dict.fromkeys(cell.variant for cell in self.cells() if cell.config.train)) or rows
-            reference = "full" if "full" in trained else trained[0]
-            known = {variant for pair in pairs for variant in pair}
-            pairs += [(row, reference) for row in rows if row not in known | {reference}]
+            known = {self.reference, *(variant for pair in pairs for variant in pair)}
+            pairs += [self.pair(row, self.reference) for row in rows if row not in known]
         return pairs
+
+    @property
+    def reference(self) -> str:
+        """The row that others are compared with where nothing else is said: the full model, else the first
+        trained one, else the first."""
+        rows = self._trained or self.variants
+        return "full" if "full" in rows else rows[0]
+
+    def pair(self, row: str, reference: str) -> tuple[str, str]:
+        """(variant, reference) of two rows. Where one alone is trained it is the variant, since runs pair
+        with the one without training, and not the other way round (see `stats.paired_difference`)."""
+        swap = reference in self._trained and row not in self._trained
+        return (reference, row) if swap else (row, reference)
+
+    @property
+    def _trained(self) -> list[str]:
+        return list(dict.fromkeys(cell.variant for cell in self.cells() if cell.config.train))
 
     @property
     def axis(self) -> str | None:

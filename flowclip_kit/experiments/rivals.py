@@ -93,15 +93,39 @@ def at_rates(cells: Iterable[Any], rates: Mapping[str, float]) -> list[Any]:
     return found
 
 
-def wider(best: Mapping[str, float], tried: Mapping[str, set[float]]) -> dict[str, tuple[float, ...]]:
-    """Variant -> the next rate to try, where its best is the smallest or the largest of those tried."""
+def wider(
+    means: Mapping[str, Mapping[float, float]], tried: Mapping[str, set[float]]
+) -> dict[str, tuple[float, ...]]:
+    """Variant -> the next rates to try, where its best one lies at an edge of those it tried.
+
+    means: variant -> {rate: mean score}, of the rates that did not fail. tried: all rates, failed ones too.
+    """
     found = {}
-    for variant, rate in best.items():
-        beyond = [
-            next_rate(rate, up) for up, edge in ((True, max), (False, min)) if rate == edge(tried[variant])
-        ]
-        if new := tuple(rate for rate in beyond if LEAST <= rate <= MOST and rate not in tried[variant]):
+    for variant, scores in means.items():
+        rate = best_rate(scores)
+        new = [next_rate(rate, up) for up in edges(scores, tried[variant])]
+        if new := tuple(rate for rate in new if LEAST <= rate <= MOST and rate not in tried[variant]):
             found[variant] = new
+    return found
+
+
+def best_rate(scores: Mapping[float, float]) -> float:
+    """The rate with the highest score, the smallest of equals. scores: {rate: mean score}."""
+    return min(scores, key=lambda rate: (-scores[rate], rate))
+
+
+def edges(scores: Mapping[float, float], tried: Iterable[float]) -> list[bool]:
+    """The directions (True: up) in which the best rate is the last that was tried.
+
+    Where its neighbour on the other side scores the same, the score has levelled off and there is no edge.
+    """
+    best, rates = best_rate(scores), sorted(tried)
+    place = rates.index(best)
+    found = []
+    for up, last in ((True, len(rates) - 1), (False, 0)):
+        inward = rates[place - 1 if up else place + 1] if len(rates) > 1 and place == last else None
+        if place == last and scores.get(inward) != scores[best]:
+            found.append(up)
     return found
 
 

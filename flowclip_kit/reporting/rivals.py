@@ -8,8 +8,9 @@ import pandas as pd
 
 from flowclip_core.errors import InputError
 from flowclip_kit import paths
+from flowclip_kit.experiments.catalogue import rate_means
 from flowclip_kit.experiments.results_table import numbers, read_csv
-from flowclip_kit.experiments.rivals import BLOCK, CONDITIONING, MOTION
+from flowclip_kit.experiments.rivals import BLOCK, CONDITIONING, MOTION, edges
 from flowclip_kit.reporting import stats
 
 ELSEWHERE = ["method", "dataset", "k", "metric", "value", "source", "protocol"]
@@ -127,11 +128,8 @@ def sweep(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_the_edge(runs: pd.DataFrame) -> list[str]:
-    """Variants whose rate is the smallest or the largest that they tried."""
-    tried = runs[(runs["split"] == 0) & (runs["metric"] == "top1")]
-    used = runs[(runs["split"] > 0) & runs["variant"].isin(tried["variant"])].groupby("variant")["lr"].first()
-    ends = tried.groupby("variant")["lr"].agg(["min", "max"])
-    return [variant for variant, rate in used.items() if rate in (ends["min"][variant], ends["max"][variant])]
+    """Variants whose best rate is the smallest or the largest that worked, with no equal beside it."""
+    return [variant for variant, scores in rate_means(runs).items() if edges(scores, scores)]
 
 
 def elsewhere() -> pd.DataFrame:
