@@ -130,10 +130,9 @@ class Study:
         if reference not in rows:
             raise InputError(f"differences({reference!r}): no such row; there are {', '.join(rows)}")
         found = [
-            stats.paired_difference(
-                self.view.tested, *self.experiment.pair(row, reference), hits=self.view.hits
-            )
+            stats.paired_difference(self.view.tested, variant, other, hits=self.view.hits)
             for row in self.experiment.variants if row in rows and row != reference
+            for variant, other in [self.experiment.pair(row, reference)]
         ]  # fmt: skip
         if not found:
             raise InputError(f"differences({reference!r}): there is no other row")

@@ -322,7 +322,9 @@ def injected(tmp_path: Path, target: str, **given) -> nbformat.NotebookNode:
 def shown(cells: list) -> str:
     """The text of all outputs, printed or displayed."""
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    return "".join(str(one.get("text", "")) + str(one.get("data", {}).get("text/plain", "")) for one in outputs)
+    return "".join(
+        str(one.get("text", "")) + str(one.get("data", {}).get("text/plain", "")) for one in outputs
+    )
 
 
 def test_figure3d_with_other_steps_by_papermill(drawn, tmp_path, monkeypatch):

@@ -103,8 +103,8 @@ def wider(
     found = {}
     for variant, scores in means.items():
         rate = best_rate(scores)
-        new = [next_rate(rate, up) for up in edges(scores, tried[variant])]
-        if new := tuple(rate for rate in new if LEAST <= rate <= MOST and rate not in tried[variant]):
+        beyond = [next_rate(rate, up) for up in edges(scores, tried[variant])]
+        if new := tuple(rate for rate in beyond if LEAST <= rate <= MOST and rate not in tried[variant]):
             found[variant] = new
     return found
 
@@ -123,8 +123,9 @@ def edges(scores: Mapping[float, float], tried: Iterable[float]) -> list[bool]:
     place = rates.index(best)
     found = []
     for up, last in ((True, len(rates) - 1), (False, 0)):
-        inward = rates[place - 1 if up else place + 1] if len(rates) > 1 and place == last else None
-        if place == last and scores.get(inward) != scores[best]:
+        inward = place - 1 if up else place + 1
+        level = 0 <= inward < len(rates) and scores.get(rates[inward]) == scores[best]
+        if place == last and not level:
             found.append(up)
     return found
 
