@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import signal
 import tempfile
@@ -151,9 +150,7 @@ def hit(
     if event != signal.SIGKILL:
         if code == 0 and call.out:  # it had just ended
             return False
-        lines = [
-            line for line in re.split("[\r\n]+", call.err) if line and not re.search(r"left, .*/s\]$", line)
-        ]
+        lines = call.complaints
         early = code == -event and stage == "starting"  # before Python could listen
         assert code == 128 + event or early, said
         assert early or (len(lines) == 1 and lines[0].startswith("reproduce.sh: stopped")), said

@@ -92,6 +92,12 @@ class Call:
     def err(self) -> str:
         return self._log("err").read_text()
 
+    @property
+    def complaints(self) -> list[str]:
+        """The lines of stderr that are no bar and do not announce what is done."""
+        announced = r"\d+ runs on .*; |\d+ training and \d+ test videos \(| left, .*/s\]$"
+        return [line for line in re.split("[\r\n]+", self.err) if line and not re.search(announced, line)]
+
     def left(self, seconds: float) -> list[psutil.Process]:
         """Its processes that are still alive after at most `seconds`."""
         deadline = time.monotonic() + seconds
@@ -404,8 +410,7 @@ def test_ctrl_c_stops_all_of_it_and_says_one_line(stage, cache, tmp_path):
     time.sleep(0.5)
     os.killpg(call.process.pid, signal.SIGINT)  # what a terminal does
     call.end(130)
-    lines = call.err.replace("\r", "\n").splitlines()
-    said = [line for line in lines if line and not re.search(r"\d+/\d+ \w+ \[.* left, .*/s\]$", line)]  # bars
+    said = call.complaints
     assert len(said) == 1 and said[0].startswith("reproduce.sh: stopped"), call.err
     assert not call.left(LONGEST / 10)
 
@@ -483,8 +488,7 @@ def test_an_unreadable_video_in_the_folder_is_named_in_one_line(kind, own_videos
     else:
         bad.write_text("This is no video.\n" * 100)
     call = of_folder(tmp_path / "videos", tmp_path, tmp_path / "cache").end(2)
-    lines = call.err.replace("\r", "\n").splitlines()
-    said = [line for line in lines if line and not re.search(r"\d+/\d+ \w+ \[.* left, .*/s\]$", line)]  # bars
+    said = call.complaints
     assert len(said) == 1 and bad.name in said[0] and "Traceback" not in call.err
     assert not call.out and not list((tmp_path / "results").rglob("*.*"))
     assert not call.left(10)
