@@ -145,6 +145,11 @@ def test_light_modules_do_not_import_torch():
     assert light >= {"numpy", "pandas", "flowclip_core"}  # what is loaded is seen
 
 
+def test_the_cells_of_all_targets_are_listed_without_torch():
+    code = "from flowclip_kit.experiments.catalogue import TARGETS; from flowclip_kit.profiles import DEMO"
+    assert "torch" not in loaded(f"{code}; [target.cells(DEMO) for target in TARGETS.values()]")
+
+
 # --- nothing that runs code from a file
 
 UNSAFE_MODULES = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
