@@ -48,6 +48,32 @@ def test_logits_equal_those_of_the_whole_jacobian(model):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_gradients_of_the_training_equal_finite_differences(model):
+    """Along a random direction of each trained parameter."""
+    frames, labels = 3 * fixed(4, 8, 32).double(), torch.tensor([0, 1, 2, 4])
+    linear, step = LinearPrompts(model), 1e-7
+    parameters = linear.trained()
+    loss = torch.nn.functional.cross_entropy(linear.train()(frames)["logits"], labels)
+    gradients = torch.autograd.grad(loss, [*parameters.values()])
+
+    @torch.no_grad()
+    def moved(parameter: torch.Tensor, shift: torch.Tensor) -> float:
+        parameter += shift
+        logits = linear.eval()(frames)["logits"]
+        parameter -= shift
+        linear.train()  # forgets the texts
+        return float(torch.nn.functional.cross_entropy(logits, labels))
+
+    draws = torch.Generator().manual_seed(0)
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        direction = torch.randn(parameter.shape, generator=draws, dtype=torch.float64)
+        slope = (moved(parameter, step * direction) - moved(parameter, -step * direction)) / (2 * step)
+        found = float((gradient * direction).sum())
+        assert found == pytest.approx(slope, rel=1e-5, abs=2e-8), name
+    assert all(gradients[list(parameters).index(name)].abs().max() > 1e-5 for name in parameters
+               if name.startswith("prompts."))  # fmt: skip
+
+
 def test_the_error_falls_with_the_shift_and_is_none_without(model):
     frames, errors = 3 * fixed(3, 8, 32).double(), []
     for factor in (1e-2, 1e-1, 1e-1):

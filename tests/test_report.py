@@ -111,6 +111,7 @@ def test_all_differences_that_the_catalogue_asks_for_are_there(target):
     paired = shown.paired
     assert list(dict.fromkeys(zip(paired["variant"], paired["reference"], strict=True))) == list(asked)
     assert set(paired["metric"]) == {"top1"} and paired["video_low"].notna().all()
+    assert not paired.duplicated(["dataset", "trained_on", "variant", "reference", "k"]).any()
     top1 = shown.tested[shown.tested["metric"] == "top1"]
     for row in paired.itertuples():  # by hand: means of each, since all have the same seeds and splits
         at = top1[

@@ -14,13 +14,13 @@ from torch import Tensor
 from flowclip_core.errors import Diverged, InputError
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.model.prompts import prompt_vectors
-from flowclip_kit.rivals import METHODS, Recipe, Rival
-from flowclip_kit.rivals.contract import block
+from flowclip_kit.rivals import METHODS, Recipe
+from flowclip_kit.rivals.contract import Rival, block
 from flowclip_kit.rivals.training import rate_at, train
 
 NAMES = ["sit down", "stand up", "kick ball", "kick", "smile"]
 PROMPT = "a common human action of"
-TRAINED = [name for name, method in METHODS.items() if method.PUBLISHED]
+TRAINED = [name for name, method in METHODS.items() if method.recipe]
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +336,7 @@ TARGETS = np.arange(10) % 5
 
 
 def quick(name: str, **changes) -> Recipe:
-    optimiser = METHODS[name].PUBLISHED.optimiser
+    optimiser = METHODS[name].recipe.optimiser
     fields = {
         "lr": 0.01,
         "batch": 4,
@@ -396,7 +396,7 @@ def test_micro_batches_change_no_gradient(tower, monkeypatch):
 
     found = {}
     for size in (5, 2):
-        monkeypatch.setattr(METHODS["CoCoOp"], "videos_at_once", size)
+        monkeypatch.setattr(METHODS["CoCoOp"].kind, "videos_at_once", size)
         model = stirred(tower, "CoCoOp")
         loss = training.add_gradients(model, videos, targets, quick("CoCoOp", smoothing=0.1))
         found[size] = [torch.tensor([loss], dtype=torch.float64), *(v.grad for v in model.trained().values())]
@@ -447,4 +447,4 @@ def test_coop_trains_longer_with_more_videos_as_published():
         200,
         200,
     ]
-    assert all(METHODS[name].published(4) == METHODS[name].PUBLISHED for name in METHODS if name != "CoOp")
+    assert all(METHODS[name].published(4) == METHODS[name].recipe for name in METHODS if name != "CoOp")

@@ -28,7 +28,8 @@ from flowclip_kit.experiments.experiment import Experiment
 from flowclip_kit.experiments.rivals import PUBLISHED, RATES, costs
 from flowclip_kit.experiments.run_config import run_key
 from flowclip_kit.profiles import DEMO, SMOKE
-from flowclip_kit.rivals import METHODS, Recipe, Rival
+from flowclip_kit.rivals import METHODS, Method, Recipe
+from flowclip_kit.rivals.contract import Rival
 
 UNTRAINED = {"clip", "BIKE spotting"}
 EVERY = {*OURS, *METHODS}
@@ -129,8 +130,6 @@ def test_another_method_or_recipe_is_another_run_and_none_keeps_the_old_names():
 class Toy(Rival):
     """Nearest class by the first frame, moved by a learnt vector."""
 
-    PUBLISHED = Recipe(lr=0.1, batch=4, epochs=2)
-
     def build(self) -> None:
         self.register_buffer("texts", self.hand_crafted(), persistent=False)
         self.shift = torch.nn.Parameter(torch.zeros(self.backbone.width))
@@ -162,7 +161,7 @@ def task(tmp_path):
 
 
 def test_a_new_method_is_a_class_and_one_line(monkeypatch, task):
-    monkeypatch.setitem(METHODS, "toy", Toy)
+    monkeypatch.setitem(METHODS, "toy", Method(f"{__name__}:Toy", Recipe(lr=0.1, batch=4, epochs=2)))
     cells = rivals(SMOKE, methods=("toy",), lr=0.1, k=2, datasets=("HMDB-51",))
     (cell,) = [cell for cell in cells if cell.variant == "toy"]
     record = runs.train_and_test(task(cell.config))
@@ -177,8 +176,8 @@ def test_every_method_is_run_as_any_cell(task, name):
     cells = rivals(SMOKE, methods=(name,), lr=0.01, k=2, datasets=("HMDB-51",))
     (cell,) = [cell for cell in cells if cell.variant == name]
     record = runs.train_and_test(task(cell.config))
-    assert len(record["losses"]) == (3 if METHODS[name].PUBLISHED else 0)
-    assert (record["parameters"] > 0) == bool(METHODS[name].PUBLISHED)
+    assert len(record["losses"]) == (3 if METHODS[name].recipe else 0)
+    assert (record["parameters"] > 0) == bool(METHODS[name].recipe)
     assert (record["tokens_per_video"] > 0) == (name == "CoCoOp")
     assert 0 <= record["scores"]["top1"] <= 100
 
@@ -187,7 +186,7 @@ def test_the_benchmark_steps_each_method_and_counts_what_it_trains(small):
     names = ["wave", "clap", "sit down"]
     found = {
         name: bench.measure(name, "cpu", 1, small, names, 4)
-        for name in (bench.OURS, *(name for name in METHODS if METHODS[name].PUBLISHED))
+        for name in (bench.OURS, *(name for name in METHODS if METHODS[name].recipe))
     }
     assert all(row["seconds"] > 0 and row["gib"] >= 0 for row in found.values())
     assert found["CoCoOp"]["parameters"] == 4 * 32 + 32 * 2 + 2 + 2 * 32 + 32

@@ -45,7 +45,7 @@ def stepper(name: str, tower: Backbone, texts: list[str], batch: int):
         model, recipe = FlowCLIP(ModelConfig(), tower, texts), Recipe()
         model.videos_at_once = model.tree.at_once
     else:
-        model, recipe = METHODS[name](tower, texts), METHODS[name].PUBLISHED
+        model, recipe = METHODS[name](tower, texts), METHODS[name].recipe
         assert recipe is not None  # `main` takes the methods that are trained
     shape, generator = (batch, model.config.frames, tower.width), torch.Generator().manual_seed(0)
     videos = torch.randn(shape, generator=generator).to(tower.device)
@@ -116,7 +116,7 @@ def main() -> int:
         print(json.dumps(measure(options.one, device, options.rounds, tower, list(CLASSES["HMDB-51"]))))
         return 0
     found = {}
-    for name in (OURS, *(name for name, method in METHODS.items() if method.PUBLISHED)):
+    for name in (OURS, *(name for name, method in METHODS.items() if method.recipe)):
         command = [
             sys.executable,
             "-P",

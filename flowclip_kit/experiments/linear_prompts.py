@@ -89,7 +89,7 @@ def measure(
     from flowclip_core.data.features import central_frames
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop
-    from flowclip_kit.rivals.contract import Recipe
+    from flowclip_kit.rivals import Recipe
     from flowclip_kit.rivals.linear_prompts import (
         LinearPrompts,
         expansion,

@@ -1,6 +1,6 @@
 """Cells of other methods beside FlowCLIP's own, and the learning rate that each of them deserves.
 
-Two budgets. `published`: every method as its authors train it (see `rivals.Rival.published`). `equal`: each
+Two budgets. `published`: every method as its authors train it (see `rivals.Method.published`). `equal`: each
 with its own optimiser, schedule and loss, but FlowCLIP's steps, batch and views, and at the learning rate,
 FlowCLIP's included, that is best on training videos set aside. All try the same list; where a best rate is
 the smallest or largest that was tried, that method tries the next one, before any meets the test videos.
@@ -15,6 +15,7 @@ from typing import Any
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
+from flowclip_kit.rivals import METHODS
 
 EQUAL, PUBLISHED = "equal", "published"
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -37,8 +38,6 @@ def of_methods(cells: Sequence[Any], methods: Iterable[str] | None, budget: str)
 
     methods: names of `rivals.METHODS`, default all. Raises InputError for a method or budget that is unknown.
     """
-    from flowclip_kit.rivals import METHODS
-
     if budget not in (EQUAL, PUBLISHED):
         raise InputError(f"budget={budget!r}: expected {EQUAL} or {PUBLISHED}")
     methods = list(METHODS) if methods is None else list(methods)
@@ -50,7 +49,7 @@ def of_methods(cells: Sequence[Any], methods: Iterable[str] | None, budget: str)
             config, ours = cell.config, cell.config.train
             row = name if cell.variant == "full" else f"{name} {cell.variant}"
             recipe = METHODS[name].published(config.k)
-            frames = METHODS[name].FRAMES if budget == PUBLISHED else config.model.frames
+            frames = METHODS[name].frames if budget == PUBLISHED else config.model.frames
             model = ModelConfig(mmb=False, map=False, mcb=False, frames=frames, step=min(4, frames - 1))
             config = replace(config, method=name, model=model)
             if recipe is None:

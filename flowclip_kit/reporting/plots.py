@@ -15,6 +15,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -65,25 +66,40 @@ def accuracy(summary: pd.DataFrame, paper: pd.DataFrame, caption: str = "") -> F
     own = list(dict.fromkeys([*names, *(name for name in beside if name in known)]))
     styles = {name: family_style(name) for name in own} | dict.fromkeys(rivals, (GREY, "o"))
     if axis == "k":
-        styles = unique_styles([name for name in own if not name.startswith("clip")])
+        flat = {"clip", *summary.loc[summary["trained_on"] == "", "variant"]}
+        styles = unique_styles([name for name in own if name not in flat])
     elif axis:
         styles = {"full": STYLE["full"]}
     lines = [names, beside]
     with mpl.rc_context(SETTINGS):
         fig, axes = _figure(blocks, measured, printed, axis, lines, styles, tables.origin(paper), ACCURACY)
         handles = [] if axis is None else [mark(*style, name, line="-") for name, style in styles.items()]
-        untrained = summary["variant"].str.startswith("clip") & (summary["metric"] == "top1")
-        if axis and untrained.any():
-            for ax, block in zip(axes[0], blocks, strict=True):
-                for mean in summary.loc[untrained & (summary["dataset"] == block.dataset), "mean"]:
-                    ax.axhline(mean, color=STYLE["clip"][0], ls="--", lw=1.2, zorder=0)
-            handles.append(Line2D([], [], color=STYLE["clip"][0], ls="--", lw=1.2, label="clip, untrained"))
+        if axis:
+            handles += _untrained(summary, blocks, axes[0])
         if axis == "k":
             for ax, rows in zip(axes[-1], printed, strict=True):
                 _competitors_over_k(ax, rows[rows["source"] == tables.COMPETITOR])
         handles += [*_bars(summary, marks=axis is None), *_hollow(pd.concat(printed), tables.origin(paper))]
         _finish(fig, handles, _notes(summary, caption))
     return fig
+
+
+def _untrained(summary: pd.DataFrame, blocks: list[tables.Block], axes: Iterable[Axes]) -> list[Line2D]:
+    """A level line for everything that is not trained, in the axes of its data set; their handles."""
+    handles = {}
+    rows = summary[(summary["trained_on"] == "") & (summary["metric"] == "top1")]
+    for ax, block in zip(axes, blocks, strict=True):
+        for row in rows[rows["dataset"] == block.dataset].itertuples():
+            clip = row.variant.startswith("clip")
+            look: dict[str, Any] = {
+                "color": STYLE["clip"][0] if clip else GREY,
+                "ls": "--" if clip else ":",
+                "lw": 1.2,
+            }
+            ax.axhline(row.mean, **look, zorder=0)
+            label = f"{'clip' if clip else row.variant}, untrained"
+            handles[label] = Line2D([], [], **look, label=label)
+    return [*handles.values()]
 
 
 def differences(paired: pd.DataFrame, paper: pd.DataFrame, caption: str = "") -> Figure:

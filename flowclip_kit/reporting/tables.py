@@ -77,9 +77,10 @@ class Block:
 
     @property
     def trained(self) -> pd.DataFrame:
-        """The top-1 rows whose n counts runs (untrained CLIP has one); all rows where there is no other."""
+        """The top-1 rows whose n counts runs (what is not trained has one); all rows where there is no
+        other."""
         rows = self.rows[self.rows["metric"] == "top1"]
-        trained = rows[~rows["variant"].str.startswith("clip")]
+        trained = rows[rows["trained_on"] != ""]
         return trained if len(trained) else rows
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,8 +55,8 @@ class View:
     def pairs(self) -> list[tuple[str, str]]:
         """(variant, reference) of the differences to show, as far as there are runs of both.
 
-        Those that the call asked for; else those that the paper speaks of, and each other variant against the
-        baseline, or the first trained one where there is no baseline.
+        Those that the call asked for; else those that the target names, and each variant that is in none of
+        them against the baseline, or the first trained one where there is no baseline.
         """
         present = tables.variants(self.tested)
         trained = set(self.tested.loc[self.tested["trained_on"] != "", "variant"])
@@ -64,7 +65,7 @@ class View:
             compare = tuple((variant, reference) for variant, reference in self.about["compare"])
         else:
             first = next((name for name in ("baseline", *present) if name in trained), "")
-            known = {*tables.VARIANTS.get(self.target, ()), first}
+            known = {*tables.VARIANTS.get(self.target, ()), *itertools.chain(*compare), first}
             compare += tuple((name, first) for name in present if name in trained - known)
         return [pair for pair in dict.fromkeys(compare) if set(pair) <= set(present)]
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from flowclip_kit.rivals.contract import Recipe, Rival, block, cosines, normal_init
+from flowclip_kit.rivals.contract import Rival, block, cosines, normal_init
 
 
 class Transf(Rival):
-    PUBLISHED = Recipe(lr=5e-5, batch=64, epochs=50, optimiser="adamw", weight_decay=0.2, warm_up=5 / 50)
     DEVIATES = "cross-entropy over fixed texts, not KL between batch similarities with texts that are trained"
     BLOCKS = 6
     texts: Tensor  # (K,D)

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.model.prompts import prompt_vectors
-from flowclip_kit.rivals.contract import Recipe, Rival, cosines, unit
+from flowclip_kit.rivals.contract import Rival, cosines, unit
 
 
 class CoCoOp(Rival):
-    PUBLISHED = Recipe(lr=0.002, batch=1, epochs=10, weight_decay=5e-4, warm_up=1 / 10, warm_up_lr=1e-5)
     DEVIATES = "mean of T frames in the place of an image"
     NAMES_UNSEEN = True
 

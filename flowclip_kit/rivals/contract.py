@@ -16,32 +16,11 @@ import torch.nn.functional as F
 from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
-from flowclip_core.config import PROMPTS, TrainConfig
+from flowclip_core.config import PROMPTS
 from flowclip_core.errors import InputError
 from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_core.model.prompts import prompt_vectors
-
-
-@dataclass(frozen=True)
-class Recipe(TrainConfig):
-    """How a rival is trained: a cosine schedule behind a warm-up, and cross-entropy.
-
-    warm_up: share of the steps; they rise linearly to `lr`, or stay at `warm_up_lr` where that is given.
-    """
-
-    optimiser: str = "sgd"  # or "adamw"
-    warm_up: float = 0.0
-    warm_up_lr: float | None = None
-    smoothing: float = 0.0  # of the labels
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.optimiser not in ("sgd", "adamw"):
-            raise InputError(f"optimiser={self.optimiser!r} is not one of sgd, adamw")
-        for name in ("warm_up", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -54,26 +33,23 @@ class Settings:
 class Rival(nn.Module):
     """A method beside FlowCLIP. A subclass makes its parts in `build` and scores videos in `encode`.
 
-    PUBLISHED: its authors' recipe, None where nothing is trained. FRAMES: the T they take. DEVIATES: what
-    differs from the publication, beside the frozen towers. NAMES_UNSEEN: whether it can name classes that it
-    was not trained on.
+    DEVIATES: what differs from the publication, beside the frozen towers. NAMES_UNSEEN: whether it can name
+    classes that it was not trained on. Its recipe stands with its name, see `rivals.METHODS`.
     """
 
-    PUBLISHED: ClassVar[Recipe | None] = None
-    FRAMES: ClassVar[int] = 8
     DEVIATES: ClassVar[str] = ""
     NAMES_UNSEEN: ClassVar[bool] = False
 
     def __init__(
-        self, backbone: Backbone, class_texts: Sequence[str], seed: int = 0, frames: int | None = None
+        self, backbone: Backbone, class_texts: Sequence[str], seed: int = 0, frames: int = 8
     ) -> None:
         """backbone: the frozen CLIP. class_texts: K class names. seed: draws the parts.
 
-        frames: T, by default FRAMES.
+        frames: T.
         """
         super().__init__()
         self._backbone = (backbone,)  # shared by many models and never trained, so not a part of this one
-        self.class_texts, self.config = tuple(class_texts), Settings(frames or self.FRAMES)
+        self.class_texts, self.config = tuple(class_texts), Settings(frames)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.build()
@@ -97,11 +73,6 @@ class Rival(nn.Module):
     def videos_at_once(self) -> int | None:
         """Videos of one pass forward and back while training; None: the whole batch."""
         return None
-
-    @classmethod
-    def published(cls, k: int | None) -> Recipe | None:
-        """The authors' recipe for k training videos a class (None: all of them)."""
-        return cls.PUBLISHED
 
     def build(self) -> None:
         """Make the trained parts and whatever does not depend on the video."""

@@ -8,26 +8,18 @@ names, so a step reads them once through the prompt tree.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from flowclip_core.model.prompt_tree import PromptTree
-from flowclip_kit.rivals.contract import Recipe, Rival, cosines
+from flowclip_kit.rivals.contract import Rival, cosines
 
 WORDS = 16
 
 
 class CoOp(Rival):
-    PUBLISHED = Recipe(lr=0.002, batch=32, epochs=200, weight_decay=5e-4, warm_up=1 / 200, warm_up_lr=1e-5)
     DEVIATES = "mean of T frames in the place of an image"
     NAMES_UNSEEN = True
-
-    @classmethod
-    def published(cls, k: int | None) -> Recipe:
-        epochs = 200 if k is None or k >= 8 else 100 if k >= 2 else 50
-        return replace(cls.PUBLISHED, epochs=epochs, warm_up=1 / epochs)
 
     def build(self) -> None:
         self.vectors = nn.Parameter(torch.randn(WORDS, self.backbone.text_width) * 0.02)

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from flowclip_core.errors import InputError
-from flowclip_kit.rivals.contract import Recipe, Rival, block, cosines
+from flowclip_kit.rivals.contract import Rival, block, cosines
 
 AROUND = 16  # vectors before the name, and as many behind it
 TAU = 0.07
 
 
 class Ju(Rival):
-    PUBLISHED = Recipe(lr=0.0001, batch=64, epochs=50, optimiser="adamw", weight_decay=0.01)
-    FRAMES = 16
     DEVIATES = "N = 1 everywhere; 50 epochs and a whole cosine, since none are given for few-shot"
     NAMES_UNSEEN = True
     BLOCKS = 1

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from flowclip_kit.rivals.contract import Recipe, Rival, cosines, unit
+from flowclip_kit.rivals.contract import Rival, cosines, unit
 
 
 class LinearProbe(Rival):
-    PUBLISHED = Recipe(lr=0.1, batch=256, epochs=300, warm_up=1 / 300, warm_up_lr=1e-5)
     DEVIATES = "image recipe on the mean frame; FlowCLIP's hand-crafted prompt"
 
     def build(self) -> None:

@@ -10,12 +10,13 @@ Letters: B videos, H prompt vectors, K classes, R width of the adapter, D shared
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
@@ -36,32 +37,31 @@ def expansion(model: FlowCLIP) -> tuple[Tensor, Tensor]:
     """
     vectors, (*_, last) = _adapter(model)
     base = (vectors + last.bias)[None]  # (1,H,W)
+
+    def along(direction: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.jvp(model.tree._encode, (base,), (direction.expand_as(base),))
+
     # The fused attention has no forward derivative, and torch's first one warns of torch's own code.
-    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+    with sdpa_kernel(SDPBackend.MATH), _PlainLayerNorm(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        if torch.is_grad_enabled():
-            return _with_gradient(model.tree._encode, base, last.weight.T)
-
-        def along(direction: Tensor) -> tuple[Tensor, ...]:
-            return torch.func.jvp(model.tree._encode, (base,), (direction.expand_as(base),))
-
         passes = [along(direction) for direction in last.weight.T]
     return passes[0][0][0], torch.stack([derivative[0] for _, derivative in passes])
 
 
-def _with_gradient(
-    encode: Callable[[Tensor], Tensor], base: Tensor, directions: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`expansion` by two backward passes. Its values are tested, its gradients not yet."""
-    base = base if base.requires_grad else base.detach().requires_grad_()
-    texts = encode(base)
-    weights = torch.zeros_like(texts, requires_grad=True)
-    (pulled,) = torch.autograd.grad(texts, base, weights, create_graph=True)  # linear in the weights
-    derivatives = [
-        torch.autograd.grad(pulled, weights, direction.expand_as(base), create_graph=True)[0][0]
-        for direction in directions
-    ]
-    return texts[0], torch.stack(derivatives)
+class _PlainLayerNorm(TorchFunctionMode):
+    """LayerNorm from its definition. The gradient of torch's own forward derivative takes mean and deviation
+    for constants, and is wrong."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.layer_norm:
+            return func(*args, **(kwargs or {}))
+        return _layer_norm(*args, **(kwargs or {}))
+
+
+def _layer_norm(x: Tensor, shape: Any, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Over the last dimension."""
+    apart = x - x.mean(-1, keepdim=True)
+    return apart * (apart.square().mean(-1, keepdim=True) + eps).rsqrt() * weight + bias
 
 
 def linear_texts(base: Tensor, derivatives: Tensor, hidden: Tensor) -> Tensor:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowclip_kit.rivals.contract import Recipe, Rival, cosines, unit
+from flowclip_kit.rivals.contract import Rival, cosines, unit
 
 ALPHA, BETA = 1.0, 5.5  # the paper's start values
 
 
 class TipAdapterF(Rival):
-    PUBLISHED = Recipe(lr=0.001, batch=256, epochs=20, optimiser="adamw", weight_decay=0.01)
     DEVIATES = "keys from one view of each video, not the mean of ten; a = 1 and b = 5.5 are fixed"
     texts: Tensor  # (K,D)
     keys: nn.Parameter | None  # (N,D), known with the training videos

@@ -25,8 +25,9 @@ from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.files import write_atomically
 from flowclip_core.model.hub import LARGEST, need_sound
 from flowclip_core.training.loop import CHECKPOINT_SECONDS, batch_at
-from flowclip_kit.rivals.contract import Recipe, Rival
+from flowclip_kit.rivals.contract import Rival
 from flowclip_kit.rivals.linear_prompts import LinearPrompts
+from flowclip_kit.rivals.recipes import Recipe
 
 
 def train(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from flowclip_kit.rivals.contract import Recipe, Rival, block, cosines, heads
+from flowclip_kit.rivals.contract import Rival, block, cosines, heads
 
 
 class PromptLayer(nn.Module):
@@ -37,9 +37,6 @@ class PromptLayer(nn.Module):
 
 
 class XCLIP(Rival):
-    PUBLISHED = Recipe(
-        lr=8e-5, batch=8, epochs=50, optimiser="adamw", weight_decay=0.001, warm_up=5 / 50, smoothing=0.1
-    )
     DEVIATES = (
         "texts attend to T frame tokens, not to 196 patches averaged over T; ten times 8e-6 for all parts"
     )
