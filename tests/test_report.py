@@ -118,9 +118,10 @@ def test_all_differences_that_the_catalogue_asks_for_are_there(target):
             (top1["role"] == row.role)
             & (top1["variant"] == row.variant)
             & (top1["trained_on"] == row.trained_on)
+            & (top1["k"] == row.k)
         ]
         other = top1[(top1["role"] == row.role) & (top1["variant"] == row.reference)]
-        other = other[other["trained_on"].isin(["", row.trained_on])]
+        other = other[other["trained_on"].isin(["", row.trained_on]) & other["k"].isin([0, row.k])]
         assert row.mean == pytest.approx(at["value"].mean() - other["value"].mean(), abs=1e-3)
     said = str(shown.differences())
     assert all(f"{variant} - {reference}" in said for variant, reference in asked)
