@@ -172,7 +172,7 @@ def test_printed_numbers_are_those_of_the_table_asked_for_and_parsed(target):
     assert list(paper.columns) == tables.PAPER and set(paper["table"]) == ({target} if len(paper) else set())
     assert paper["k"].dtype == int and paper["value"].dtype == paper["spread"].dtype == float
     assert paper.drop(columns=["k", "value", "spread"]).map(lambda cell: isinstance(cell, str)).all().all()
-    assert paper["value"].notna().all() and paper.empty == (target == "readings")
+    assert paper["value"].notna().all() and paper.empty == (target in ("readings", "ablation"))
     own = paper[(paper["source"] != tables.COMPETITOR) & paper["metric"].isin(["top1", "top5"])]
     assert set(own["method"]) <= set(tables.VARIANTS[target])
 
@@ -213,7 +213,10 @@ def test_absent_and_damaged_printed_numbers_are_refused_in_one_line(
 def test_the_order_of_variants_is_that_of_the_catalogue(target):
     found = catalogue.TARGETS[target]
     cells = found.cells(PROFILES["demo"])
-    assert set(dict.fromkeys(cell.variant for cell in cells)) == set(tables.VARIANTS[target])
+    ran = {cell.variant for cell in cells}  # of an ablation as many of the known rows as are asked for
+    assert ran == set(tables.VARIANTS[target]) or (
+        target == "ablation" and ran < set(tables.VARIANTS[target])
+    )
     first = [cell.variant for cell in cells if cell.role == cells[-1].role]
     assert list(dict.fromkeys(first)) == [name for name in tables.VARIANTS[target] if name in first]
     assert {name for pair in found.compare for name in pair} <= set(tables.VARIANTS[target])

@@ -192,6 +192,14 @@ class FlowCLIP(nn.Module, ModelHubMixin):
                 ) from error
         return cls.load(path, backbone, texts)
 
+    def save_pretrained(self, save_directory: str | Path, **details: Any) -> str | None:
+        """The mixin's own, after a look at the parts, since it makes the folder and drops its config.json
+        first. Raises NotFinite.
+        """
+        hub.need_sound("nothing is saved: the part", self.trained())
+        uploaded: str | None = super().save_pretrained(save_directory, **details)
+        return uploaded
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """What `save_pretrained` of the mixin calls: it then writes the model card, and uploads if asked
         to.

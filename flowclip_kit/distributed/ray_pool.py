@@ -322,7 +322,11 @@ def _connect(jobs: int, device: str, threads: int, address: str | None, name: st
         "OMP_NUM_THREADS": str(threads),  # before torch is imported
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
-    how = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": environment}}
+    how: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "runtime_env": {"env_vars": environment},
+    }
     try:
         if address is None:
             os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # nobody starts it again

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from flowclip_core.data.features import Reader, as_features, central_frames
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
-from flowclip_core.files import write_atomically
+from flowclip_core.files import to_json, write_atomically
 from flowclip_core.model.hub import LARGEST, need_sound
 from flowclip_core.training.loop import CHECKPOINT_SECONDS, batch_at
 from flowclip_kit.rivals.contract import Rival
@@ -149,7 +149,7 @@ def _checkpoint(path: Path, parameters: dict, optimiser, losses: list[float], ru
     tensors = {f"value.{name}": value.detach().cpu() for name, value in parameters.items()}
     for name, value in parameters.items():
         tensors |= {f"{kind}.{name}": held.cpu() for kind, held in optimiser.state[value].items()}
-    write_atomically(path, save(tensors, {"losses": json.dumps(losses), "run": run}))
+    write_atomically(path, save(tensors, {"losses": to_json("the losses", losses), "run": run}))
 
 
 def _resume(path: Path | None, parameters: dict, optimiser, run: str) -> list[float]:
