@@ -45,6 +45,12 @@ def control(kind: type, label: str, width: int = 330, **settings: Any) -> Any:
     )
 
 
+def side_by_side(left: list[ipw.Widget], right: list[ipw.Widget]) -> ipw.HBox:
+    """Controls as wide as they are, and beside them what they change in the width that is left."""
+    controls = ipw.VBox(left, layout=ipw.Layout(flex="0 0 auto"))
+    return ipw.HBox([controls, ipw.VBox(right, layout=ipw.Layout(flex="1 1 0", min_width="0"))])
+
+
 def one_line(error: Exception) -> str:
     """What an error says, in one line; with its type where the message alone may not help a reader."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -233,7 +239,7 @@ class MotionExplorer(Explorer):
         left = [self.menu, self.number, self.path, self.upload, self.frames, self.step, self.range, self.pair]
         right = [self.title, self.order, self.panels["frames"], self.panels["scores"]]
         below = [self.panels[name] for name in ("sizes", "time", "arrows")]
-        top = ipw.HBox([ipw.VBox([*left, self.preview]), ipw.VBox(right)])
+        top = side_by_side([*left, self.preview], right)
         self.box = ipw.VBox([self.line, top, ipw.HBox(below)])
         if not dataset and (footage := motion.telling_clip(model)):
             with self.quietly():
@@ -318,7 +324,7 @@ class PromptExplorer(Explorer):
             other.observe(self.redraw, "value")
         left = [self.template, self.shown, self.menu, self.number, self.path, self.upload, self.other]
         right = [self.title, self.panels["scores"], self.panels["tokens"], self.panels["words"]]
-        top = ipw.HBox([ipw.VBox([*left, self.preview]), ipw.VBox(right)])
+        top = side_by_side([*left, self.preview], right)
         self.box = ipw.VBox([self.line, self.names, top, self.panels["tree"], self.panels["heat"]])
         if (
             self.attempt("class names", self._load_model)
