@@ -17,6 +17,7 @@ from test_outputs import checkout_in, counts_text, made
 
 from flowclip_core.files import write_atomically
 from flowclip_kit import experiments, paths
+from flowclip_kit.experiments import loading
 from flowclip_kit.experiments.catalogue import TARGETS
 from flowclip_kit.experiments.results_table import unpack
 from flowclip_kit.reporting import claims, costs, outputs, plots, report, tables, target_results
@@ -76,7 +77,7 @@ def test_other_sources_are_folders_or_runs(recorded, tmp_path, monkeypatch):
         recorded["table5"].tidy
     )
     called = []
-    monkeypatch.setattr(experiments, "ensure", lambda *given: called.append(given) or recorded["table7"])
+    monkeypatch.setattr(loading, "ensure", lambda *given: called.append(given) or recorded["table7"])
     made_now = target_results.load("table7", "smoke", "run")
     assert called == [("table7", "smoke")] and made_now.runs is recorded["table7"].tidy
     there = target_results.load("table7").hits
