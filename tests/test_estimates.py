@@ -97,6 +97,9 @@ def test_the_counts_are_those_of_the_catalogue(profile):
             assert (found[name].trainings, found[name].tests) == (
                 len(trained) + len(profile.roles) // 2 * 2 * len(READINGS) * profile.seeds, 0,
             )  # fmt: skip
+        elif name == "rivals":  # likewise every trained method, at four k, with five seeds
+            methods = {cell.variant for cell in cells if cell.config.train}
+            assert found[name].trainings == len(trained) + len(profile.roles) // 2 * 2 * len(methods) * 4 * 5
         else:
             assert (found[name].trainings, found[name].tests) == (len(trained), len(tests)), name
     assert list(found) == [*TARGETS, "all"]
