@@ -294,7 +294,7 @@ def test_an_engine_that_cannot_be_is_refused_before_any_work(options, said, monk
 @pytest.mark.parametrize(("parent", "code"), [("ours", 0), ("another's", 1)])
 def test_a_fork_server_ends_while_it_imports_where_its_parent_is_gone(parent, code):
     number = os.getpid() if parent == "ours" else os.getppid()
-    code = """import flowclip_kit.distributed.fork_server, signal, sys
+    program = """import flowclip_kit.distributed.fork_server, signal, sys
 assert 'torch' in sys.modules and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)"""
     variables = os.environ | {"FLOWCLIP_FORK_SERVER_PARENT": str(number), "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], env=variables, cwd=ROOT).returncode == code
+    assert subprocess.run([sys.executable, "-c", program], env=variables, cwd=ROOT).returncode == code
