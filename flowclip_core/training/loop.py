@@ -162,17 +162,7 @@ def train(
     the checkpoint is then removed, since it leads there again.
     """
     store, config = as_features(features), config or TrainConfig()
-    rows = np.arange(len(store.features)) if rows is None else np.asarray(rows)
-    labels = np.asarray(labels)
-    if labels.shape != rows.shape or not len(rows):
-        raise InputError(
-            f"labels: {labels.shape} of them for {len(rows)} videos; expected one each, and a video at least"
-        )
-    if not 0 <= labels.min() <= labels.max() < len(model.class_texts):
-        raise InputError(
-            f"labels: {labels.min()} to {labels.max()};"
-            f" the model has classes 0 to {len(model.class_texts) - 1}"
-        )
+    rows, labels = labelled_rows(store, labels, rows, len(model.class_texts))
     config = _stored_crops(config, store, features)
     parameters, device = model.trained(), model.backbone.device
     optimiser = torch.optim.SGD(
@@ -231,6 +221,25 @@ def train(
                 checkpoint.unlink(missing_ok=True)
     model.eval()
     return Log(losses, micro, counts)
+
+
+def labelled_rows(
+    store: Reader, labels: Sequence[int] | np.ndarray | Tensor, rows: np.ndarray | None, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are trained on, by default all, and their labels. Raises InputError where they
+    do not fit."""
+    rows = np.arange(len(store.features)) if rows is None else np.asarray(rows)
+    labels = np.asarray(labels)
+    if labels.shape != rows.shape or not len(rows):
+        raise InputError(
+            f"labels: {labels.shape} of them for {len(rows)} videos; expected one each, and a video at least"
+        )
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise InputError(
+            f"labels: {labels.min()} to {labels.max()};"
+            f" the model has {classes} classes: classes 0 to {classes - 1}"
+        )
+    return rows, labels
 
 
 def _stored_crops(config: Settings, store: Reader, features: object) -> Settings:

@@ -24,7 +24,7 @@ from flowclip_core.data.features import Reader, as_features, central_frames
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.files import to_json, write_atomically
 from flowclip_core.model.hub import LARGEST, need_sound
-from flowclip_core.training.loop import CHECKPOINT_SECONDS, batch_at
+from flowclip_core.training.loop import CHECKPOINT_SECONDS, batch_at, labelled_rows, one_thread
 from flowclip_kit.rivals.contract import Rival
 from flowclip_kit.rivals.linear_prompts import LinearPrompts
 from flowclip_kit.rivals.recipes import Recipe
@@ -50,16 +50,7 @@ def train(
     loss or a trained part is no finite number any more.
     """
     store = as_features(features)
-    rows = np.arange(len(store.features)) if rows is None else np.asarray(rows)
-    labels = np.asarray(labels)
-    if labels.shape != rows.shape or not len(rows):
-        raise InputError(
-            f"labels: {labels.shape} for {len(rows)} videos; expected one each, and a video at least"
-        )
-    if not 0 <= labels.min() <= labels.max() < len(model.class_texts):
-        raise InputError(
-            f"labels: {labels.min()} to {labels.max()}; the model has {len(model.class_texts)} classes"
-        )
+    rows, labels = labelled_rows(store, labels, rows, len(model.class_texts))
     device = model.backbone.device
     if missing := [crop for crop in recipe.crops if crop not in store.crops]:
         raise InputError(f"{store.where}: crops {missing} are not stored; it holds {', '.join(store.crops)}")
@@ -71,10 +62,9 @@ def train(
     settings = f"{type(model).__name__} {model.config} {model.class_texts} {recipe} {seed}".encode()
     run = hashlib.sha256(settings + rows.tobytes() + labels.tobytes()).hexdigest()[:16]
     losses = _resume(checkpoint, parameters, optimiser, run)
-    saved, threads = time.monotonic(), torch.get_num_threads()
+    saved = time.monotonic()
     model.train()
-    torch.set_num_threads(1 if device.type == "cpu" else threads)
-    try:
+    with one_thread(device.type == "cpu"):
         for step in range(len(losses), total):
             for group in optimiser.param_groups:
                 group["lr"] = rate_at(step, total, recipe)
@@ -105,8 +95,6 @@ def train(
         else:
             if checkpoint:
                 checkpoint.unlink(missing_ok=True)
-    finally:
-        torch.set_num_threads(threads)
     model.eval()
     return losses
 
