@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import fixed
-from test_estimates import here
 from test_features import write_video
 
 from flowclip_core.errors import InputError
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_kit.bench import _common as common
 from flowclip_kit.bench import costs, extraction, prompts, training
+from flowclip_kit.experiments.speed import Cost, Speed
 
 NAMES = ["brush hair", "brush teeth", "climb", "climb stairs", "wave"]
 
@@ -90,9 +90,10 @@ def test_extraction_is_measured_with_any_backbone(tmp_path, capfd, monkeypatch):
 
 def test_what_was_predicted_is_done_and_compared(monkeypatch, capfd):
     """With a made-up machine, so that the ratios are known to come from the two columns."""
-    made = here(2, tokens={"figures-h": 60, "figures-u": 90, "hmdb51": 177})
-    monkeypatch.setattr(costs.speed, "measure", lambda *_: made)
-    monkeypatch.setattr(costs.speed, "speed", lambda backbone: (made, "a machine in float32"))
+    price = Cost(step=0.5, video=0.25, once=2.0, view=0.125, gib=1.0)
+    monkeypatch.setattr(
+        costs.speed, "measure", lambda _, __, ___, kinds, texts: Speed(1.0, 2, {str(k): price for k in kinds})
+    )
     monkeypatch.setattr(costs, "STEPS", {"HMDB-51": 2})
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -104,17 +105,15 @@ def test_what_was_predicted_is_done_and_compared(monkeypatch, capfd):
     assert code == 0 and [row[:2] for row in rows] == [
         [name, variant] for name in ("figures-h", "figures-u") for variant in costs.VARIANTS
     ]
-    a_video = 8 * made.train[1] + 8**2 * made.train[2]
-    for row, videos in (
-        (rows[0], 32 + 32 + 32),
-        (rows[3], 32 + 16 + 32),
-    ):  # three steps of the baseline, 2 a class
-        assert float(row[3]) == pytest.approx(3 * made.train[0] + videos * a_video, abs=0.01)
+    # Three steps, 2 videos a class: whole batches on figures-h, on figures-u a shorter last one.
+    assert float(rows[0][3]) == pytest.approx(3 * price.step + (32 + 32 + 32) * price.video)
+    assert float(rows[3][3]) == pytest.approx(3 * price.step + (32 + 16 + 32) * price.video)
     for row in rows:
-        assert float(row[2]) > 0 < float(row[5]) and float(row[8]) > 0.1
+        assert float(row[2]) > 0 < float(row[5]) and float(row[4]) == pytest.approx(
+            float(row[3]) / float(row[2]), rel=0.05
+        )
     step = next(line.split() for line in out.splitlines() if line.startswith("HMDB-51 "))
-    asked = costs.speed.amounts(costs.FULL, 51, 177, 2)
-    assert step[1] == "2" and float(step[3]) == pytest.approx(2 * asked @ made.train, abs=0.01)
+    assert step[1] == "2" and float(step[3]) == price.step + 2 * price.video
     for wrong in (("--seeds", "0"), ("--seeds", "2", "--profile", "smoke"), ("--shots", "0")):
         code, _, err = run(*wrong)
         assert code == 2 and err.count("\n") == 1 and "--seeds" in err

@@ -317,7 +317,7 @@ def test_checkpoints_that_do_not_fit_are_refused(checkpoint, refused, clip, smal
 
 
 def test_list_doctor_and_help_succeed(monkeypatch, capfd):
-    monkeypatch.setattr(estimates, "speed", lambda backbone: (here(), "a machine"))
+    monkeypatch.setattr(estimates, "speed", lambda backbone, kinds: (here(), "a machine"))
     assert main(["list"]) == main(["list", "--profile", "paper"]) == main(["doctor"]) == 0
     out, err = capfd.readouterr()
     assert (

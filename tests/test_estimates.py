@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import inspect
 import json
 import re
 from dataclasses import asdict, replace
@@ -21,6 +21,7 @@ from flowclip_core.training import loop
 from flowclip_kit import doctor
 from flowclip_kit.cli import main
 from flowclip_kit.datasets.acquire import FACTS
+from flowclip_kit.datasets.class_names import CLASSES
 from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.distributed.process_pool import default_jobs
 from flowclip_kit.experiments import estimates
@@ -28,8 +29,8 @@ from flowclip_kit.experiments import speed as speeds
 from flowclip_kit.experiments.catalogue import CLIP, FULL, PAPER_TARGETS, READINGS, TARGETS, VARIANTS
 from flowclip_kit.experiments.experiment import Options
 from flowclip_kit.experiments.run_config import RunConfig, Transfer
-from flowclip_kit.experiments.speed import Speed
-from flowclip_kit.profiles import PROFILES, BackboneConfig
+from flowclip_kit.experiments.speed import Cost, Kind, Speed
+from flowclip_kit.profiles import PAPER_ROLES, PROFILES, BackboneConfig
 
 
 @pytest.fixture(autouse=True)
@@ -38,20 +39,22 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
-def here(jobs: int = 1, **changes) -> Speed:
-    """A made-up machine: uneven prices, so that no two parts can stand for each other."""
-    made = Speed(
-        pictures=1000.0,
-        jobs=jobs,
-        train=(0.1, 0.001, 0.00001, 0.0003, 0.007, 0.002),
-        view=(0.05, 0.0004, 0.000004, 0.0001, 0.003, 0.0009),
-        train_bytes=(1e6, 1e5, 1e2, 2e4, 3e5, 7e5),
-        view_bytes=(1e6, 1e4, 1e1, 2e3, 3e4, 2e4),
-        base_bytes=1.5 * 2**30,
-        rows=1600.0,
-        tokens={"hmdb51": 177, "ucf101": 409, "kinetics400": 1578},
-    )
-    return replace(made, **changes)
+@functools.cache
+def paper_kinds() -> tuple[Kind, ...]:
+    rounds = estimates.all_rounds(PROFILES["paper"]).values()
+    return tuple(estimates.kinds([one for parts in rounds for part in parts for one in part]))
+
+
+def cost(kind: Kind) -> Cost:
+    """Uneven, so that no two parts can stand for each other."""
+    model, classes = kind.model, len(CLASSES[next(r for r, n in PAPER_ROLES.items() if n == kind.dataset)])
+    share = 1 + model.mmb / 8 + classes * (model.mcb / 1e3 + model.map / 10) + model.frames / 1e2
+    return Cost(0.01 * share, 0.1 * share, 0.002 * share, 0.03 * share, 1.5 + share / 100)
+
+
+def here(jobs: int = 1, pictures: float = 1000.0) -> Speed:
+    """A made-up machine."""
+    return Speed(pictures, jobs, {str(kind): cost(kind) for kind in paper_kinds()})
 
 
 def rows(profile, speed: Speed, **changes) -> dict[str, estimates.Forecast]:
@@ -75,8 +78,8 @@ def test_what_kinetics_takes():
 
 def test_the_sizes_are_those_of_the_facts():
     for name, facts in FACTS.items():
-        assert estimates.OFFICIAL[name].classes == facts.classes == len(speeds.official()[name])
         assert all(0 < test < train for train, test in facts.expected.values())
+        assert estimates.OFFICIAL[name].classes == facts.classes
     assert all(sum(split) == FACTS["ucf101"].videos for split in FACTS["ucf101"].expected.values())
     assert sum(FACTS["kinetics400"].expected[1]) == FACTS["kinetics400"].videos
 
@@ -129,8 +132,7 @@ def test_shared_runs_are_made_once_in_all():
     found, machine = rows(PAPER, here()), here()
     targets = [TARGETS[name] for name in PAPER_TARGETS if name in TARGETS]
     configs = {one for target in targets for part in estimates.rounds(target, PAPER) for one in part}
-    work = [estimates.passes(one, estimates.OFFICIAL, machine.tokens) for one in configs]
-    assert found["all"].hours == pytest.approx(sum(estimates.seconds(one, machine) for one in work) / 3600)
+    assert found["all"].hours == pytest.approx(sum(spent(one, machine) for one in configs) / 3600)
     apart = sum(found[name].hours for name in PAPER_TARGETS if name in TARGETS)
     assert found["all"].hours < apart - found["table8"].hours / 2  # table6 and table7 test what table8 trains
     assert found["all"].gib == max(row.gib for row in found.values() if row.target != "readings")
@@ -139,11 +141,8 @@ def test_shared_runs_are_made_once_in_all():
 def test_processes_share_the_hours_but_not_a_run():
     one, four = rows(PAPER, here()), rows(PAPER, here(4))
     assert one["table5"].hours / 4 <= four["table5"].hours < 1.02 * one["table5"].hours / 4
-    longest = max(
-        estimates.seconds(estimates.passes(config, estimates.OFFICIAL, here().tokens), here())
-        for part in estimates.rounds(TARGETS["table8"], PAPER)
-        for config in part
-    )
+    every = [config for part in estimates.rounds(TARGETS["table8"], PAPER) for config in part]
+    longest = max(spent(config, here()) for config in every)
     assert rows(PAPER, here(64))["table8"].hours == pytest.approx(longest / 3600)
     assert estimates.makespan([3.0, 3.0, 2.0, 2.0, 2.0], 2) == 7.0 and estimates.makespan([], 2) == 0.0
 
@@ -152,66 +151,47 @@ def config(variant: str, dataset: str = "hmdb51", **changes) -> RunConfig:
     return replace(RunConfig(dataset, 16, 0, model=ModelConfig(**VARIANTS[variant])), **changes)
 
 
-def spent(one: RunConfig, machine: Speed, sizes=estimates.OFFICIAL) -> float:
-    return estimates.seconds(estimates.passes(one, sizes, machine.tokens), machine)
+def spent(one: RunConfig, machine: Speed) -> float:
+    return sum(estimates.seconds(one, machine))
 
 
-def test_more_classes_cost_more_where_texts_follow_the_video():
-    """As many videos, a larger tree: it costs static texts once, motion-aware ones for every video."""
-    machine, larger = here(), here(tokens={"hmdb51": 277})
-    sizes = {"hmdb51": estimates.Size(51, {1: (3570, 1530)})}
-    texts = machine.view[5] * 100
-    for variant in ("baseline", "mmb", "mcb"):
-        assert spent(config(variant), larger, sizes) - spent(
-            config(variant), machine, sizes
-        ) == pytest.approx(texts)
-    trained, viewed = 50 * 16 * 51, 12 * 1530
-    for variant in ("mmb+map", "full"):
-        more = spent(config(variant), larger, sizes) - spent(config(variant), machine, sizes)
-        assert more == pytest.approx(100 * (trained * machine.train[5] + viewed * machine.view[5]))
-    # Prompts that no motion shifts are the same for all videos of a step.
-    still = config("full", model=replace(FULL, adapter_width=0))
-    more = spent(still, larger, sizes) - spent(still, machine, sizes)
-    assert more == pytest.approx(100 * (50 * 26 * machine.train[5] + viewed / 64 * machine.view[5]))
-    # The communication block looks at every class.
-    twice = {"hmdb51": estimates.Size(102, {1: (3570, 1530)})}
-    closed = config("mcb", k=None)
-    assert spent(closed, machine, twice) - spent(closed, machine, sizes) == pytest.approx(
-        51 * (50 * 3570 * machine.train[3] + viewed * machine.view[3])
-    )
-    assert spent(config("baseline", k=None), machine, twice) == spent(
-        config("baseline", k=None), machine, sizes
-    )
-    smaller = here(tokens=here().tokens | {"kinetics400": 409})
-    assert rows(PAPER, here())["table4"].hours > rows(PAPER, smaller)["table4"].hours
+def test_a_run_costs_its_steps_its_videos_and_its_views():
+    machine = here()
+    for variant in ("baseline", "mcb", "full"):
+        one, price = config(variant), cost(speeds.kind_of("hmdb51", config(variant).model))
+        train, test = estimates.seconds(one, machine)
+        # 50 epochs of 26 batches, the last of 16 videos; 4 clips x 3 crops of 1,530 videos
+        assert train == pytest.approx(50 * (26 * price.step + 16 * 51 * price.video)), variant
+        assert test == pytest.approx(price.once + 12 * 1530 * price.view), variant
+    controls = config("full", evaluation=replace(PAPER.evaluation, controls=True))
+    views = [estimates.seconds(each, machine)[1] - price.once for each in (config("full"), controls)]
+    assert views[1] == pytest.approx(4 * views[0])  # shuffled, reversed and repeated too
 
 
-def test_what_a_video_asks_for():
-    """A step's share, T + L, T² + L², K, trees, their nodes."""
-    for variant, asked in (
-        ("baseline", (1 / 32, 8, 64, 0, 0, 0)),
-        ("mcb", (1 / 32, 8, 64, 51, 0, 0)),
-        ("mmb", (1 / 32, 8 + 22, 64 + 484, 0, 0, 0)),
-        ("full", (1 / 32, 8 + 22, 64 + 484, 51, 1, 177)),
-    ):
-        assert tuple(speeds.amounts(ModelConfig(**VARIANTS[variant]), 51, 177, 32)) == asked, variant
-    assert tuple(speeds.amounts(CLIP, 51, 177, 64)) == (1 / 64, 0, 0, 0, 0, 0)
-
-
-def test_a_transfer_tests_eleven_lists_of_classes():
+def test_a_transfer_tests_the_whole_list_and_ten_halves():
+    """Half of the classes, so half of the videos, each against half of the texts."""
     moved = config("full", k=None, transfer=Transfer("ucf101", 2))
-    work = estimates.passes(moved, estimates.OFFICIAL, here().tokens)
-    assert len(work) == 11 and not any(one.train for one in work)
-    assert sum(one.videos for one in work) == pytest.approx(12 * 3734 * (1 + 10 / 2))
-    assert {one.asked[3] for one in work} == {101, 50}
-    assert sorted({one.asked[5] for one in work}) == [208, 409]  # six nodes before the classes
+    price = cost(speeds.kind_of("ucf101", moved.model))
+    train, test = estimates.seconds(moved, here())
+    assert train == 0 and test == pytest.approx(price.once + 12 * 3734 * (1 + 10 / 4) * price.view)
 
 
-def test_controls_are_tested_too():
-    plain, controls = config("full"), config("full", evaluation=replace(PAPER.evaluation, controls=True))
-    passes = [estimates.passes(each, estimates.OFFICIAL, here().tokens) for each in (plain, controls)]
-    views = [sum(one.videos for one in some if not one.train) for some in passes]
-    assert views == [12 * 1530, 4 * 12 * 1530]
+def test_words_and_rates_cost_nothing_and_sizes_do():
+    def kind(**changes) -> str:
+        return str(speeds.kind_of("hmdb51", replace(FULL, **changes)))
+
+    assert kind() == kind(prompt="some other words of it") == kind(norm_order="post", tau=0.01, heads=4)
+    sizes: list[dict] = [
+        {},
+        {"frames": 16},
+        {"step": 2},
+        {"prompt": "a b"},
+        {"mcb": False},
+        {"adapter_width": 0},
+    ]
+    assert len({kind(**changes) for changes in sizes}) == len(sizes)
+    static = {"map": False, "mcb": False}
+    assert kind(**static) == kind(**static, prompt="a", adapter_width=0)
 
 
 @pytest.mark.parametrize(
@@ -227,97 +207,69 @@ def test_videos_seen_are_those_of_the_batches(settings, videos):
     assert estimates.seen(train, videos) == sum(map(len, batches))
 
 
-def test_memory_holds_one_pass_of_trees_and_what_is_summed_at_once():
-    def peak(name: str, machine: Speed) -> float:
-        one = config(name, "kinetics400", k=None, train=PAPER.kinetics)
-        return estimates.gib(estimates.passes(one, estimates.OFFICIAL, machine.tokens), machine)
-
-    assert (
-        loop.SUMMED,
-        inspect.signature(loop.score).parameters["batch"].default,
-    ) == (speeds.TRAIN_BATCH, speeds.TEST_BATCH)
-    asked = speeds.amounts(ModelConfig(), 400, 1578, 256)
-    assert (speeds.held(asked, 32, 6400)[:4] == 32 * asked[:4]).all()  # all but the trees
-    assert speeds.held(asked, 32, 6400)[4:] == pytest.approx(
-        [4, 4 * 1578]
-    )  # 6400 nodes are four trees of 1578
-    assert speeds.held(asked, 32, 10)[4:] == pytest.approx([1, 1578])  # one at least
-    assert speeds.held(asked, 2, 6400)[4:] == pytest.approx([2, 2 * 1578])  # two videos have two
-    small, large = here(rows=1600.0), here(rows=6400.0)
-    one = speeds.held(asked, 32, 1600) @ small.train_bytes
-    assert peak("full", small) == pytest.approx(1.5 + one / 2**30)
-    assert peak("full", large) > peak("full", small) > peak("mcb", small) > peak("baseline", small) > 1.5
-    assert peak("mcb", large) == peak("mcb", small)
-
-
 # --- the measuring ------------------------------------------------------------------------------------------
 
 
 def test_the_speed_is_measured_once_for_each_model_and_kept(monkeypatch, cache):
     asked = []
 
-    def measure(backbone, device, precision, lists):
+    def measure(backbone, *_):
         asked.append(backbone.name)
         return here(pictures=10.0 * len(asked))
 
+    def pictures(name: str = "ViT-B-16") -> float:
+        return speeds.speed(BackboneConfig(name), paper_kinds())[0].pictures
+
     monkeypatch.setattr(speeds, "measure", measure)
-    names = ("ViT-B-16", "ViT-B-32", "ViT-B-16")
-    assert [speeds.speed(BackboneConfig(name))[0].pictures for name in names] == [10.0, 20.0, 10.0]
+    assert [pictures(name) for name in ("ViT-B-16", "ViT-B-32", "ViT-B-16")] == [10.0, 20.0, 10.0]
     assert asked == ["ViT-B-16", "ViT-B-32"]
-    found, where = speeds.speed(BackboneConfig())
+    found, where = speeds.speed(BackboneConfig(), paper_kinds()[:3])  # some of what is known
     assert found == here(pictures=10.0) and len(asked) == 2
     file, key = cache / "speed.json", f"ViT-B-16 on {where}"
     whole = json.loads(file.read_text())
-    assert set(whole) == {f"{name} on {where}" for name in names}
+    assert set(whole) == {f"{name} on {where}" for name in asked}
+    costs = whole[key]["speed"]["costs"]
+    some = next(iter(costs))
     for broken in (  # each is measured again
         "[]", "{", "[[1]]", json.dumps({key: 3.5}), json.dumps({key: {"code": whole[key]["code"]}}),
         json.dumps({key: whole[key] | {"code": "of another version"}}),
-        *(json.dumps({key: whole[key] | {"speed": whole[key]["speed"] | {name: value}}}) for name, value in (
-            ("pictures", 0.0), ("pictures", "fast"), ("train", [1.0]), ("train", None),
-            ("view", [-1.0, *range(1, 6)]), ("view", [float("nan")] * 6), ("jobs", 0), ("tokens", 3),
-            ("tokens", {}), ("unknown", 1),
+        *(json.dumps({key: whole[key] | {"speed": whole[key]["speed"] | changed}}) for changed in (
+            {"pictures": 0.0}, {"pictures": "fast"}, {"jobs": 0}, {"costs": {}}, {"costs": 3},
+            {"costs": costs | {some: costs[some] | {"view": -1.0}}},
+            {"costs": costs | {some: costs[some] | {"step": float("nan")}}},
+            {"costs": costs | {some: costs[some] | {"unknown": 1.0}}},
         )),
     ):  # fmt: skip
         before = len(asked)
         file.write_text(broken)
-        assert speeds.speed(BackboneConfig())[0].pictures == 10.0 * (before + 1), broken
-        assert speeds.speed(BackboneConfig())[0].pictures == 10.0 * len(asked) and len(asked) == before + 1
+        assert pictures() == 10.0 * (before + 1), broken
+        assert pictures() == 10.0 * len(asked) and len(asked) == before + 1
     monkeypatch.setattr(speeds, "_hardware", lambda device: "another machine")
-    assert speeds.speed(BackboneConfig())[0].pictures == 10.0 * len(asked) and len(asked) == before + 2
+    assert pictures() == 10.0 * len(asked) and len(asked) == before + 2
 
 
-def test_measuring_takes_every_process():
-    lists = {role: ["run", "wave", "run fast"] for role in PAPER.roles.values()}
-    found = speeds.measure(BackboneConfig(TINY, None), "cpu", "float32", lists, 0.01)
+def test_measuring_takes_every_process_and_the_real_training():
+    models = [CLIP, ModelConfig(**VARIANTS["baseline"]), FULL]
+    kinds = [speeds.kind_of("hmdb51", model) for model in models]
+    found = speeds.measure(
+        BackboneConfig(TINY, None), "cpu", "float32", kinds, {"hmdb51": ["run", "wave", "run fast"]}
+    )
     assert Speed.read(json.loads(json.dumps(asdict(found)))) == found
-    assert found.pictures > 1 and found.jobs == default_jobs() and found.base_bytes > 1e8
-    assert set(found.tokens) == set(lists) and 6 + 6 <= found.tokens["hmdb51"] < 77
+    assert found.pictures > 1 and found.jobs == default_jobs()
+    clip, baseline, full = (found[kind] for kind in kinds)
+    assert clip.step == clip.video == 0 < baseline.step + baseline.video  # nothing to train
+    assert full.view > 0 and full.gib > 0.05
 
 
-def test_the_probes_tell_all_prices_apart(small):
-    """Costs made of known prices give these prices back."""
-    tokens, prices = {"short": 177, "long": 420}, np.array(here().train)
-    for batch in (2, 32):
-        asked = np.array([
-            speeds.amounts(model, {"short": 51, "long": 100}[size], tokens[size], batch if model.map else 32)
-            for model, size in speeds.PROBES
-        ])  # fmt: skip
-        assert speeds._fit(asked / (asked @ prices)[:, None], np.ones(len(asked))) == pytest.approx(
-            prices, rel=1e-6
-        )
+@pytest.mark.parametrize(("each", "fixed"), [(0.01, 0.05), (0.0, 0.02)])
+def test_fixed_and_growing_seconds_are_told_apart(each, fixed, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(speeds.time, "perf_counter", lambda: now[0])
 
+    def work(videos: int) -> None:
+        now[0] += fixed + each * videos
 
-def test_a_probe_runs_the_real_training_and_test(small):
-    names = {
-        "short": ["run", "wave"],
-        "long": [f"{word} {number}" for word in ("kick", "hop") for number in range(9)],
-    }
-    found = speeds.probe(lambda: small, names, 0.01)
-    assert {name: len(prices) for name, prices in found.items()} == {
-        "train": 6, "view": 6, "train_bytes": 6, "view_bytes": 6, "base_bytes": 1, "rows": 1,
-    }  # fmt: skip
-    assert all(price >= 0 for prices in found.values() for price in prices) and found["rows"][0] > 1
-    assert sum(found["train"]) > 0 < sum(found["view"])
+    assert speeds._fixed_and_each(work) == pytest.approx((fixed, each))
 
 
 def test_list_says_gigabytes_and_hours(monkeypatch, capfd):

@@ -697,7 +697,7 @@ def test_the_table_for_a_terminal(checkout):
 
 
 def test_the_overview_counts_trainings_and_reads_recorded_costs(recorded, monkeypatch):
-    monkeypatch.setattr(outputs.estimates, "speed", lambda backbone: (here(), "a machine"))
+    monkeypatch.setattr(outputs.estimates, "speed", lambda backbone, kinds: (here(), "a machine"))
     path = recorded / "table5.provenance.json"
     path.write_text(json.dumps({"training_seconds": 500, "testing_seconds": 100, "peak_memory_gib": 1.25}))
     said = outputs.overview("demo")

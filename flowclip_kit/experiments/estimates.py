@@ -7,19 +7,19 @@ import functools
 import heapq
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from flowclip_core.config import TINY, ModelConfig, TrainConfig
+from flowclip_core.config import TINY, TrainConfig
 from flowclip_kit.datasets.acquire import FACTS
-from flowclip_kit.experiments.catalogue import ALL_TARGETS, FULL, PAPER_TARGETS, TARGETS, Cell, Target
+from flowclip_kit.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS, Cell, Target
 from flowclip_kit.experiments.experiment import Experiment
 from flowclip_kit.experiments.run_config import RunConfig
-from flowclip_kit.experiments.speed import TEST_BATCH, TRAIN_BATCH, Speed, amounts, held, known_speed, speed
+from flowclip_kit.experiments.speed import Kind, Speed, kind_of, known_speed, speed
 from flowclip_kit.paths import root
 from flowclip_kit.profiles import Profile
 
@@ -72,15 +72,6 @@ class Size(NamedTuple):
 OFFICIAL = {name: Size(facts.classes, facts.expected) for name, facts in FACTS.items()}
 
 
-class Pass(NamedTuple):
-    """A part of a run: videos through training or test, `batch` at a time, and what each of them asks for."""
-
-    train: bool
-    videos: float
-    batch: int
-    asked: np.ndarray  # see `speed.amounts`
-
-
 @dataclass(frozen=True)
 class Forecast:
     """Of one target: runs that train, runs that only test, hours with all processes at work, peak GiB of a
@@ -126,60 +117,37 @@ def seen(train: TrainConfig, videos: int) -> int:
     return epochs * videos + rest * train.batch
 
 
-def passes(config: RunConfig, sizes: Mapping[str, Size], tokens: Mapping[str, int]) -> list[Pass]:
-    """The work of one run. tokens: of each data set's prompt tree at H=5."""
-    model, found = config.model, []
+def tested(config: RunConfig) -> Kind:
+    """The kind of a run's test, which for a transfer sees another data set than its training."""
+    return kind_of((config.transfer or config).dataset, config.model)
 
-    def test(name: str, videos: float, share: float = 1.0) -> None:
-        """All views of some videos, with a share of the classes."""
-        classes, nodes = _classes(sizes[name].classes, share), _nodes(tokens[name], model, share)
-        views = config.evaluation.clips * len(config.evaluation.crops)
-        if not model.map:  # the texts are the same for all videos: one tree, once
-            found.append(Pass(False, 1.0, 1, amounts(ModelConfig(), 0, nodes, 1) * [0, 0, 0, 0, 1, 1]))
-        found.append(Pass(False, videos * views, TEST_BATCH, amounts(model, classes, nodes, TEST_BATCH)))
 
+def seconds(config: RunConfig, here: Speed, sizes: Mapping[str, Size] = OFFICIAL) -> tuple[float, float]:
+    """Of one run's training and of its test, in one process while all are busy.
+
+    Other methods are counted as the full model: `config.model` says so.
+    """
     size = sizes[config.dataset]
     training, testing = size.splits[config.split]
     if config.held_out:
         training, testing = training - int(training * HELD_OUT), int(training * HELD_OUT)
+    train = 0.0
     if config.train and not config.transfer:
         videos = training if config.k is None else config.k * size.classes
-        total = seen(config.train, videos)
-        nodes, steps = _nodes(tokens[config.dataset], model), config.train.total_steps(videos)
-        asked = amounts(model, size.classes, nodes, total / steps)
-        found.append(Pass(True, total, min(config.train.batch, videos), asked))
+        cost, steps = here[kind_of(config.dataset, config.model)], config.train.total_steps(videos)
+        train = steps * cost.step + seen(config.train, videos) * cost.video
+    cost, times = here[tested(config)], 4.0 if config.evaluation.controls else 1.0  # in order, three controls
     if transfer := config.transfer:
         testing = sizes[transfer.dataset].splits[transfer.split][1]
-        for _ in range(transfer.draws):
-            test(transfer.dataset, testing / 2, 0.5)
-    orders = 4 if config.evaluation.controls else 1  # in order, and three controls
-    test((transfer or config).dataset, testing * orders)
-    return found
+        times += transfer.draws / 4  # half of the classes, of the videos
+    views = config.evaluation.clips * len(config.evaluation.crops)
+    return train, cost.once + times * testing * views * cost.view
 
 
-def _classes(classes: int, share: float) -> int:
-    return int(classes * share)
-
-
-def _nodes(tokens: int, model: ModelConfig, share: float = 1.0) -> int:
-    """Nodes of a tree for this model's H, behind which a share of the class nodes stands."""
-    prefix = FULL.prompt_length + 1
-    return model.prompt_length + 1 + round((tokens - prefix) * share)
-
-
-def seconds(work: Sequence[Pass], here: Speed) -> float:
-    """Of one run, in one process while all are busy."""
-    return float(sum(one.videos * one.asked @ (here.train if one.train else here.view) for one in work))
-
-
-def gib(work: Sequence[Pass], here: Speed) -> float:
-    """Peak of a process."""
-    kept = [0.0]
-    for one in work:
-        videos = int(min(one.batch, one.videos, TRAIN_BATCH if one.train else TEST_BATCH))
-        prices = here.train_bytes if one.train else here.view_bytes
-        kept.append(float(held(one.asked, videos, here.rows) @ prices))
-    return float(here.base_bytes + max(kept)) / 2**30
+def kinds(configs: Iterable[RunConfig]) -> list[Kind]:
+    """Everything whose cost `seconds` of these runs needs to know."""
+    trained = (kind_of(one.dataset, one.model) for one in configs if one.train and not one.transfer)
+    return list(dict.fromkeys([*trained, *map(tested, configs)]))
 
 
 def makespan(spent: Iterable[float], jobs: int) -> float:
@@ -190,21 +158,23 @@ def makespan(spent: Iterable[float], jobs: int) -> float:
     return max(free)
 
 
+def all_rounds(profile: Profile) -> dict[str, list[list[RunConfig]]]:
+    """`rounds` of every target of a profile."""
+    return {name: rounds(TARGETS[name], profile) for name in ALL_TARGETS if name in TARGETS}
+
+
 def forecast(profile: Profile, here: Speed, sizes: Mapping[str, Size] = OFFICIAL) -> list[Forecast]:
     """One row a target, and `all`: the paper's tables and panels, with runs that they share made once."""
     found: list[Forecast] = []
-    work: dict[RunConfig, list[Pass]] = {}
 
     def add(name: str, parts: list[list[RunConfig]]) -> None:
-        for one in {config for part in parts for config in part} - set(work):
-            work[one] = passes(one, sizes, here.tokens)
         every = [config for part in parts for config in part]
         trainings = sum(bool(one.train and not one.transfer) for one in every)
-        spent = sum(makespan([seconds(work[one], here) for one in part], here.jobs) for part in parts)
-        peak = max((gib(work[one], here) for one in every), default=0.0)
+        spent = sum(makespan([sum(seconds(one, here, sizes)) for one in part], here.jobs) for part in parts)
+        peak = max((here[kind].gib for kind in kinds(every)), default=0.0)
         found.append(Forecast(name, trainings, len(every) - trainings, spent / 3600, peak))
 
-    parts = {name: rounds(TARGETS[name], profile) for name in ALL_TARGETS if name in TARGETS}
+    parts = all_rounds(profile)
     for name, one in parts.items():
         add(name, one)
     together = zip(*(one for name, one in parts.items() if name in PAPER_TARGETS), strict=True)
@@ -227,10 +197,13 @@ def expected_seconds(profile: Profile, configs: Iterable[RunConfig]) -> list[flo
     here = known_speed(profile.backbone)
     if here is None:
         return [math.nan for _ in configs]
-    return [
-        seconds(passes(config, OFFICIAL, here.tokens), here) if config.dataset in OFFICIAL else math.nan
-        for config in configs
-    ]
+
+    def known(config: RunConfig) -> float:
+        with suppress(KeyError):  # data of one's own, or a kind that has not been timed
+            return sum(seconds(config, here))
+        return math.nan
+
+    return [known(config) for config in configs]
 
 
 @functools.lru_cache
@@ -287,7 +260,8 @@ def text(profile: Profile) -> list[str]:
     """
     if not any(name in FACTS for name in profile.roles.values()):
         return []
-    here, where = speed(profile.backbone)
+    every = [config for parts in all_rounds(profile).values() for part in parts for config in part]
+    here, where = speed(profile.backbone, kinds(every))
     lines = [
         "all runs of a target, from stored features, none of them made yet",
         f"{'target':12} {'trainings':>9} {'tests alone':>12} {'hours here':>11} {'GiB a process':>14}",

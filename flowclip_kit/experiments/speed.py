@@ -1,26 +1,23 @@
-"""How fast this machine encodes, trains and tests: measured once, in about a minute, and kept in the cache
-folder.
+"""How fast this machine encodes, trains and tests: each kind of run timed for a moment, once, and kept in the
+cache folder.
 
-Nothing about the method's cost is assumed: small models of each kind run through the real training and the
-real test on random features, and what a video costs is fitted to their times and memory. Random weights do:
-they cost the same.
-
-Letters: T frames, L differences, K classes, H prompt vectors, D shared width.
+Real training and real tests on random features with random weights, which cost the same, while every process
+is busy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import threading
+import resource
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,112 +31,90 @@ from flowclip_kit.datasets.class_names import CLASSES
 from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.distributed.process_pool import Pool, default_jobs
 from flowclip_kit.distributed.rank import Rank
-from flowclip_kit.experiments.catalogue import BASELINE, FULL, VARIANTS
 from flowclip_kit.experiments.devices import gpu_name, lanes, pick_device, pick_precision
 from flowclip_kit.paths import cache_dir, root
 from flowclip_kit.profiles import PAPER_ROLES, BackboneConfig
 
 SAMPLE = 8  # pictures that a lane encodes to be timed
-SECONDS = 2.5  # about so long is each probe, but one step of LEAST videos at least
-LEAST, MOST = 2, 32  # videos of a probe's batch
-TEST_BATCH, TRAIN_BATCH = 64, 32  # videos that `loop.score` and `loop.train` take at a time, at most
-
-MMB, MAP = ModelConfig(**VARIANTS["mmb"]), ModelConfig(**VARIANTS["mmb+map"])
-# What is timed, by growing memory: the kinds of variants, each part at two sizes (HMDB-51's names; a slice of
-# Kinetics-400's).
-PROBES = (
-    (BASELINE, "short"),
-    (MMB, "short"),
-    (replace(MMB, frames=32), "short"),
-    (replace(BASELINE, mcb=True), "short"),
-    (replace(BASELINE, mcb=True), "long"),
-    (MAP, "short"),
-    (MAP, "long"),
-)
+FEW, MANY = 3, 32  # videos of a timed step, beside one of a single video: FEW where that took over a second
 
 
-def amounts(model: ModelConfig, classes: int, tokens: int, batch: float) -> np.ndarray:
-    """What one video asks for (6,): its share of a step, tokens of the two streams (T + L) and pairs of them
-    (T² + L²), class texts of the communication block (K), a prompt tree and the tokens in it.
+class Kind(NamedTuple):
+    """What decides how long a step takes: a data set's class list, and the sizes of the parts that are on."""
 
-    tokens: `PromptTree.tokens_per_video`. Static texts cost a video nothing; prompts that no motion shifts
-    are encoded once a step.
-    """
-    steered = model.map and model.mmb and model.adapter_width > 0
-    trees = 1.0 if steered else 1.0 / batch if model.map else 0.0
-    streams = np.array([model.frames * model.spatial, model.differences * model.mmb])
-    return np.array(
-        [1 / batch, streams.sum(), (streams**2).sum(), classes * model.mcb, trees, trees * tokens]
-    )
+    dataset: str
+    model: ModelConfig
+
+    def __str__(self) -> str:
+        m = self.model
+        parts = [name for name in ("spatial", "mmb", "map", "mcb") if getattr(m, name)]
+        sizes = (
+            f"T={m.frames} L={m.differences * m.mmb} H={m.prompt_length} adapter={m.adapter_width * m.map}"
+        )
+        return " ".join([self.dataset, *parts, sizes, m.head, m.video_tokens])
 
 
-def held(asked: np.ndarray, videos: int, rows: float) -> np.ndarray:
-    """What `videos` at a time keep in memory (6,): all of `amounts`, but no more trees than one pass takes.
+@dataclass(frozen=True)
+class Cost:
+    """Seconds and memory of one kind of run, in one process while all are busy."""
 
-    rows: nodes of all trees of a pass (`PromptTree.at_once`).
-    """
-    whole = asked * videos
-    if whole[4]:
-        whole[4:] *= min(1.0, max(1.0, rows * whole[4] // whole[5]) / whole[4])
-    return whole
+    step: float  # seconds of a training step, whatever its videos
+    video: float  # and of each video in it
+    once: float  # of a test, whatever its videos
+    view: float  # and of each view of a video
+    gib: float  # peak of the process, on a GPU of its memory
+
+    def __post_init__(self) -> None:
+        if not all(0 <= value < float("inf") for value in asdict(self).values()):
+            raise ValueError(f"{self} is no cost")
 
 
 @dataclass(frozen=True)
 class Speed:
-    """This machine at work: prices are of each of `amounts`, in one process while all of them are busy."""
+    """This machine at work."""
 
     pictures: float  # encoded a second by all lanes together
     jobs: int  # processes that train at once
-    train: tuple[float, ...]  # seconds, in training
-    view: tuple[float, ...]  # seconds, in a test view
-    train_bytes: tuple[float, ...]
-    view_bytes: tuple[float, ...]
-    base_bytes: float  # of a process that has loaded the towers
-    rows: float  # nodes of all trees that one pass takes
-    tokens: dict[str, int]  # nodes of the prompt tree at H=5, by data set
+    costs: dict[str, Cost]  # by `Kind`, as text
 
     @classmethod
-    def read(cls, said: Any) -> Speed:
+    def read(cls, stored: Any) -> Speed:
         """From JSON. Raises ValueError, TypeError or KeyError where it is not what was written."""
-        fields: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in dict(said).items()
-        }
-        found = cls(**fields)
-        prices = [*found.train, *found.view, *found.train_bytes, *found.view_bytes]
-        if len(prices) != 24 or not all(0 <= price < float("inf") for price in prices):
-            raise ValueError("no prices")
-        rates = [found.pictures, found.jobs, found.base_bytes, found.rows, sum(found.train), sum(found.view)]
-        rates += [found.tokens[name] for name in PAPER_ROLES.values()]
-        if not all(0 < rate < float("inf") for rate in rates):
+        found = cls(float(stored["pictures"]), int(stored["jobs"]), {
+            str(kind): Cost(**cost) for kind, cost in dict(stored["costs"]).items()
+        })  # fmt: skip
+        if not 0 < found.pictures < float("inf") or found.jobs < 1:
             raise ValueError("no speed")
         return found
 
-
-def official() -> dict[str, Sequence[str]]:
-    """The class names of the paper's data sets."""
-    return {name: CLASSES[role] for role, name in PAPER_ROLES.items()}
+    def __getitem__(self, kind: Kind) -> Cost:
+        return self.costs[str(kind)]
 
 
-def speed(backbone: BackboneConfig) -> tuple[Speed, str]:
+def speed(backbone: BackboneConfig, kinds: Iterable[Kind]) -> tuple[Speed, str]:
     """This machine's speed with a backbone and the paper's class lists, and what was measured; once, then
     kept.
 
-    Measured anew on another device, with another version of torch or of this kit's model, and where the file
-    is broken.
+    Measured anew for other kinds, on another device, with another version of torch or of this kit's model,
+    and where the file is broken.
     """
     device = pick_device("auto")
     precision = pick_precision(None, device)
     where = f"{_hardware(device)} in {precision}"
     path, key, code = cache_dir() / "speed.json", f"{backbone.name} on {where}", _code()
-    known = _known(path)
+    known, wanted = _known(path), {str(kind): kind for kind in kinds}
     with suppress(ValueError, TypeError, KeyError):
-        if known[key]["code"] == code:
-            return Speed.read(known[key]["speed"]), where
+        if (
+            known[key]["code"] == code
+            and (found := Speed.read(known[key]["speed"])).costs.keys() >= wanted.keys()
+        ):
+            return found, where
     notice(
-        f"measuring how fast {backbone.name} encodes, trains and tests here, once, for about a minute; remove"
+        f"measuring how fast {backbone.name} encodes, trains and tests here, once, for a few minutes; remove"
         f" {path} to have it done again on a quiet machine"
     )
-    found = measure(BackboneConfig(backbone.name, None), device, precision, official())
+    texts = {name: CLASSES[role] for role, name in PAPER_ROLES.items()}
+    found = measure(BackboneConfig(backbone.name, None), device, precision, wanted.values(), texts)
     known[key] = {"code": code, "speed": asdict(found)}
     with suppress(OSError):  # then it is measured again next time
         write_atomically(path, to_json(path, known, indent=1) + "\n")
@@ -165,10 +140,8 @@ def _known(path: Path) -> dict:
 def _code() -> str:
     """Hash of what is measured, and how."""
     digest = hashlib.sha256(str(environment.versions(["torch"])).encode())
-    files = [*(root() / "flowclip_core").glob("*/*.py"), *(root() / "flowclip_kit").glob("*/*.py")]
-    for file in sorted(
-        file for file in files if file.parent.name in ("model", "training") or file.stem == "speed"
-    ):
+    files = [*(root() / "flowclip_core").glob("*/*.py"), Path(__file__)]
+    for file in sorted(file for file in files if file.parent.name in ("model", "training", "experiments")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -186,40 +159,27 @@ def measure(
     backbone: BackboneConfig,
     device: str,
     precision: str,
-    lists: Mapping[str, Sequence[str]],
-    at_least: float = SECONDS,
+    kinds: Iterable[Kind],
+    texts: Mapping[str, Sequence[str]],
 ) -> Speed:
-    """Time everything with all lanes at work at once; of many CPU cores as many as there is memory for,
-    scaled up.
+    """Time everything with all lanes at work; of many CPU cores as many as there is memory for, scaled up.
 
-    lists: class names of the data sets whose trees are to be sized. at_least: seconds of a probe, about.
+    texts: class names by data set.
     """
     # A model of ViT-L/14's size takes 1.7 GB, and as much again while it is built.
     fitting = max(1, int(psutil.virtual_memory().available / 2**30 / 4))
     jobs = default_jobs()
     found, _ = lanes(backbone, device, precision, min(jobs, fitting), None, Rank())
     trains = len(found) if device == "cpu" else 1  # all GPUs encode, one trains
-    short, kinetics = CLASSES["HMDB-51"], CLASSES["Kinetics-400"]
-    names = {"short": short, "long": kinetics[::4]}
+    # The smallest first: what a large one has held stays with its process.
+    ordered = sorted(dict.fromkeys(kinds), key=lambda kind: (kind.model.map, len(texts[kind.dataset])))
     with Pool(len(found), threads=1 if device == "cpu" else min(8, jobs)) as pool:
-        list(pool.map(_prepare, [(load,) for load in found]))
+        list(pool.map(_rate, [(load, 1) for load in found]))  # loads the towers
         rates = [rate for _, rate in pool.map(_rate, [(load,) for load in found])]
-        made = [probed for _, probed in pool.map(probe, [(load, names, at_least) for load in found[:trains]])]
-        ((_, tokens),) = pool.map(_tokens, [(found[0], dict(lists))])
-    prices = {name: tuple(np.mean([one[name] for one in made], 0).tolist()) for name in made[0]}
-    return Speed(
-        float(sum(rates) * (jobs / len(found) if device == "cpu" else 1)),
-        jobs if device == "cpu" else 1,
-        base_bytes=prices.pop("base_bytes")[0],
-        rows=prices.pop("rows")[0],
-        tokens=tokens,
-        **prices,
-    )
-
-
-def _prepare(load) -> bool:
-    _rate(load, 1)
-    return True
+        work = [(found[number % trains], kind, texts[kind.dataset]) for number, kind in enumerate(ordered)]
+        costs = {str(kind): cost for (_, kind, _), cost in pool.map(cost_of, work)}
+    scale, trainers = (jobs / len(found), jobs) if device == "cpu" else (1, 1)
+    return Speed(float(sum(rates) * scale), trainers, costs)
 
 
 def _rate(load, sample: int = SAMPLE) -> float:
@@ -237,114 +197,76 @@ def _rate(load, sample: int = SAMPLE) -> float:
     return rounds * pictures / (time.perf_counter() - began)
 
 
-def _tokens(load, lists: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Nodes of each class list's tree at H=5."""
-    from flowclip_core.model.prompt_tree import PromptTree
+def cost_of(load, kind: Kind, texts: Sequence[str]) -> Cost:
+    """What one kind of run costs: `loop.train` and `loop.score` on one random video, then on several."""
+    import torch
 
-    return {
-        name: PromptTree(load(), names, FULL.prompt_length).tokens_per_video for name, names in lists.items()
-    }
-
-
-def probe(load, names: Mapping[str, Sequence[str]], at_least: float = SECONDS) -> dict[str, list[float]]:
-    """The prices of one process: `PROBES` through the real `loop.train` and `loop.score` on random
-    features."""
     from flowclip_core.model.flowclip import FlowCLIP
-    from flowclip_core.model.prompt_tree import PromptTree
     from flowclip_core.training import loop
 
     tower = load()
-    trees = {name: PromptTree(tower, texts, FULL.prompt_length) for name, texts in names.items()}
-    store = random_store(tower.width)
-    device = tower.device.type
-    base = _held(device)
-    rows: dict[str, list[tuple[np.ndarray, float, np.ndarray, float]]] = {"view": [], "train": []}
-    together = float(max(tree.at_once * tree.tokens_per_video for tree in trees.values()))
-    models = [(FlowCLIP(config, tower, names[size], tree=trees[size]), size) for config, size in PROBES]
-    for name, measured in rows.items():  # the test first: what training frees stays with the process
-        for model, size in models:
+    cuda = tower.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(tower.device)
+    model, store = FlowCLIP(kind.model, tower, texts), random_store(tower.width)
 
-            def train(videos: int, steps: int, model=model) -> None:
-                random_training(model, store, videos, steps)
+    def train(videos: int) -> None:
+        random_training(model, store, videos)
 
-            def view(videos: int, steps: int, model=model) -> None:
-                for _ in range(steps):
-                    loop.score(model, store, EvalConfig(1, ("centre",)), rows=np.arange(videos))
+    def test(videos: int) -> None:
+        loop.score(model, store, EvalConfig(1, ("centre",)), rows=np.arange(videos))
 
-            videos, seconds, peak = _timed(view if name == "view" else train, device, at_least)
-            asked = amounts(model.config, len(names[size]), trees[size].tokens_per_video, videos)
-            measured.append((asked, seconds, held(asked, videos, together), max(0.0, peak - base)))
-    found = {"base_bytes": [base], "rows": [together]}
-    for name, measured in rows.items():
-        demands, spent, kept, peaks = (np.array(column) for column in zip(*measured, strict=True))
-        found[name] = _fit(demands / spent[:, None], np.ones(len(spent)))  # relative errors count
-        found[f"{name}_bytes"] = _fit(kept, peaks)
-    return found
+    once, view = _fixed_and_each(test)
+    step, video = _fixed_and_each(train) if model.trained() else (0.0, 0.0)
+    held = torch.cuda.max_memory_reserved(tower.device) / 2**30 if cuda else _peak_gib()
+    return Cost(step, video, once, view, held)
+
+
+def _fixed_and_each(work) -> tuple[float, float]:
+    """Seconds of some work whatever the number of videos, and for each of them."""
+
+    def timed(videos: int) -> float:
+        began = time.perf_counter()
+        work(videos)
+        return time.perf_counter() - began
+
+    work(1)  # what happens only once, whatever the kind
+    one = timed(1)
+    several = FEW if one > 1 else MANY
+    each = max(0.0, (timed(several) - one) / (several - 1))
+    return max(0.0, one - each), each
+
+
+def _peak_gib() -> float:
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def random_store(width: int) -> FeatureStore:
-    """Features of TEST_BATCH videos that are not."""
-    features = np.random.default_rng(0).normal(0, 0.5, (TEST_BATCH, 1, 32, width)).astype(np.float16)
-    index = pd.DataFrame({"name": [str(row) for row in range(TEST_BATCH)]})
+    """Features of MANY videos that are not."""
+    features = np.random.default_rng(0).normal(0, 0.5, (MANY, 1, 32, width)).astype(np.float16)
+    index = pd.DataFrame({"name": [str(row) for row in range(MANY)]})
     return FeatureStore(Path("random"), features, ("centre",), index)
 
 
-def random_training(model, store: FeatureStore, videos: int, steps: int):
-    """The log of a training on `videos` of them at a time."""
+def random_training(model, store: FeatureStore, videos: int):
+    """The log of one training step on `videos` of them."""
     from flowclip_core.training import loop
 
     labels = np.arange(videos) % len(model.class_texts)
-    settings = TrainConfig(batch=videos, epochs=None, steps=steps, crops=("centre",))
+    settings = TrainConfig(batch=videos, epochs=None, steps=1, crops=("centre",))
     return loop.train(model, store, labels, settings, 0, rows=np.arange(videos))
 
 
-def _fit(asked: np.ndarray, costs: np.ndarray) -> list[float]:
-    """Prices of 0 or more that explain the costs best."""
-    from scipy.optimize import nnls
-
-    scale = np.maximum(asked.max(0), 1e-30)
-    return (nnls(asked / scale, costs)[0] / scale).tolist()
-
-
-def _timed(work: Callable[[int, int], None], device: str, at_least: float) -> tuple[int, float, float]:
-    """(videos of a step, seconds a video, bytes of the process at most). work: gets videos and steps."""
-    work(1, 1)
-    began = time.perf_counter()
-    work(1, 1)
-    once = time.perf_counter() - began
-    videos = int(min(max(at_least / once, LEAST), MOST))
-    steps = max(1, int(at_least / (videos * once)))
-    if videos * once < at_least / 4:
-        work(videos, 1)  # other shapes warm up again
-    with _peak(device) as peak:
-        began = time.perf_counter()
-        work(videos, steps)
-        spent = time.perf_counter() - began
-    return videos, spent / (videos * steps), max(peak)
-
-
-@contextmanager
-def _peak(device: str) -> Iterator[list[float]]:
-    """Bytes that are held meanwhile; the largest is the peak."""
-    seen, done = [_held(device)], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            seen.append(_held(device))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        watcher.join()
-
-
-def _held(device: str) -> float:
-    """Bytes of this process, on a GPU those of its memory."""
-    if device == "cuda":
-        import torch
-
-        return float(torch.cuda.memory_reserved())
-    return float(psutil.Process(os.getpid()).memory_info().rss)
+def kind_of(dataset: str, model: ModelConfig) -> Kind:
+    """The kind of a run on a data set: two that differ in words, rate or norm order cost the same."""
+    plain = replace(ModelConfig(), **{
+        name: getattr(model, name) for name in (
+            "mmb", "map", "mcb", "spatial", "frames", "step", "adapter_width", "head", "video_tokens"
+        )
+    }, prompt=" ".join(["a"] * model.prompt_length))  # fmt: skip
+    if not model.mmb:
+        plain = replace(plain, step=1)
+    if not model.map:
+        plain = replace(plain, adapter_width=0, prompt="a")
+    return Kind(dataset, plain)

@@ -278,7 +278,9 @@ def _own_kernel(folder: Path) -> Iterator[None]:
     from jupyter_client.kernelspec import KernelSpecManager
 
     spec = get_kernel_dict()
-    spec["argv"] = [sys.executable, *spec["argv"][1:], "--log-level=50"]  # quiet: errors reach us anyway
+    # Quiet: errors reach us anyway, and a kernel that starts while all is stopped finds its folders gone.
+    quiet = ("-W", "ignore::UserWarning:IPython.paths")
+    spec["argv"] = [sys.executable, *quiet, *spec["argv"][1:], "--log-level=50"]
     files.write_atomically(folder / "kernels" / "python3" / "kernel.json", json.dumps(spec))
     before = dict(os.environ)
     for name in surroundings.CLEAN:
