@@ -125,4 +125,5 @@ def cache(tmp_path_factory) -> Path:
     removed."""
     if all((world.default_root() / name / "complete.txt").exists() for name in ("figures-h", "figures-u")):
         return world.default_root().parent.parent
-    return tmp_path_factory.mktemp("cache")
+    together = tmp_path_factory.getbasetemp()  # of this process, inside that of all test processes
+    return (together.parent if "PYTEST_XDIST_WORKER" in os.environ else together) / "cache"

@@ -13,6 +13,14 @@ from flowclip_kit.bench import _common as common
 from flowclip_kit.bench import costs, extraction, prompts, training
 from flowclip_kit.experiments.speed import Cost, Speed
 
+
+@pytest.fixture(autouse=True)
+def little(monkeypatch, cache):
+    """Small matrices, and the session's drawn worlds: what is tested is not the speed."""
+    monkeypatch.setattr(common, "MATRICES", {"cpu": (64,), "cuda": (64,)})
+    monkeypatch.setenv("FLOWCLIP_CACHE", str(cache))
+
+
 NAMES = ["brush hair", "brush teeth", "climb", "climb stairs", "wave"]
 
 

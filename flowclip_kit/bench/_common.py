@@ -17,6 +17,7 @@ from flowclip_core.files import write_atomically
 from flowclip_kit.paths import root
 
 README = "flowclip_kit/bench/README.md"
+MATRICES = {"cpu": (1024, 1536, 2048), "cuda": (4096, 8192)}  # sides of those that the peak is sought with
 DEVICE: dict[str, Any] = {"default": "auto", "choices": ("auto", "cpu", "cuda")}
 Options = argparse.Namespace
 
@@ -93,7 +94,7 @@ def matmul_peak(device: str, dtype, run: Callable = map, lanes: int = 1) -> Call
         list(run(products, range(lanes)))
         return lanes * times * 2 * size**3 / (time.perf_counter() - began) / 1e9
 
-    sizes = (1024, 1536, 2048) if device == "cpu" else (4096, 8192)
+    sizes = MATRICES["cpu" if device == "cpu" else "cuda"]
     rates = {size: max(rate(size, 3) for _ in range(3)) for size in sizes}
     size = max(rates, key=rates.__getitem__)
     return lambda seconds: rate(size, max(1, round(seconds * rates[size] * 1e9 / (lanes * 2 * size**3))))

@@ -17,7 +17,7 @@ from conftest import ROOT
 from test_features import write_video
 from test_table5 import Call
 
-VIDEOS = 320  # ten shards
+VIDEOS = 160  # five shards
 FILES = ("about.json", "failed.csv", "features.npy", "index.csv", "sums.json")
 
 
@@ -51,7 +51,7 @@ def whole(data, tmp_path_factory) -> dict[str, bytes]:
     call = Call(command(data), folder, folder / "cache").end()
     assert (
         f"folder: {VIDEOS} videos\n" in call.out
-        and f"encoded now   {VIDEOS} videos, 10,240 pictures" in call.out
+        and f"encoded now   {VIDEOS} videos, {32 * VIDEOS:,} pictures" in call.out
     )
     assert "unreadable    1 videos are left out" in call.out and "wave/101.avi" in call.out
     failed = pd.read_csv(next((folder / "cache/features").glob("*/failed.csv")))
@@ -93,13 +93,13 @@ def test_two_ranks_of_torchrun_fill_one_store(data, whole, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "share 1 of 2" in done.stdout and "share 2 of 2" in done.stdout
-    assert done.stdout.count("encoded now   160 videos") == 2  # each its half
+    assert done.stdout.count(f"encoded now   {VIDEOS // 2} videos") == 2  # each its half
     assert stored(tmp_path / "cache") == whole
 
 
 def test_shares_given_by_hand_fill_one_store(data, whole, tmp_path):
     first = Call(command(data, "--shard", "2/2", "--jobs", "1"), tmp_path, tmp_path / "cache").end()
-    assert "not whole     160 videos are other shares'" in first.out
+    assert f"not whole     {VIDEOS // 2} videos are other shares'" in first.out
     second = Call(
         command(data, "--shard", "1/2", "--jobs", "1", "--decoders", "2"), tmp_path, tmp_path / "cache"
     ).end()
@@ -113,7 +113,7 @@ def test_an_unreadable_video_stops_unless_it_may_be_left_out(data, whole, tmp_pa
     split, line = [line for line in call.err.splitlines() if line.startswith("reproduce.sh:")]
     assert (
         "30% of each class is held out" in split
-        and "1 of 320 videos of folder cannot be read: " in line
+        and f"1 of {VIDEOS} videos of folder cannot be read: " in line
         and "wave/101.avi" in line
     )
     assert "--incomplete skip" in line and "Traceback" not in call.err
