@@ -103,8 +103,15 @@ class ModelConfig:
     prompt: str = PROMPTS[5]  # hand-crafted words; with `map` they initialise P_1..P_H, one vector a word
     heads: int = 8  # of every attention; not stated, 64 wide each in CLIP
     adapter_width: int = 32  # of the motion adapter: the largest power of two that fits Table 3; 0: none
+    adapter_start: str = (
+        "random"  # its output layer; or "zero": no shift at first, as in CoCoOp-like adapters
+    )
+    activation: str = "relu"  # of the streams' feed-forward nets; or "gelu", as in CLIP's own blocks
     norm_order: str = "pre"  # or "post": section 3.2 says only "standard architecture"
     positions: str = "none"  # or "learned": the paper names no positional code in the two streams
+    position_std: float = (
+        0.01  # of learnt positions at first, as CLIP's own; its frame features have some 1.3
+    )
     video_tokens: str = "pooled"  # or "sequence": what the texts attend to in the communication block
     residual: bool = False  # True: the mean frame feature is added to V; Eq. 6 has no such term
     tau: float = 0.07  # Eq. 3; CLIP itself ends at 0.01
@@ -114,6 +121,9 @@ class ModelConfig:
         need_types(self)
         need_choice("norm_order", self.norm_order, "pre", "post")
         need_choice("positions", self.positions, "none", "learned")
+        need_choice("adapter_start", self.adapter_start, "random", "zero")
+        need_choice("activation", self.activation, "relu", "gelu")
+        need_range("position_std", self.position_std, 0)
         need_choice("video_tokens", self.video_tokens, "pooled", "sequence")
         need_choice("head", self.head, "text", "linear")
         need_range("frames", self.frames, 2, MOST_FRAMES)
@@ -160,6 +170,8 @@ class TrainConfig:
     steps: int | None = None
     momentum: float = 0.9  # not stated; the usual value
     weight_decay: float = 0.0  # not stated
+    warmup: float = 0.0  # share of the steps in which the rate rises in a line; not stated
+    jitter: int | None = None  # stored frames that a T-segment offers a draw; None: all of it
     crops: tuple[str, ...] = CROPS  # stored views that training draws from
 
     def __post_init__(self) -> None:
@@ -170,6 +182,9 @@ class TrainConfig:
             need_range(name, getattr(self, name), 0)
         for name in ("batch", "epochs", "steps"):
             need_range(name, getattr(self, name), 1)
+        need_range("jitter", self.jitter, 1)
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup={self.warmup} must be at least 0 and below 1, a share of the steps")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum={self.momentum} must be at least 0 and below 1")
         need_crops("crops", self.crops)
@@ -177,6 +192,11 @@ class TrainConfig:
     def total_steps(self, videos: int) -> int:
         """Number of optimiser steps when one epoch sees `videos` videos."""
         return self.steps or (self.epochs or 0) * -(-videos // self.batch)
+
+    def rate(self, step: int, total: int) -> float:
+        """Learning rate of a step, from 0, of `total`: a cosine from lr to 0, times the rise of `warmup`."""
+        rise = min(1.0, (step + 1) / (self.warmup * total)) if self.warmup else 1.0
+        return 0.5 * self.lr * (1 + math.cos(math.pi * step / total)) * rise
 
 
 @dataclass(frozen=True)

@@ -161,3 +161,22 @@ def test_frame_features_of_a_video(small, clips):
 def test_help_shows_what_the_model_takes():
     said = inspect.getdoc(FlowCLIP.__init__)
     assert "class_texts:" in said and "seed:" in said
+
+
+# --- readings that the paper leaves open
+
+
+def test_the_rate_rises_in_a_line_and_falls_as_a_cosine():
+    plain, warm = TrainConfig(lr=0.1), TrainConfig(lr=0.1, warmup=0.25)
+    assert plain.rate(0, 8) == 0.1 and plain.rate(4, 8) == pytest.approx(0.05)
+    assert [warm.rate(step, 8) / plain.rate(step, 8) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("frames", [4, 8, 16, 32])
+def test_jitter_leaves_every_t_the_same_choice(frames):
+    """With one frame a segment nothing is left to chance; with two as much as T allows."""
+    rng = np.random.default_rng(0)
+    one, two, every = (drawn_frames(rng, 400, 32, frames, jitter) for jitter in (1, 2, None))
+    assert (one == one[0]).all() and (one[0] * frames // 32 == np.arange(frames)).all()
+    assert [len(set(two[:, segment])) for segment in range(frames)] == [min(2, 32 // frames)] * frames
+    assert len(set(every[:, 0])) == 32 // frames

@@ -28,7 +28,7 @@ from flowclip_kit.datasets.formats import Dataset, Split, Video
 from flowclip_kit.experiments import catalogue, records, results_table, runs
 from flowclip_kit.experiments.catalogue import CLIP, READINGS, TARGETS, VARIANTS, Cell, best_rates, table5
 from flowclip_kit.experiments.experiment import Experiment, Options, possible_shots, resolve
-from flowclip_kit.experiments.run_config import RunConfig, Transfer, run_key
+from flowclip_kit.experiments.run_config import LATER, RunConfig, Transfer, deciding, run_key
 from flowclip_kit.profiles import DEMO, PAPER, PROFILES, QUICK, SMOKE, BackboneConfig
 
 BASE = RunConfig("set", k=4, seed=0)
@@ -48,6 +48,10 @@ OTHER = {
     (ModelConfig, "positions"): {"positions": "learned"},
     (ModelConfig, "video_tokens"): {"video_tokens": "sequence"},
     (ModelConfig, "head"): {"head": "linear"},
+    (ModelConfig, "adapter_start"): {"adapter_start": "zero"},
+    (ModelConfig, "activation"): {"activation": "gelu"},
+    (TrainConfig, "warmup"): {"warmup": 0.1},
+    (TrainConfig, "jitter"): {"jitter": 2},
     (TrainConfig, "epochs"): {"epochs": 51},
     (TrainConfig, "momentum"): {"momentum": 0.8},
     (TrainConfig, "steps"): {"steps": 50, "epochs": None},
@@ -127,6 +131,17 @@ def test_the_key_of_equal_settings_is_equal_however_they_were_made():
         == run_key(sent, "data", "weights")
         != run_key(BASE, "data", "weights")
     )
+
+
+def test_settings_that_came_later_are_no_other_settings_where_they_are_as_before():
+    """A record from before there were any is still that of the run."""
+    old = asdict(BASE)
+    for part, names in LATER.items():
+        for name in names:
+            (old[part] if part else old).pop(name)
+    assert deciding(old) == deciding(BASE) != deciding(replace(BASE, method="CoOp"))
+    later = replace(BASE, train=replace(BASE.train, warmup=0.1))
+    assert deciding(old) != deciding(later) and deciding(later)["train"]["warmup"] == 0.1
 
 
 def test_a_new_schema_is_a_new_key(monkeypatch):

@@ -394,3 +394,26 @@ def test_a_checkpoint_serves_other_classes(small, tmp_path, config):
 
 def test_class_lists_have_distinct_names():
     assert all(len(set(names)) == len(names) for names in CLASSES.values())
+
+
+def test_a_zero_start_shifts_nothing_and_still_learns(small):
+    motion = fixed(2, small.width)
+    for start, still in (("random", False), ("zero", True)):
+        model = FlowCLIP(ModelConfig(adapter_start=start), small, ["run", "wave"])
+        shifted = model.prompts(motion)
+        assert torch.equal(shifted, model.prompts.vectors.expand_as(shifted)) == still
+        shifted.square().sum().backward()
+        assert model.prompts.adapter[2].weight.grad.abs().max() > 0
+
+
+def test_activation_and_position_scale_reach_the_streams(small):
+    def video(**changes) -> torch.Tensor:
+        model = FlowCLIP(ModelConfig(**changes), small, ["run", "wave"])
+        return model.encode_video(fixed(2, 8, small.width))["video"]
+
+    assert not torch.equal(video(), video(activation="gelu"))
+    one, ten = (
+        FlowCLIP(ModelConfig(positions="learned", position_std=std), small, ["run"]) for std in (0.1, 1.0)
+    )
+    (name,) = [name for name in one.trained() if "spatial" in name and "positions" in name]
+    assert torch.allclose(10 * one.trained()[name], ten.trained()[name])

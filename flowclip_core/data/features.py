@@ -129,13 +129,20 @@ def central_frames(stored: int, frames: int) -> np.ndarray:
     return (np.arange(frames) * 2 + 1) * stored // (2 * frames)
 
 
-def drawn_frames(rng: np.random.Generator, videos: int, stored: int, frames: int) -> np.ndarray:
+def drawn_frames(
+    rng: np.random.Generator, videos: int, stored: int, frames: int, jitter: int | None = None
+) -> np.ndarray:
     """A TSN draw (B,T): one random stored frame out of each of T segments, for each video.
 
-    Segment t begins at frame t F / T, rounded down. Raises InputError unless T is 1 to `stored`.
+    Segment t begins at frame t F / T, rounded down. jitter: draw from that many frames in the middle of each
+    segment at most; all T then leave the same choice. Raises InputError unless T is 1 to `stored`.
     """
     _need_segments(stored, frames)
     begins = np.arange(frames + 1) * stored // frames
+    if jitter is not None:
+        sizes = np.minimum(np.diff(begins), jitter)
+        lows = begins[:-1] + (np.diff(begins) - sizes + 1) // 2
+        return rng.integers(lows, lows + sizes, size=(videos, frames))
     if stored % frames == 0:
         return begins[:-1] + rng.integers(0, stored // frames, size=(videos, frames))
     return rng.integers(begins[:-1], begins[1:], size=(videos, frames))

@@ -244,7 +244,7 @@ def _parts(
             config.adapter_width if config.mmb else 0
         )  # without a motion stream there is nothing to adapt
         with seeded(seed, 3):
-            parts["prompts"] = MotionAwarePrompts(initial, width, hidden)
+            parts["prompts"] = MotionAwarePrompts(initial, width, hidden, config.adapter_start)
     if config.head == "linear":
         parts["head"] = head = nn.Linear(width, classes)
         nn.init.zeros_(head.weight)

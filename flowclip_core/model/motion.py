@@ -44,8 +44,9 @@ def differences(features: Tensor, step: int) -> Tensor:
 class Stream(nn.Module):
     """One transformer block over a sequence of tokens, (B,N,D) -> (B,N,D): T_m or T_s of Eq. 5.
 
-    Self-attention and a feed-forward net of width 4D with ReLU, as in the architecture that the paper cites;
-    `norm_order` and `positions` are open readings. Without positions the block treats its tokens as a set.
+    Self-attention and a feed-forward net of width 4D, by default with ReLU, as in the architecture that the
+    paper cites; `norm_order`, `activation` and `positions` are open readings. Without positions the block
+    treats its tokens as a set.
     """
 
     def __init__(self, width: int, tokens: int, config: ModelConfig) -> None:
@@ -55,12 +56,13 @@ class Stream(nn.Module):
             config.heads,
             dim_feedforward=4 * width,
             dropout=0.0,
+            activation=config.activation,
             batch_first=True,
             norm_first=config.norm_order == "pre",
         )
         self.positions = None
         if config.positions == "learned":
-            self.positions = nn.Parameter(torch.randn(tokens, width) * 0.01)
+            self.positions = nn.Parameter(torch.randn(tokens, width) * config.position_std)
 
     def forward(self, tokens: Tensor) -> Tensor:
         mixed: Tensor = self.block(tokens if self.positions is None else tokens + self.positions)

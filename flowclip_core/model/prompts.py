@@ -25,10 +25,10 @@ class MotionAwarePrompts(nn.Module):
     them.
 
     hidden: width of the adapter; 0, without motion to follow: the vectors are learnt, but the same for every
-    video.
+    video. start: "zero": the adapter shifts nothing until its output layer has learnt to.
     """
 
-    def __init__(self, initial: Tensor, width: int, hidden: int) -> None:
+    def __init__(self, initial: Tensor, width: int, hidden: int, start: str = "random") -> None:
         super().__init__()
         self.vectors = nn.Parameter(initial.clone())
         self.adapter = None
@@ -36,6 +36,9 @@ class MotionAwarePrompts(nn.Module):
             self.adapter = nn.Sequential(
                 nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, initial.shape[1])
             )
+            if start == "zero":
+                for parameter in self.adapter[2].parameters():
+                    nn.init.zeros_(parameter)
 
     def forward(self, motion: Tensor | None) -> Tensor:
         """Prompt vectors (B,H,W), or (1,H,W) without an adapter. motion: mean of the motion stream (B,D)."""

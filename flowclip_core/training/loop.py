@@ -126,7 +126,7 @@ def batch_at(
     rng = np.random.default_rng([seed, DRAW, step])
     views = np.array([store.crops.index(crop) for crop in config.crops])
     crops = views[rng.integers(0, len(views), len(picked))]
-    return picked, crops, drawn_frames(rng, len(picked), store.features.shape[2], frames)
+    return picked, crops, drawn_frames(rng, len(picked), store.features.shape[2], frames, config.jitter)
 
 
 def train(
@@ -190,7 +190,7 @@ def train(
     with one_thread(device.type == "cpu"), lanes_of(lanes) as run:
         for step in range(len(losses), total):
             for group in optimiser.param_groups:
-                group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
+                group["lr"] = config.rate(step, total)
             picked, crops, frames = batch_at(step, len(rows), config, seed, store, model.config.frames)
             videos = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
             targets = torch.from_numpy(labels[picked]).to(device)

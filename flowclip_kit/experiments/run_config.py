@@ -11,6 +11,12 @@ from flowclip_kit.profiles import BackboneConfig
 
 # Raised whenever the same settings would give another number; part of every run key.
 SCHEMA = 1
+# Settings that came later, with what they were before: runs that leave them so keep their names.
+LATER = {
+    "": {"listed": None, "method": None},
+    "model": {"adapter_start": "random", "activation": "relu", "position_std": 0.01},
+    "train": {"warmup": 0.0, "jitter": None},
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,21 @@ class RunConfig:
         need_range("split", self.split, 1)
 
 
+def deciding(config: RunConfig | dict) -> dict:
+    """The settings that decide a run's scores, as JSON has them, without `LATER` ones that are as before.
+
+    config: or such a dict, which a record may have kept from before there were any.
+    """
+    settings = json.loads(json.dumps(config if isinstance(config, dict) else asdict(config), allow_nan=False))
+    settings.get("backbone", {}).pop("pretrained", None)  # how weights are named is no setting
+    for part, fields in LATER.items():
+        there = (settings[part] if part else settings) or {}
+        for name, before in fields.items():
+            if there.get(name) == before:
+                there.pop(name, None)
+    return settings
+
+
 def run_key(config: RunConfig, data: str, weights: str) -> str:
     """Name of a run: 16 hex digits over the resolved settings, defaults included, and the hashes of data and
     weights.
@@ -69,10 +90,5 @@ def run_key(config: RunConfig, data: str, weights: str) -> str:
     named, by
     tag or file, is left out: their hash says what they are.
     """
-    settings = asdict(config)
-    del settings["backbone"]["pretrained"]
-    for later in ("listed", "method"):  # came later: runs without them keep their names
-        if settings[later] is None:
-            del settings[later]
-    said = {"config": settings, "data": data, "weights": weights, "schema": SCHEMA}
+    said = {"config": deciding(config), "data": data, "weights": weights, "schema": SCHEMA}
     return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]

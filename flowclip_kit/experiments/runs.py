@@ -57,7 +57,7 @@ from flowclip_kit.experiments.experiment import (
 from flowclip_kit.experiments.records import read_record, software, write_record
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
 from flowclip_kit.experiments.rivals import costs
-from flowclip_kit.experiments.run_config import RunConfig, run_key
+from flowclip_kit.experiments.run_config import RunConfig, deciding, run_key
 from flowclip_kit.profiles import DEMO_ROLES, PAPER_ROLES, BackboneConfig, Profile
 
 ALONE = Rank()
@@ -644,10 +644,7 @@ def _finished(folder: Path, config: RunConfig, key: str, keep: bool) -> tuple[di
         record = read_record(path)
         if record is None or (keep and not path.with_suffix(".safetensors").exists()):
             return None, ""
-        asked, said = (json.loads(json.dumps(part, default=asdict)) for part in (config, record["config"]))
-        for part in (asked, said):
-            part.get("backbone", {}).pop("pretrained", None)  # how weights are named is no setting
-        if {name: value for name, value in asked.items() if name in said} != said:
+        if deciding(config) != deciding(record["config"]):
             return None, f"{path}: the record of a run with other settings"
         if keep:
             hub.need_whole(path.with_suffix(".safetensors"), record.get("checkpoint"))
