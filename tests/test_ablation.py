@@ -288,14 +288,15 @@ def test_wishes_in_a_shell(drawn, no_notebook, tmp_path, capfd):
     assert all(f"s={s}, tau={tau}" in out for s in (1, 4, 6) for tau in (0.01, 0.07))
     assert err.startswith("reproduce.sh: ablation: 14 runs on figures-h; about")  # the baseline has no s
     assert re.search(r"reproduce.sh: \d+ (s|min); open .*/ablation.html$", err.rstrip().splitlines()[-1])
-    ((name, given),) = no_notebook
-    assert name == "ablation" and given["s"] == [1, 4, 6] and given["k"] == 3 and given["name"]
+    ((name, told),) = no_notebook
+    assert name == "ablation" and told["s"] == [1, 4, 6] and told["seeds"] == 1 and told["name"]
     (own,) = own_runs("smoke", str(tmp_path))
     assert files(tmp_path) == {
         f"smoke/ablation-{own.name}/ablation.{kind}csv" for kind in ("", "summary.", "videos.")
     }
     about = json.loads((own.folder / "ablation.provenance.json").read_text())
-    assert about["parameters"] == {"datasets": ["figures-h"], "k": 3, "s": [1, 4, 6], "tau": [0.01, 0.07]}
+    given = {"datasets": ["figures-h"], "k": 3, "seeds": 1, "s": [1, 4, 6], "tau": [0.01, 0.07]}
+    assert about["parameters"] == given
 
     # A row more in Table 5; what is the table's own is not touched.
     row = json.dumps(["paper", MOTION])

@@ -569,12 +569,12 @@ class Workshop:
 
 def own_call(asked: Experiment) -> dict:
     """What a provenance says of a call whose parameters are its own; nothing for a target as the paper has
-    it."""
-    if not asked.name:
-        return {}
+    it, but for another number of runs."""
+    if not asked.name:  # the notebook is still told how many runs a cell has
+        return {"parameters": {"seeds": asked.changes["seeds"]}} if asked.changes.get("seeds") else {}
     found = {
         "name": asked.name,
-        "parameters": {name: value for name, value in asked.changes.items() if name != "seeds"},
+        "parameters": dict(asked.changes),
         "variants": asked.variants,
         "compare": asked.compare,
         "axis": asked.axis,

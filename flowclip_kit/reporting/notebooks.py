@@ -30,6 +30,17 @@ from flowclip_kit import paths, surroundings
 # Parameters that may name a file or folder, which is then the caller's; others are never taken for one.
 PATHS = ("checkpoint", "data_root", "folder", "pretrained", "source", "static_checkpoint", "video")
 SOURCES = ("recorded", "run")  # of a table that are no folder
+# Of an executed notebook: what a reader of results seldom opens, one click away.
+FOLDED = """
+{% block input %}
+{% set tags = cell.metadata.get('tags', []) %}
+{% set title = "Parameters and their defaults" if 'parameters' in tags else
+   "Parameters of this run" if 'injected-parameters' in tags else
+   "Code" if 'import ' in cell.source or cell.metadata.get('jupyter', {}).get('source_hidden') else '' %}
+{% if title %}<details class="folded"><summary style="cursor: pointer; color: #555; margin-left: 5em">{{ title
+}}</summary>{{ super() }}</details>{% else %}{{ super() }}{% endif %}
+{% endblock input %}
+"""
 START_TIMEOUT = 120  # seconds for the kernel to answer; on a busy machine importing it alone takes many
 
 
@@ -253,7 +264,7 @@ def _html(done: Any, notebook: Path, html: Path) -> str:
     blank = "".join(
         f"{{% block html_head_js_{name} %}}{{% endblock %}}" for name in ("requirejs", "mathjax", "mermaidjs")
     )
-    exporter = HTMLExporter(raw_template="{% extends 'index.html.j2' %}" + blank, embed_images=True)
+    exporter = HTMLExporter(raw_template="{% extends 'index.html.j2' %}" + blank + FOLDED, embed_images=True)
     for output in [output for cell in done.cells for output in cell.get("outputs", [])]:
         if "image/png" in output.get(
             "data", {}

@@ -188,6 +188,7 @@ def test_a_call_makes_the_table_and_all_that_belongs_to_it(first):
     assert set(about["datasets"]) == {"figures-h", "figures-u"} and len(about["software"]) == 1
     page = (folder / "table5.html").read_text()
     assert page.rstrip().endswith("</html>") and "demo world, not evidence" in page
+    assert page.count('<details class="folded">') >= 3  # parameters, the run's own, imports
     for kind in ("svg", "png"):
         figures = {path.name for path in (folder / "figures").glob(f"*.{kind}")}
         assert figures == {f"table5{more}.{kind}" for more in ("", "_controls", "_differences")}
