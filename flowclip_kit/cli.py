@@ -26,6 +26,7 @@ from flowclip_kit.datasets.layouts import lines_of
 from flowclip_kit.distributed.rank import rank
 from flowclip_kit.experiments import knobs
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_kit.experiments.training_log import log_to
 from flowclip_kit.parser import parser, show_help
 from flowclip_kit.paths import need_checkout, root
 from flowclip_kit.profiles import PROFILES
@@ -139,6 +140,8 @@ def _target(asked: argparse.Namespace) -> int:
     if asked.record and (given or asked.name):
         raise InputError("--record keeps a profile as it is; leave out -p and --name")
     _need_writable(folder, "--results")
+    if options.log and (log := log_to(options.log, folder)):
+        _need_writable(log.folder, "--log")
     targets = PAPER_TARGETS if everything else (asked.target,)
     trained = [target for target in targets if target in TARGETS]
     results = (

@@ -171,6 +171,11 @@ def parser() -> argparse.ArgumentParser:
             help="for the prompt trees of all processes while they train (default: as the machine has it)",
         )  # fmt: skip
         target.add_argument(
+            "--log", metavar="WHERE",
+            help="loss and learning rate of every step of every training: a folder gets one CSV file a run;"
+            " tensorboard writes event files into the results' folder logs (default: none)",
+        )  # fmt: skip
+        target.add_argument(
             "--record",
             action="store_true",
             help="also copy the results into results/recorded/, which is in git",

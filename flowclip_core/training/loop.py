@@ -38,6 +38,7 @@ from flowclip_core.training.metrics import accuracy
 
 Settings = TypeVar("Settings", TrainConfig, EvalConfig)
 Passes = Callable[[Tensor], Iterable[tuple[Tensor, ...]]]
+Watch = Callable[[int, float, float], object]  # step from 1 on, its loss, its learning rate
 
 # Random streams of one run, kept apart so that changing one leaves the others as they are.
 ORDER, DRAW, TEST, SHUFFLE = 1, 2, 3, 4
@@ -144,6 +145,7 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop_after: int | None = None,
     ranks: Any = Alone,
+    log: Watch | None = None,
 ) -> Log:
     """Fit the trainable parts by SGD with momentum and a cosine schedule, from the loss of Eq. 3.
 
@@ -157,6 +159,8 @@ def train(
     lanes: micro-batches at a time, each in a thread of its own (CPU); default one for each core.
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed
     at the end. stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
+    log: called after every step with its number from 1 on, loss and learning rate, in the main process alone;
+    a training that is resumed tells it the steps before first, so that what it writes is whole.
     ranks: see `Alone`. Raises InputError where another number of them began it on GPUs, which round otherwise
     then; Diverged, with the step and the learning rate, where the loss or a trained part is no longer finite:
     the checkpoint is then removed, since it leads there again.
@@ -186,17 +190,24 @@ def train(
     if counts[-1:] != [ranks.count()]:
         counts.append(ranks.count())
     saved = time.monotonic()
+    if log and not ranks.main():
+        log = None
+    for step, loss in enumerate(losses):
+        if log:
+            log(step + 1, loss, rate_at(step, total, config))
     model.train()
     with one_thread(device.type == "cpu"), lanes_of(lanes) as run:
         for step in range(len(losses), total):
             for group in optimiser.param_groups:
-                group["lr"] = 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
+                group["lr"] = rate_at(step, total, config)
             picked, crops, frames = batch_at(step, len(rows), config, seed, store, model.config.frames)
             videos = torch.from_numpy(store.take(rows[picked], frames, crops)).to(device)
             targets = torch.from_numpy(labels[picked]).to(device)
             loss, micro = _gradients_that_fit(model, videos, targets, micro, run, ranks)
             losses.append(ranks.gradients_of_main(parameters.values(), loss))
             optimiser.step()
+            if log:
+                log(step + 1, losses[-1], rate_at(step, total, config))
             last, stop = step + 1 == total, stop_after is not None and step + 1 >= stop_after
             due = checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds)
             try:
@@ -221,6 +232,11 @@ def train(
                 checkpoint.unlink(missing_ok=True)
     model.eval()
     return Log(losses, micro, counts)
+
+
+def rate_at(step: int, total: int, config: TrainConfig) -> float:
+    """Learning rate of a step, counted from 0: a half cosine from `config.lr` to 0."""
+    return 0.5 * config.lr * (1 + math.cos(math.pi * step / total))
 
 
 def labelled_rows(

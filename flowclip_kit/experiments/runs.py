@@ -58,6 +58,7 @@ from flowclip_kit.experiments.records import read_record, software, write_record
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
 from flowclip_kit.experiments.rivals import costs
 from flowclip_kit.experiments.run_config import RunConfig, run_key
+from flowclip_kit.experiments.training_log import LogTo, log_to, run_name, watched
 from flowclip_kit.profiles import DEMO_ROLES, PAPER_ROLES, BackboneConfig, Profile
 
 ALONE = Rank()
@@ -196,6 +197,7 @@ class Workshop:
         self.precision = pick_precision(options.precision, self.device)
         self.jobs = options.jobs or (rank.cores if self.device == "cpu" else 1)
         self.folder = options.results_dir / "runs"
+        self.log = log_to(options.log, options.results_dir)
         self.sets: dict[str, Dataset] = {}
         self.stores: dict[str, FeatureStore] = {}
         self.lists: dict[str, FewShotList] = {}  # by the hash of their names
@@ -405,7 +407,7 @@ class Workshop:
             self.sets[config.transfer.dataset] if config.transfer else None,
             (store := self.stores[(config.transfer or config).dataset]).folder, store.seal,
             self.key(replace(config, transfer=None)), self.weights, self.device, self.memory, lanes,
-            self.lists[config.listed].videos if config.listed else None,
+            self.lists[config.listed].videos if config.listed else None, self.log,
         )  # fmt: skip
 
     def _jointly(self, tasks: list[Task]) -> Iterator[Task]:
@@ -702,6 +704,7 @@ class Task:
     memory: float | None
     lanes: int
     listed: tuple[Video, ...] | None  # a published few-shot list
+    log: LogTo | None = None
 
 
 @contextmanager
@@ -824,12 +827,23 @@ def train_and_test(task: Task) -> dict:
             from flowclip_kit.rivals.training import train
 
             assert isinstance(config.train, Recipe)
-            losses = train(model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished)
+            with watched(task.log, run_name(config, task.key)) as tell:
+                losses = train(
+                    model,
+                    store,
+                    labels,
+                    config.train,
+                    config.seed,
+                    rows=rows,
+                    checkpoint=unfinished,
+                    log=tell,
+                )
         else:
-            log = loop.train(
-                model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished,
-                memory=task.memory, lanes=task.lanes, ranks=ranks,
-            )  # fmt: skip
+            with watched(task.log if ranks.main() else None, run_name(config, task.key)) as tell:
+                log = loop.train(
+                    model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished,
+                    memory=task.memory, lanes=task.lanes, ranks=ranks, log=tell,
+                )  # fmt: skip
             losses, counts = log.losses, log.ranks
         if task.keep and ranks.main():
             model.save(task.folder / f"{task.key}.safetensors")
