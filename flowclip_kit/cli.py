@@ -298,7 +298,11 @@ def _report(asked: argparse.Namespace) -> int:
         raise InputError(
             f"--results {asked.results}: no tables of profile {asked.profile} in it; make them first"
         )
-    for path in outputs.write_report(asked.profile, folder, asked.recorded):
+    if asked.card:
+        written = [outputs.write_card(asked.profile, folder, asked.recorded)]
+    else:
+        written = outputs.write_report(asked.profile, folder, asked.recorded)
+    for path in written:
         print(shown(_short(path)))
     return 0
 

@@ -245,6 +245,11 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--recorded", action="store_true", help="of the recorded runs, even where there are others"
     )
+    report.add_argument(
+        "--card",
+        action="store_true",
+        help="write card.md instead: a data set card of the tables, for the Hugging Face hub",
+    )
     command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
     book = command("book", "the pages and notebooks as an HTML book in results/book; needs extra book")
     book.add_argument("--results", type=Path, metavar="DIR", help="the book goes into DIR/book")

@@ -157,9 +157,7 @@ def write_report(profile: str, results: Path, recorded: bool = False) -> list[Pa
     """
     from flowclip_kit.reporting import report
 
-    folder = experiments.results_folder(profile, str(results))
-    own = any((folder / f"{name}.csv").exists() for name in TARGETS) or any(folder.glob("*-*/*.csv"))
-    source = str(results) if own and not recorded else "recorded"
+    folder, source = experiments.results_folder(profile, str(results)), _source(profile, results, recorded)
     shown, path = experiments.results_folder(profile, source), folder / "report.html"
     with _Seal(
         folder / ".report.made",
@@ -169,6 +167,21 @@ def write_report(profile: str, results: Path, recorded: bool = False) -> list[Pa
         if stale:
             write_atomically(path, report.html(profile, source, judged(profile, source)))
     return [path]
+
+
+def write_card(profile: str, results: Path, recorded: bool = False) -> Path:
+    """results/<profile>/card.md: the data set card of the tables that the report would show."""
+    from flowclip_kit.reporting import dataset_card
+
+    path = experiments.results_folder(profile, str(results)) / "card.md"
+    return write_atomically(path, dataset_card.text(profile, _source(profile, results, recorded)))
+
+
+def _source(profile: str, results: Path, recorded: bool) -> str:
+    """Where the tables of a profile are: below `results`, or the recorded ones."""
+    folder = experiments.results_folder(profile, str(results))
+    own = any((folder / f"{name}.csv").exists() for name in TARGETS) or any(folder.glob("*-*/*.csv"))
+    return str(results) if own and not recorded else "recorded"
 
 
 def verdict_counts(profile: str, results: Path) -> str:
