@@ -426,7 +426,27 @@ def _verify(asked: argparse.Namespace) -> int:
         if count:
             print(f"{count - len(damaged)} of {count} {what} here are as they were written")
         wrong += damaged
+    if asked.rerun:
+        wrong += _rerun(asked.rerun, asked.seed)
     return 1 if wrong else 0
+
+
+def _rerun(count: int, seed: int) -> list[str]:
+    """Make recorded runs again and say how far they moved; returns those that moved too far."""
+    from flowclip_kit.experiments.rerun import rerun
+
+    found, unknown = rerun(count, seed)
+    for one in found:
+        print(f"{'as recorded' if one.holds else 'DIFFERENT  '}  {shown(one)}")
+    moves = sorted(abs(one.moved.top1) for one in found)
+    equal = sum(one.moved.equal for one in found) / len(found)
+    print(
+        f"{len(found)} recorded runs made again: {equal:.1f} % of hits equal, top-1 moved by {moves[-1]:.2f}"
+        f" points at most, by {moves[len(moves) // 2]:.2f} in the middle"
+    )
+    if unknown:
+        print(f"{len(unknown)} recorded runs have keys that today's settings, data or weights do not give")
+    return [one.key for one in found if not one.holds]
 
 
 def _book(asked: argparse.Namespace) -> int:

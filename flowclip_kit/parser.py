@@ -250,7 +250,15 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write card.md instead: a data set card of the tables, for the Hugging Face hub",
     )
-    command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
+    verify = command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
+    verify.add_argument(
+        "--rerun", type=_positive, metavar="N",
+        help="also make N recorded runs again, of each kind one where N allows; fails where an untrained one"
+        " differs, or a trained one moved twice as far as rounding moves its like (bench rounding)",
+    )  # fmt: skip
+    verify.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the choice of these runs (default: 0)"
+    )
     book = command("book", "the pages and notebooks as an HTML book in results/book; needs extra book")
     book.add_argument("--results", type=Path, metavar="DIR", help="the book goes into DIR/book")
     # These have their help alone here: `programs` hands their words over.

@@ -397,6 +397,10 @@ class Workshop:
         """Cores for each of so many runs: where there are fewer of them than cores, none lies idle."""
         return max(1, self.jobs // runs) if runs and self.device == "cpu" and self.engine is self.pool else 1
 
+    def task(self, config: RunConfig) -> Task:
+        """A run as a worker process gets it, on one core."""
+        return self._task(config, self.key(config), False, 1)
+
     def _task(self, config: RunConfig, key: str, keep: bool, lanes: int) -> Task:
         if self.key(config) != key:
             raise InputError(
@@ -791,8 +795,11 @@ def _is_large(config: RunConfig) -> bool:
     return config.k is None and config.train is not None and not alone and config.dataset in large
 
 
-def train_and_test(task: Task) -> dict:
-    """The record of one run; its unfinished state and, if asked, its weights lie in the task's folder."""
+def train_and_test(task: Task, change: Callable[[Any], object] = lambda model: None) -> dict:
+    """The record of one run; its unfinished state and, if asked, its weights lie in the task's folder.
+
+    change: is given the model before it is trained, to see what another beginning does.
+    """
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop
     from flowclip_kit.distributed import ranks
@@ -807,6 +814,7 @@ def train_and_test(task: Task) -> dict:
     else:
         tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
         model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
+    change(model)
     readable = [video for video in split.train if store.has(video.name)]
     picked: list[Video] = []
     losses: list[float] = []

@@ -44,14 +44,19 @@ COLUMNS = {
     "correct": "hexadecimal: a bit for each test video in the order of its name, 1 where it is named right",
     "counting": "counted exactly, or by the paper's own rule",
     "classes": "class names in the prompts",
+    "nudge": "seed of the change of the initial weights",
+    "moved": "top-1 with that change less top-1 without it, points",
+    "equal": "test videos that are right, or wrong, both times, percent",
 }
 KINDS = {
     ".summary.csv": "means, with their spread over runs and over test videos, beside the printed value",
     ".videos.csv": "which test videos each run names right",
     "rates.csv": "the sweep that chose the learning rates, on training videos set aside",
+    "rounding.csv": "runs whose initial weights are changed by their last bit",
     "table3.csv": "parameters and operations, counted from the modules",
     ".csv": "one row for each run and metric",
 }
+MORE = {"rates": "Learning rates", "rounding": "Rounding"}  # beside the targets' tables
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
@@ -63,7 +68,7 @@ def text(profile: str, source: str) -> str:
     """
     folder = experiments.results_folder(profile, source)
     files = [path for name in ALL_TARGETS for path in sorted(folder.glob(f"{name}.*csv"))]
-    files += sorted(folder.glob("rates.csv"))
+    files += [folder / f"{name}.csv" for name in MORE if (folder / f"{name}.csv").exists()]
     own = experiments.own_runs(profile, source)
     files += [path for run in own for path in sorted(run.folder.glob(f"{run.target}.*csv"))]
     if not files:
@@ -127,7 +132,7 @@ def _kind(file: str) -> str:
 
 def _title(path: Path) -> str:
     name = path.name.partition(".")[0]
-    return TARGETS[name].title if name in TARGETS else costs.TITLE if name == "table3" else "learning rates"
+    return TARGETS[name].title if name in TARGETS else {"table3": costs.TITLE, **MORE}[name]
 
 
 def _provenance(profile: str, source: str, files: list[Path]) -> list[str]:
