@@ -226,6 +226,7 @@ def _options(asked: argparse.Namespace) -> Options:
 def _extract(asked: argparse.Namespace) -> int:
     """Encode one data set ahead of its experiments: the whole, or one share of several processes' or
     machines'."""
+    from flowclip_kit.datasets.feature_store import ARRAY
     from flowclip_kit.experiments import runs
     from flowclip_kit.experiments.experiment import need_data, with_backbone
     from flowclip_kit.paths import cache_dir
@@ -254,7 +255,7 @@ def _extract(asked: argparse.Namespace) -> int:
             f"not whole     {missing:,} videos are other shares'; the last to finish puts the store together"
         )
         return 0
-    size = store.features.size * store.features.itemsize
+    size = (store.folder / ARRAY).stat().st_size
     print(f"features      {shown(store.folder)} ({size / 1e9:,.3f} GB, {wanted.config.precision})")
     if lost := store.failed:
         print(f"unreadable    {len(lost):,} videos are left out: {shown(store.folder / 'failed.csv')}")

@@ -328,7 +328,7 @@ def _stored() -> _Parser:
     )  # fmt: skip
     stored.add_argument(
         "--precision", choices=PRECISIONS,
-        help="of the image tower (default: float32 on a CPU, float16 on a GPU)",
+        help="of the image tower (default: float32; the others are faster on a GPU and lose small motion)",
     )  # fmt: skip
     stored.add_argument(
         "--incomplete", choices=("stop", "skip"),

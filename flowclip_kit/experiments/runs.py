@@ -28,7 +28,7 @@ from flowclip_core.model import hub
 from flowclip_core.training.metrics import accuracy
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.extraction import Filled, Plan, ensure_features, extract, find, plan
-from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
+from flowclip_kit.datasets.feature_store import DEMO_CENTRED, FeatureStore, StoreConfig
 from flowclip_kit.datasets.few_shot_lists import read_list, shots_of
 from flowclip_kit.datasets.formats import Dataset, Video
 from flowclip_kit.demo import world
@@ -278,7 +278,7 @@ class Workshop:
             bar = Bar(f"encoding {name}", "videos", shown=self.main)
             with closing(bar), self._towers(self.rank) as (towers, pool, decoders):
                 self.stores[name] = ensure_features(
-                    dataset, self._store_config, towers, pool,
+                    dataset, self._store_config(name), towers, pool,
                     decoders=decoders, allow_unreadable=self.options.skips(name), progress=bar.update,
                 )  # fmt: skip
 
@@ -287,7 +287,7 @@ class Workshop:
         missing."""
         dataset = open_dataset(name, self.options, self.jobs)
         check_prompts(self.profile.backbone, dataset, min(PROMPTS.values(), key=len))
-        wanted, store = find(plan(dataset, self._store_config))
+        wanted, store = find(plan(dataset, self._store_config(name)))
         filled, skips = Filled(), self.options.skips(name)
         if store is None:
             with (
@@ -307,12 +307,12 @@ class Workshop:
             wanted, store = find(wanted)
         return wanted, filled, store
 
-    @property
-    def _store_config(self) -> StoreConfig:
-        profile, options = self.profile, self.options
+    def _store_config(self, name: str) -> StoreConfig:
+        profile, centred = self.profile, name not in world.NAMES or DEMO_CENTRED
         return StoreConfig(
-            self.weights, profile.frames_stored, profile.store_crops, options.decoder, self.precision
-        )
+            self.weights, profile.frames_stored, profile.store_crops, self.options.decoder, self.precision,
+            centred,
+        )  # fmt: skip
 
     @contextmanager
     def _towers(self, rank: Rank) -> Iterator[tuple[list, Pool, int]]:
@@ -361,6 +361,7 @@ class Workshop:
             store, dataset = self.stores[name], self._held_out(name) if held_out else self.sets[name]
             shape = f"{store.crops} {store.features.shape[1:]}"
             shape += "" if store.precision == "float32" else f" {store.precision}"
+            shape += "" if store.means is None else " centred"
             lists = dataset.splits[split]
             names = [video.name for video in (*lists.train, *lists.test) if store.has(video.name)]
             self._parts[name, split, held_out] = (
