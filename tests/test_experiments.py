@@ -1124,7 +1124,7 @@ def test_what_moved_further_than_rounding_moves_it_is_told(lab, tmp_path, monkey
     found = runs.ensure("table5", "demo", Options(results=tmp_path / "results"))
     (tmp_path / "table5.csv").write_text("")
     (tmp_path / "rounding.csv").write_text(
-        "variant,k,moved\nmmb,16,0.1\nmmb,16,0\nfull,4,-3\nfull,16,-2\nfull,16,0.5\n"
+        "variant,k,moved\nmmb,16,0.1\nmmb,16,0\nmcb,16,1.2\nfull,4,-3\nfull,16,-2\nfull,16,0.5\n"
     )
     monkeypatch.setattr(rerun, "results_folder", lambda *_: tmp_path)
     monkeypatch.setattr(rerun, "load", lambda *_: (found.tidy, results_table.by_key(found.hits), {}))
@@ -1132,11 +1132,10 @@ def test_what_moved_further_than_rounding_moves_it_is_told(lab, tmp_path, monkey
     monkeypatch.setattr(rerun, "ROUNDING", Path("rounding.csv"))
     usual = lab.score
     nudges = pd.read_csv(tmp_path / "rounding.csv")
-    alike = [replace(BASE, k=k) for k in (2, 16, None)] + [
-        replace(BASE, model=ModelConfig(**VARIANTS["mmb"]))
-    ]
+    alike = [replace(BASE, k=k) for k in (2, 16, None)]
+    alike += [replace(BASE, model=ModelConfig(**VARIANTS[name])) for name in ("mmb", "mcb", "mmb+map")]
     limits = [rerun.bound(config, nudges) for config in alike]
-    assert limits == [6, 4, 4, 1], "the bound is that of the nearest k with the same parts"
+    assert limits == [6, 4, 4, 1, 2.4, 6], "the bound is that of the nearest k with the same parts"
     for trained, untrained, bad in (
         (0, 0, set()),
         (1, 0, set()),

@@ -27,7 +27,7 @@ from flowclip_kit.experiments.experiment import Options, resolve
 from flowclip_kit.experiments.runs import Task, Workshop, train_and_test
 from flowclip_kit.paths import root
 
-CELLS = (("baseline", 16), ("mmb", 16), ("full", 4), ("full", 16))  # variant, k
+CELLS = (("baseline", 16), ("mcb", 16), ("mmb", 16), ("full", 4), ("full", 16))  # variant, k
 SIZE = 1e-7
 
 

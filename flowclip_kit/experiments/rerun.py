@@ -112,12 +112,16 @@ def bound(config: RunConfig, nudges: pd.DataFrame) -> float:
     """How far top-1 of a run may move, in points; 0 where nothing is trained.
 
     nudges: of `bench rounding`. The cell that is most like a run has motion-aware prompts or not, as the run,
-    and the nearest k; all training videos are more than any k.
+    then the same other parts where there is such a cell, and the nearest k; all training videos are more than
+    any k.
     """
     if config.train is None:
         return 0.0
-    has_map = nudges["variant"].map(lambda name: VARIANTS[name]["map"])
-    alike = nudges[has_map == (config.model.map and not config.method)]
+    alike = nudges
+    for part in ("map", "mcb", "mmb"):
+        has = alike["variant"].map(lambda name, part=part: VARIANTS[name][part])
+        same = has == (getattr(config.model, part) and not config.method)
+        alike = alike[same] if same.any() else alike
     k = min(set(alike["k"]), key=lambda k: abs(k - (config.k or 10**6)))
     return max(TIMES * alike.loc[alike["k"] == k, "moved"].abs().max(), LEAST)
 
