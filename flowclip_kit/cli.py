@@ -26,6 +26,7 @@ from flowclip_kit.datasets.layouts import lines_of
 from flowclip_kit.distributed.rank import rank
 from flowclip_kit.experiments import knobs
 from flowclip_kit.experiments.catalogue import PAPER_TARGETS, TARGETS
+from flowclip_kit.experiments.training_log import log_to
 from flowclip_kit.parser import parser, show_help
 from flowclip_kit.paths import need_checkout, root
 from flowclip_kit.profiles import PROFILES
@@ -139,6 +140,8 @@ def _target(asked: argparse.Namespace) -> int:
     if asked.record and (given or asked.name):
         raise InputError("--record keeps a profile as it is; leave out -p and --name")
     _need_writable(folder, "--results")
+    if options.log and (log := log_to(options.log, folder)):
+        _need_writable(log.folder, "--log")
     targets = PAPER_TARGETS if everything else (asked.target,)
     trained = [target for target in targets if target in TARGETS]
     results = (
@@ -223,6 +226,7 @@ def _options(asked: argparse.Namespace) -> Options:
 def _extract(asked: argparse.Namespace) -> int:
     """Encode one data set ahead of its experiments: the whole, or one share of several processes' or
     machines'."""
+    from flowclip_kit.datasets.feature_store import ARRAY
     from flowclip_kit.experiments import runs
     from flowclip_kit.experiments.experiment import need_data, with_backbone
     from flowclip_kit.paths import cache_dir
@@ -251,7 +255,7 @@ def _extract(asked: argparse.Namespace) -> int:
             f"not whole     {missing:,} videos are other shares'; the last to finish puts the store together"
         )
         return 0
-    size = store.features.size * store.features.itemsize
+    size = (store.folder / ARRAY).stat().st_size
     print(f"features      {shown(store.folder)} ({size / 1e9:,.3f} GB, {wanted.config.precision})")
     if lost := store.failed:
         print(f"unreadable    {len(lost):,} videos are left out: {shown(store.folder / 'failed.csv')}")
@@ -295,7 +299,11 @@ def _report(asked: argparse.Namespace) -> int:
         raise InputError(
             f"--results {asked.results}: no tables of profile {asked.profile} in it; make them first"
         )
-    for path in outputs.write_report(asked.profile, folder, asked.recorded):
+    if asked.card:
+        written = [outputs.write_card(asked.profile, folder, asked.recorded)]
+    else:
+        written = outputs.write_report(asked.profile, folder, asked.recorded)
+    for path in written:
         print(shown(_short(path)))
     return 0
 
@@ -419,7 +427,27 @@ def _verify(asked: argparse.Namespace) -> int:
         if count:
             print(f"{count - len(damaged)} of {count} {what} here are as they were written")
         wrong += damaged
+    if asked.rerun:
+        wrong += _rerun(asked.rerun, asked.seed)
     return 1 if wrong else 0
+
+
+def _rerun(count: int, seed: int) -> list[str]:
+    """Make recorded runs again and say how far they moved; returns those that moved too far."""
+    from flowclip_kit.experiments.rerun import rerun
+
+    found, unknown = rerun(count, seed)
+    for one in found:
+        print(f"{'as recorded' if one.holds else 'DIFFERENT  '}  {shown(one)}")
+    moves = sorted(abs(one.moved.top1) for one in found)
+    equal = sum(one.moved.equal for one in found) / len(found)
+    print(
+        f"{len(found)} recorded runs made again: {equal:.1f} % of hits equal, top-1 moved by {moves[-1]:.2f}"
+        f" points at most, by {moves[len(moves) // 2]:.2f} in the middle"
+    )
+    if unknown:
+        print(f"{len(unknown)} recorded runs have keys that today's settings, data or weights do not give")
+    return [one.key for one in found if not one.holds]
 
 
 def _book(asked: argparse.Namespace) -> int:

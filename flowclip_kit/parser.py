@@ -171,6 +171,11 @@ def parser() -> argparse.ArgumentParser:
             help="for the prompt trees of all processes while they train (default: as the machine has it)",
         )  # fmt: skip
         target.add_argument(
+            "--log", metavar="WHERE",
+            help="loss and learning rate of every step of every training: a folder gets one CSV file a run;"
+            " tensorboard writes event files into the results' folder logs (default: none)",
+        )  # fmt: skip
+        target.add_argument(
             "--record",
             action="store_true",
             help="also copy the results into results/recorded/, which is in git",
@@ -240,7 +245,20 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--recorded", action="store_true", help="of the recorded runs, even where there are others"
     )
-    command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
+    report.add_argument(
+        "--card",
+        action="store_true",
+        help="write card.md instead: a data set card of the tables, for the Hugging Face hub",
+    )
+    verify = command("verify", "rebuild every recorded table, figure and verdict; fails on any difference")
+    verify.add_argument(
+        "--rerun", type=_positive, metavar="N",
+        help="also make N recorded runs again, of each kind one where N allows; fails where an untrained one"
+        " differs, or a trained one moved twice as far as rounding moves its like (bench rounding)",
+    )  # fmt: skip
+    verify.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the choice of these runs (default: 0)"
+    )
     book = command("book", "the pages and notebooks as an HTML book in results/book; needs extra book")
     book.add_argument("--results", type=Path, metavar="DIR", help="the book goes into DIR/book")
     # These have their help alone here: `programs` hands their words over.
@@ -310,7 +328,7 @@ def _stored() -> _Parser:
     )  # fmt: skip
     stored.add_argument(
         "--precision", choices=PRECISIONS,
-        help="of the image tower (default: float32 on a CPU, float16 on a GPU)",
+        help="of the image tower (default: float32; the others are faster on a GPU and lose small motion)",
     )  # fmt: skip
     stored.add_argument(
         "--incomplete", choices=("stop", "skip"),

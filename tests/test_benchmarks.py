@@ -7,10 +7,12 @@ import torch
 from conftest import fixed
 from test_features import write_video
 
+from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
+from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.prompt_tree import PromptTree
 from flowclip_kit.bench import _common as common
-from flowclip_kit.bench import costs, extraction, prompts, training
+from flowclip_kit.bench import costs, extraction, prompts, rounding, training
 from flowclip_kit.experiments.speed import Cost, Speed
 
 
@@ -136,8 +138,20 @@ def test_a_block_is_written_between_its_marks(tmp_path, monkeypatch):
     for said in ("new", "newer"):
         common.record("x", "x", said)
         assert readme.read_text() == f"before\n{marks[0]}\n\n```text\n{said}\n```\n\n{marks[1]}\nafter\n"
-    with pytest.raises(InputError, match="lacks the marks"):
+    with pytest.raises(InputError, match="lacks the lines"):
         common.record("y", "y", "said")
+
+
+def test_a_nudge_is_the_last_bit_of_every_weight_and_another_seed_nudges_otherwise(small):
+    plain, once, again, other = (FlowCLIP(ModelConfig(), small, NAMES) for _ in range(4))
+    for model, seed in ((once, 1), (again, 1), (other, 2)):
+        rounding.nudge(model, seed)
+    for name, value in plain.trained().items():
+        moved = (once.trained()[name] - value).abs()
+        assert torch.equal(once.trained()[name], again.trained()[name])
+        assert ((moved > 0) == (value != 0)).all(), f"{name}: a weight is not nudged"
+        assert (moved <= 2.5e-7 * value.abs()).all(), f"{name}: nudged by more than its last bits"
+        assert not value.any() or not torch.equal(once.trained()[name], other.trained()[name])
 
 
 def test_ratios_pair_the_rounds():

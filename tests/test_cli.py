@@ -160,6 +160,7 @@ def refused(capfd):
         ),
         ("notebook table1 --profile demo", "--profile"),
         ("verify --profile demo", "--profile"),
+        ("verify --rerun 0", "--rerun: a whole number from 1 on is needed"),
         ("list --profile huge", "huge"),
         ("predict", "video"),
         ("doctor now", "now"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -251,6 +252,73 @@ def test_folder_with_lists(tmp_path):
     assert data.splits[1] == Split(
         (Video("wave_hand/0.avi", 1), Video("JumpRope/0.avi", 0)), (Video("wave_hand/1.MP4", 1),)
     )
+
+
+def video_folder(root: Path, rows: dict[str, str]) -> Path:
+    """Files of a video folder on the Hugging Face hub: metadata by place, and five videos of two classes."""
+    for name in ("train/0.mp4", "train/a/1.mp4", "train/2.mp4", "test/3.mp4", "test/4.mp4"):
+        put(root / name, name)
+    for place, text in rows.items():
+        put(root / place, text)
+    return root
+
+
+TRAIN = [("0.mp4", "wave"), ("a/1.mp4", "jump, rope"), ("./2.mp4", "wave")]
+TEST = [("3.mp4", "jump, rope"), ("4.mp4", "wave")]
+
+
+def as_csv(rows, folder: str = "") -> str:
+    return "file_name,text,label\n" + "".join(f'{folder}{name},said,"{label}"\n' for name, label in rows)
+
+
+def as_json(rows, folder: str = "") -> str:
+    return "".join(json.dumps({"label": label, "file_name": folder + name}) + "\n" for name, label in rows)
+
+
+@pytest.mark.parametrize("write", [as_csv, as_json])
+def test_metadata_of_a_video_folder_say_the_classes_wherever_they_lie(write, tmp_path):
+    end = "csv" if write is as_csv else "jsonl"
+    both = {f"train/metadata.{end}": write(TRAIN), f"test/metadata.{end}": write(TEST)}
+    apart = load("folder", video_folder(tmp_path / "apart", both))
+    one = {
+        f"metadata.{end}": write(TRAIN, "train/")
+        + write(TEST, "test/").removeprefix("file_name,text,label\n")
+    }
+    together = load("folder", video_folder(tmp_path / "one", one))
+    assert apart.classes == ("jump, rope", "wave") and together.splits == apart.splits
+    train = Video("train/0.mp4", 1), Video("train/a/1.mp4", 0), Video("train/2.mp4", 1)
+    assert apart.splits[1] == Split(train, (Video("test/3.mp4", 0), Video("test/4.mp4", 1)))
+    loose = {f"metadata.{end}": write([(f"{i}.mp4", "ab"[i % 2]) for i in range(8)])}
+    for number in range(8):
+        put(tmp_path / "drawn" / f"{number}.mp4", str(number))
+    drawn = load("folder", video_folder(tmp_path / "drawn", loose))
+    assert [len(part) for part in drawn.splits[1]] == [6, 2], "30 % of each class are for the test"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "parts"),
+    [
+        ("train/metadata.csv", as_csv([*TRAIN, ("gone.mp4", "wave")]), ["train/gone.mp4", "csv, line 5"]),
+        ("train/metadata.csv", "file_name,caption\n0.mp4,x\n", ["metadata.csv, line 1", "file_name,caption"]),
+        ("train/metadata.csv", as_csv([*TRAIN, ("a/../0.mp4", "wave")]), ["line 5", "inside"]),
+        ("train/metadata.csv", as_csv([*TRAIN, ("{root}/train/0.mp4", "wave")]), ["line 5", "inside"]),
+        ("train/metadata.csv", as_csv([*TRAIN, ("./0.mp4", "wave")]), ["line 5", "second time", "line 2"]),
+        ("train/metadata.csv", as_csv([*TRAIN, ("3.mp4", "")]), ["line 5", "no label"]),
+        ("test/metadata.csv", as_csv([("3.mp4", "sit")]), ["line 2", "'sit' is not a class of train/"]),
+        ("test/metadata.csv", None, ["test: holds no metadata.csv"]),
+        ("train/metadata.jsonl", as_json(TRAIN), ["train: holds metadata.csv and metadata.jsonl; keep one"]),
+        ("metadata.jsonl", as_json(TRAIN, "train/") + '{"file_name": 1}', ["line 4", "label", "'file_name'"]),
+        ("metadata.jsonl", "[]\n", ["metadata.jsonl, line 1", "JSON object"]),
+        ("metadata.jsonl", '{"file_name": "a", "label": [1]}', ["line 1", "label [1]", "a text"]),
+        ("metadata.jsonl", as_json([("test/3.mp4", "x"), *TRAIN]), ["line 1", "'x' has one video"]),
+    ],
+)  # fmt: skip
+def test_bad_metadata_are_named_by_file_and_line(file, text, parts, tmp_path):
+    video_folder(tmp_path, {"train/metadata.csv": as_csv(TRAIN), "test/metadata.csv": as_csv(TEST)})
+    (tmp_path / file).unlink(missing_ok=True)
+    if text is not None:
+        put(tmp_path / file, text.replace("{root}", str(tmp_path)))
+    one_line(lambda: load("folder", tmp_path), *parts)
 
 
 @pytest.mark.parametrize("name", BUILD)

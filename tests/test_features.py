@@ -6,6 +6,7 @@ import functools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from flowclip_core.data.video import read_frames, resize_and_crop, segment_centr
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets import extraction
 from flowclip_kit.datasets.extraction import ensure_features
-from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
+from flowclip_kit.datasets.feature_store import ARRAY, FeatureStore, StoreConfig
 from flowclip_kit.datasets.formats import Dataset, Split, Video
 from flowclip_kit.distributed.locks import Held
 from flowclip_kit.distributed.process_pool import Pool
@@ -208,6 +209,75 @@ def test_rows_are_found_by_name_and_unknown_videos_refused(dataset):
     assert store.has(NAMES[0]) and not store.has("wave/9.avi")
     with pytest.raises(InputError, match=r"wave/9\.avi"):
         store.rows([NAMES[0], "wave/9.avi"])
+
+
+# --- centred: small motion is kept ---
+
+CENTRED = replace(CONFIG, centred=True)
+
+
+def read_back(features: np.ndarray, centred: bool) -> np.ndarray:
+    """What a store of one video gives for its features (C,F,D)."""
+    import torch
+
+    stored = torch.from_numpy(features)
+    stored = (extraction.centre(stored) if centred else stored.half()).numpy()[None]
+    frames, crops = features.shape[1], ("left", "centre")
+    index = pd.DataFrame({"name": ["a"]})
+    means = stored[:, :, frames:] if centred else None
+    store = FeatureStore(Path(), stored[:, :, :frames], crops, index, means=means)
+    picked = np.tile(np.arange(frames), (2, 1))
+    return store.take(np.zeros(2, int), picked, np.arange(2))
+
+
+def test_a_still_clip_has_exactly_no_motion_and_small_motion_keeps_its_digits():
+    rng = np.random.default_rng(0)
+    picture = rng.normal(size=(2, 1, 64)).astype(np.float32)
+    still = read_back(np.repeat(picture, 8, axis=1), True)
+    assert not (still[:, 1:] - still[:, :-1]).any(), "a still clip moves"
+    np.testing.assert_allclose(still, np.repeat(picture, 8, axis=1), rtol=2**-21, atol=2**-24)
+    for size in (1e-3, 1e-2, 1.0):
+        clip = picture + size * rng.normal(size=(2, 8, 64)).astype(np.float32)
+        wrong = {}
+        for centred in (False, True):
+            found = read_back(clip, centred)
+            wrong[centred] = np.abs(np.diff(found, axis=1) - np.diff(clip, axis=1)).max()
+        # Two frames, each rounded by half a last bit of its deviation, which is at most 5 times the size.
+        assert wrong[True] <= 2 * 2.0**-11 * 5 * size + 2.0**-20, f"motion of {size:g} is not kept"
+        assert size == 1 or wrong[True] < wrong[False] / (0.2 / size), "no better than float16 alone"
+
+
+def test_a_centred_store_gives_the_features_that_were_computed(dataset, cache, capfd):
+    encoder, store = Projection(), ensure(dataset, CENTRED)
+    assert store.features.shape == (8, 3, 4, 5) and store.means.shape == (8, 3, 2, 5)
+    every = np.tile(np.arange(4), (3, 1))
+    for row, name in enumerate(store.names):
+        clip = read_frames(dataset.folder / name, lambda n: segment_centres(n, CONFIG.frames))
+        plain = [encoder.encode_frames(view) for view in resize_and_crop(clip.frames, 16, CONFIG.crops)]
+        taken, exact = store.take(np.full(3, row), every, np.arange(3)), np.stack(plain)
+        spread = np.abs(exact - exact.mean(1, keepdims=True)).max()
+        assert np.abs(taken - exact).max() <= 2.0**-11 * spread + 2.0**-19 * np.abs(exact).max()
+    assert not store.still(np.arange(8)).any()
+    whole = content(store)
+    with (store.folder / ARRAY).open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))  # of the last video's mean frame
+    assert content(ensure(dataset, CENTRED)) == whole
+    assert "the features of 1 of 8 videos" in capfd.readouterr().err
+
+
+def test_an_older_store_is_read_in_the_place_of_a_centred_one(dataset, log, capfd):
+    load = functools.partial(Projection, log)
+    older = ensure(dataset, load=load)
+    count = asked(log)
+    found = ensure(dataset, CENTRED, load=load)
+    assert found.folder == older.folder and found.means is None and asked(log) == count
+    assert "features of the older kind" in capfd.readouterr().err
+    shutil.rmtree(older.folder)
+    assert ensure(dataset, CENTRED, load=load).means is not None and asked(log) == 2 * count
+    assert ensure(dataset, load=load).means is None
 
 
 # --- several processes, and kills ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -332,6 +333,22 @@ def test_resumed_equals_whole(small, store, tmp_path):
     resumed, resumed_log = fit(small, store, checkpoint=path)
     assert resumed_log.losses == log.losses and not path.exists()
     assert all(torch.equal(value, whole.trained()[name]) for name, value in resumed.trained().items())
+
+
+def test_a_log_hears_every_step_in_order_and_changes_no_loss(small, store, tmp_path):
+    plain, path = fit(small, store)[1].losses, tmp_path / "run.partial"
+    heard = {stop: [] for stop in (None, 3)}
+    for stop, said in heard.items():
+        found = fit(
+            small, store, checkpoint=path, stop_after=stop, log=lambda *told, said=said: said.append(told)
+        )
+        assert found[1].losses == plain[:stop], "a log changed the losses"
+    rates = [0.005 * (1 + math.cos(math.pi * step / 7)) for step in range(7)]
+    expected = [(step + 1, *both) for step, both in enumerate(zip(plain, rates, strict=True))]
+    assert heard[None] == expected and heard[3] == expected[:3]
+    again: list = []
+    fit(small, store, checkpoint=path, log=lambda *told: again.append(told))
+    assert again == expected, "the log of a resumed training must hold the steps before it too"
 
 
 def test_batches_are_epochs_and_draws_lie_in_their_segments(store):

@@ -361,3 +361,24 @@ def test_real_data_are_not_called_a_demo(tmp_path, monkeypatch):
     assert path == folder / "results" / "paper-runs" / "report.html"
     shown, legend, _ = path.read_text().partition('id="how-to-read"')
     assert "flowclip: profile paper" in shown and "emo world" not in shown and legend
+
+
+# --- card
+
+
+def test_the_card_of_the_recorded_results_names_every_table_and_column(tmp_path):
+    from huggingface_hub import DatasetCard
+
+    path = outputs.write_card("demo", tmp_path, recorded=True)
+    card = DatasetCard(path.read_text())
+    folder = paths.root() / "results" / "recorded" / "demo"
+    data = {one["data_files"]: one["config_name"] for one in card.data.configs}
+    assert data.keys() == {file.name for file in folder.glob("*.csv")}, (
+        "a table is missing in the card's head"
+    )
+    assert len({*data.values()}) == len(data) and card.data.license == "mit"
+    columns = {name for file in data for name in (folder / file).read_text().split("\n")[0].split(",")}
+    for name in columns:
+        assert f"`{name}`" in card.text.partition("## Columns")[2], f"the card does not explain column {name}"
+    assert "this grid varies" not in card.text and card.text.count(" trainings, on ") == 12
+    assert "fingerprint `232b9242a312f14a`" in card.text  # of table5.provenance.json

@@ -370,7 +370,10 @@ def test_a_resumed_training_equals_a_whole_one(small, name, tmp_path):
     state = tmp_path / "state"
     train(METHODS[name](small, NAMES), FEATURES, TARGETS, quick(name), checkpoint=state, stop_after=2)
     assert state.exists()
-    assert train(resumed, FEATURES, TARGETS, quick(name), checkpoint=state) == losses and not state.exists()
+    told: list = []
+    log = lambda *said: told.append(said)  # noqa: E731
+    assert train(resumed, FEATURES, TARGETS, quick(name), checkpoint=state, log=log) == losses
+    assert not state.exists() and [said[:2] for said in told] == list(enumerate(losses, 1))
     assert all(torch.equal(value, resumed.trained()[part]) for part, value in whole.trained().items())
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ from flowclip_kit.experiments import records, results_table, runs
 from flowclip_kit.experiments.catalogue import CLIP, VARIANTS, Cell
 from flowclip_kit.experiments.experiment import Options
 from flowclip_kit.experiments.run_config import RunConfig, Transfer
+from flowclip_kit.experiments.training_log import log_to, run_name
 from flowclip_kit.profiles import DEMO, BackboneConfig
 
 # --- tidy tables and hits -----------------------------------------------------------------------------------
@@ -217,6 +220,43 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(home, tmp_pat
     other = made(home(tmp_path / "c"), replace(REAL, seed=2))
     assert lasting(first) == lasting(again)
     assert first["losses"] != other["losses"] and first["trained_on"] != other["trained_on"]
+
+
+def test_every_run_has_a_log_of_its_own_which_changes_neither_key_nor_record(home, tmp_path, monkeypatch):
+    plain, workshop = home(tmp_path / "plain"), home(tmp_path / "logged")
+    workshop.log = log_to(tmp_path / "logs", tmp_path)
+    for config in (REAL, other := replace(REAL, seed=2)):
+        record = made(workshop, config)
+        assert lasting(record) == lasting(made(plain, config)), "a log changed a run"
+        table = pd.read_csv(tmp_path / "logs" / f"{run_name(config, workshop.key(config))}.csv")
+        assert list(table) == ["step", "loss", "rate"] and list(table["step"]) == [1, 2, 3]
+        assert list(table["loss"].round(5)) == record["losses"] and table["rate"][0] == config.train.lr
+    assert run_name(REAL, "key") == "a-split1-k4-mmb+map+mcb-lr0.05-seed1-key" != run_name(other, "key")
+
+    said: list = []
+
+    class Writer:  # what torch.utils.tensorboard offers
+        def __init__(self, folder, purge_step):
+            self.folder = Path(folder)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            said.append("closed")
+
+        def add_scalar(self, tag, value, step):
+            said.append((self.folder.name, tag, step))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    workshop.log = log_to("tensorboard", tmp_path)
+    assert workshop.log == (tmp_path / "logs", True)
+    made(workshop, third := replace(REAL, seed=3))
+    name = run_name(third, workshop.key(third))
+    assert said[:2] == [(name, "loss", 1), (name, "learning rate", 1)] and said[6:] == ["closed"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"--log tensorboard: .* not installed; .*--log DIR"):
+        log_to("tensorboard", tmp_path)
 
 
 def test_hits_follow_the_names_of_the_videos_and_their_mean_is_top1(home, tmp_path):

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_experiments import H, K, U, counted, made_up, place, shown
+from test_experiments import BASE, H, K, U, counted, made_up, place, shown
 
+from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
 from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset, Split, Video
-from flowclip_kit.experiments import catalogue, runs
-from flowclip_kit.experiments.catalogue import READINGS, TARGETS
+from flowclip_kit.experiments import catalogue, rerun, results_table, runs
+from flowclip_kit.experiments.catalogue import READINGS, TARGETS, VARIANTS
 from flowclip_kit.experiments.experiment import Options, possible_shots
 from flowclip_kit.experiments.run_config import RunConfig, Transfer
 from flowclip_kit.profiles import SMOKE
@@ -488,3 +489,59 @@ def test_a_broken_record_is_named_and_its_run_made_again(lab, tmp_path, capfd):
     pd.testing.assert_frame_equal(again.tidy, first)
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "made again" in line]
     assert path.name in line
+
+
+# --- recorded runs made again ---
+
+
+def test_runs_made_again_are_one_of_each_kind_before_a_second(monkeypatch):
+    kinds = ["untrained", "mmb+map+mcb", "baseline", "baseline, zero-shot", "CoOp"]
+    of = {f"{number:02}": kinds[min(number % 7, 4)] for number in range(60)}
+    for count in (1, 4, 5, 11):
+        chosen = rerun.choose(of, count, seed=3)
+        numbers = Counter(of[key] for key in chosen)
+        assert len({*chosen}) == len(chosen) == count and max(numbers.values()) <= -(-count // 5) + 1
+        assert len(numbers) == min(count, 5), "a kind is left out where there is room for it"
+        assert chosen == rerun.choose(of, count, seed=3) and (
+            count < 4 or chosen != rerun.choose(of, count, seed=4)
+        )
+    assert [of[key] for key in rerun.choose(of, 3, 0)] == ["untrained", "baseline", "mmb+map+mcb"]
+
+
+def test_what_moved_further_than_rounding_moves_it_is_told(lab, tmp_path, monkeypatch):
+    """Runs of table5 as a record, then made again by code that scores otherwise."""
+    found = runs.ensure("table5", "demo", Options(results=tmp_path / "results"))
+    (tmp_path / "table5.csv").write_text("")
+    (tmp_path / "rounding.csv").write_text(
+        "variant,k,moved\nmmb,16,0.1\nmmb,16,0\nmcb,16,1.2\nfull,4,-3\nfull,16,-2\nfull,16,0.5\n"
+    )
+    monkeypatch.setattr(rerun, "results_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(rerun, "load", lambda *_: (found.tidy, results_table.by_key(found.hits), {}))
+    monkeypatch.setattr(rerun, "root", lambda: tmp_path)
+    monkeypatch.setattr(rerun, "ROUNDING", Path("rounding.csv"))
+    usual = lab.score
+    nudges = pd.read_csv(tmp_path / "rounding.csv")
+    alike = [replace(BASE, k=k) for k in (2, 16, None)]
+    alike += [replace(BASE, model=ModelConfig(**VARIANTS[name])) for name in ("mmb", "mcb", "mmb+map")]
+    limits = [rerun.bound(config, nudges) for config in alike]
+    assert limits == [6, 4, 4, 1, 2.4, 6], "the bound is that of the nearest k with the same parts"
+    for trained, untrained, bad in (
+        (0, 0, set()),
+        (1, 0, set()),
+        (-4, 0, {"baseline", "mcb", "mmb"}),  # twice the largest move of a nudge: only with MAP
+        (7, 0, {"baseline", "mcb", "mmb", "mmb+map", "mmb+map+mcb"}),
+        (0, 1, {"untrained"}),
+    ):
+        lab.score = lambda config, t=trained, u=untrained: usual(config) + (t if config.train else u)
+        lab.trained.clear()
+        made, unknown = rerun.rerun(7)
+        assert len(made) == len(lab.trained) == 7 and unknown == []
+        assert {one.kind for one in made if not one.holds} == bad, (
+            f"moved by {trained} and {untrained} points"
+        )
+        assert {round(one.moved.top1, 6) for one in made} <= {trained, untrained}
+        assert all(one.moved.equal == 100 - abs(one.moved.top1) for one in made)
+    lab.score = usual
+    monkeypatch.setattr(runs, "weights_hash", lambda backbone: "others")
+    with pytest.raises(InputError, match=r"none of its \d+ runs has a key of today's"):
+        rerun.rerun(1)

@@ -64,10 +64,11 @@ class Reader:
     """What training and testing read frames from.
 
     features: (N,C,F,D) array. crops: the C crops. names: of the N videos. where: whose they are, for
-    messages.
+    messages. means: (N,C,M,D) of which the sum over M is added to each frame; None: nothing is.
     """
 
     features: np.ndarray
+    means: np.ndarray | None = None
     crops: tuple[str, ...]
     names: Sequence[str]
     where: str
@@ -80,6 +81,8 @@ class Reader:
         """
         crops = np.full(len(rows), self.crops.index("centre")) if crops is None else crops
         taken = self.features[rows[:, None], crops[:, None], frames].astype(np.float32)
+        if self.means is not None:
+            taken += self.means[rows, crops].astype(np.float32).sum(1)[:, None]
         if not np.isfinite(taken.sum()):  # of float16 the sum cannot overflow; faster than a look at each
             bad = int(np.argmin(np.isfinite(taken).all((1, 2))))
             name, crop = self.names[rows[bad]], self.crops[crops[bad]]

@@ -38,6 +38,7 @@ from flowclip_core.training.metrics import accuracy
 
 Settings = TypeVar("Settings", TrainConfig, EvalConfig)
 Passes = Callable[[Tensor], Iterable[tuple[Tensor, ...]]]
+Watch = Callable[[int, float, float], object]  # step from 1 on, its loss, its learning rate
 
 # Random streams of one run, kept apart so that changing one leaves the others as they are.
 ORDER, DRAW, TEST, SHUFFLE = 1, 2, 3, 4
@@ -144,6 +145,7 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop_after: int | None = None,
     ranks: Any = Alone,
+    log: Watch | None = None,
 ) -> Log:
     """Fit the trainable parts by SGD with momentum and a cosine schedule, from the loss of Eq. 3.
 
@@ -157,6 +159,8 @@ def train(
     lanes: micro-batches at a time, each in a thread of its own (CPU); default one for each core.
     checkpoint: file that holds the state about once a minute; an existing one is resumed, and it is removed
     at the end. stop_after: leave after this many steps with the state in `checkpoint` (to test resuming).
+    log: called after every step with its number from 1 on, loss and learning rate, in the main process alone;
+    a training that is resumed tells it the steps before first, so that what it writes is whole.
     ranks: see `Alone`. Raises InputError where another number of them began it on GPUs, which round otherwise
     then; Diverged, with the step and the learning rate, where the loss or a trained part is no longer finite:
     the checkpoint is then removed, since it leads there again.
@@ -186,6 +190,11 @@ def train(
     if counts[-1:] != [ranks.count()]:
         counts.append(ranks.count())
     saved = time.monotonic()
+    if log and not ranks.main():
+        log = None
+    for step, loss in enumerate(losses):
+        if log:
+            log(step + 1, loss, config.rate(step, total))
     model.train()
     with one_thread(device.type == "cpu"), lanes_of(lanes) as run:
         for step in range(len(losses), total):
@@ -197,6 +206,8 @@ def train(
             loss, micro = _gradients_that_fit(model, videos, targets, micro, run, ranks)
             losses.append(ranks.gradients_of_main(parameters.values(), loss))
             optimiser.step()
+            if log:
+                log(step + 1, losses[-1], config.rate(step, total))
             last, stop = step + 1 == total, stop_after is not None and step + 1 >= stop_after
             due = checkpoint and (stop or time.monotonic() - saved > checkpoint_seconds)
             try:

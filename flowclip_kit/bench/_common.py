@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from flowclip_core.errors import InputError, notice
@@ -102,9 +103,14 @@ def matmul_peak(device: str, dtype, run: Callable = map, lanes: int = 1) -> Call
 
 def record(part: str, command: str, text: str) -> None:
     """Put a benchmark's text between its marks in the README. Raises InputError where they are missing."""
-    readme = root() / README
-    begin, end = f"<!-- {part}: made by ./reproduce.sh bench {command} --record -->", f"<!-- {part}: end -->"
-    before, mark, rest = readme.read_text().partition(begin)
-    if not mark or end not in rest:
-        raise InputError(f"{readme}: lacks the marks {begin} and {end}")
-    write_atomically(readme, f"{before}{begin}\n\n```text\n{text}\n```\n\n{end}{rest.partition(end)[2]}")
+    marks = f"<!-- {part}: made by ./reproduce.sh bench {command} --record -->", f"<!-- {part}: end -->"
+    between(root() / README, marks, f"\n```text\n{text}\n```\n")
+
+
+def between(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Put a text between two marks of a page. Raises InputError where they are missing."""
+    before, begin, rest = page.read_text().partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not begin or not end:
+        raise InputError(f"{page}: lacks the lines {marks[0]} and {marks[1]}, in this order")
+    write_atomically(page, f"{before}{begin}\n{text}\n{end}{after}")

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowclip_core.errors import InputError
-from flowclip_core.files import write_atomically
 from flowclip_kit.bench import _common as common
 from flowclip_kit.paths import root
 
@@ -70,11 +69,7 @@ def _gigabytes(folder: Path) -> float:
 
 def record(text: str, readme: Path) -> None:
     """Put the block between its marks. Raises InputError where they are missing."""
-    pattern = re.compile(f"({re.escape(MARKS[0])}\n).*?({re.escape(MARKS[1])})", re.DOTALL)
-    new, count = pattern.subn(lambda match: f"{match[1]}{text}\n{match[2]}", readme.read_text())
-    if count != 1:
-        raise InputError(f"{readme}: lacks the lines {MARKS[0]} and {MARKS[1]}, in this order")
-    write_atomically(readme, new)
+    common.between(readme, MARKS, text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

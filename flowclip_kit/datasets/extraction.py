@@ -38,6 +38,7 @@ from flowclip_kit.datasets.feature_store import (
     ARRAY,
     FAILED,
     INDEX,
+    MEAN,
     SUMS,
     TABLES,
     Damaged,
@@ -112,11 +113,16 @@ class Filled:
 
 
 def plan(dataset: Dataset, config: StoreConfig, shard_videos: int = SHARD_VIDEOS) -> Plan:
-    """The store of all videos of `dataset`. Raises InputError for a video that is not there."""
+    """The store of all videos of `dataset`; where there is an older one that is not centred, that one.
+
+    Raises InputError for a video that is not there.
+    """
     names = sorted({video.name for split in dataset.splits.values() for video in (*split.train, *split.test)})
     settings = [SCHEMA, config.weights, config.frames, list(config.crops), config.decoder]
     if config.precision != "float32":
         settings.append(config.precision)
+    if config.centred:
+        settings.append("centred")
     sizes: list[list] = [[name, contents.stamp_of(dataset.folder / name)[1]] for name in names]
     cache = cache_dir() / "features"
     shards = cache / f"{dataset.name}-{_hash(settings)}.shards"
@@ -125,6 +131,14 @@ def plan(dataset: Dataset, config: StoreConfig, shard_videos: int = SHARD_VIDEOS
         (shards / f"{_hash(group)}.safetensors", tuple(name for name, _ in group)) for group in groups
     )
     base = cache / f"{dataset.name}-{_hash(settings + sizes)}"
+    if config.centred and not (base / ABOUT).exists():
+        older = plan(dataset, replace(config, centred=False), shard_videos)
+        if (older.base / ABOUT).exists():
+            notice(
+                f"{older.base}: features of the older kind, which keep less of small motion, are used as they"
+                " are; remove the folder to have them made anew"
+            )
+            return older
     return Plan(dataset.name, dataset.folder, base, config, parts, base)
 
 
@@ -266,7 +280,8 @@ def fill(
                         " video out"
                     ) from error
                 waited += time.monotonic() - waiting
-                encoded = None if pictures is None else _encode(pictures, encoder, wanted.config.crops)
+                crops, centred = wanted.config.crops, wanted.config.centred
+                encoded = None if pictures is None else _encode(pictures, encoder, crops, centred)
                 if encoded and not done:
                     _need_space(wanted, encoded.tensor.nbytes)
                 encoding.append((shard, row, encoded))
@@ -364,7 +379,8 @@ def _decode(videos: Path, name: str, config: StoreConfig, size: int) -> tuple[di
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Features (C,F,D) float16 in the host's memory, on their way from a GPU until `arrived`."""
+    """Features (C,F,D) float16, or centred (C,F+2,D), in the host's memory, on their way from a GPU until
+    `arrived`."""
 
     tensor: torch.Tensor
     arrived: torch.cuda.Event | None = None
@@ -375,9 +391,11 @@ class _Encoded:
         return self.tensor
 
 
-def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> _Encoded:
-    """The features of frames (F,3,h,w); does not wait for a GPU."""
+def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str], centred: bool = False) -> _Encoded:
+    """The features of frames (F,3,h,w), as they are stored; does not wait for a GPU."""
     import torch
+
+    stored = centre if centred else torch.Tensor.half
 
     # The memory layout of a resized picture; a pipe changes it, and another layout rounds differently.
     frames = torch.from_numpy(pictures).contiguous(memory_format=torch.channels_last)
@@ -385,16 +403,32 @@ def _encode(pictures: np.ndarray, encoder: Encoder, crops: Sequence[str]) -> _En
         if torch.device(encoder.device).type == "cpu":
             # Crop by crop: small batches suit a core's caches and memory.
             views = crop(frames, encoder.image_size, crops)
-            return _Encoded(torch.stack([encoder.encode_frames(view) for view in views]).to(torch.float16))
+            return _Encoded(stored(torch.stack([encoder.encode_frames(view) for view in views])))
         views = crop(frames.pin_memory().to(encoder.device, non_blocking=True), encoder.image_size, crops)
-        features = encoder.encode_frames(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        features = stored(encoder.encode_frames(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
         host = torch.empty(features.shape, dtype=torch.float16, pin_memory=True)
-        host.copy_(features.to(torch.float16), non_blocking=True)
+        host.copy_(features, non_blocking=True)
         return _Encoded(host, torch.cuda.current_stream(encoder.device).record_event())
 
 
+def centre(features: torch.Tensor) -> torch.Tensor:
+    """Features (C,F,D) as a centred store has them, (C,F+2,D) float16: deviations from the mean frame, then
+    that mean in two parts.
+
+    Both parts together hold 22 bits of the mean. What they lose is the same in every frame, so that frame
+    differences (Eq. 4) lose nothing by it, and those of equal frames are exactly zero.
+    """
+    import torch
+
+    features = features.float()
+    mean = features.double().mean(1, keepdim=True).float()
+    high = mean.half()
+    low = (mean - high.float()).half()
+    return torch.cat([(features - (high.float() + low.float())).half(), high, low], 1)
+
+
 def _finite(features: torch.Tensor, video: Path) -> torch.Tensor:
-    """The features (C,F,D) float16 of a video. Raises NotFinite, so that they are not stored."""
+    """The stored features of a video. Raises NotFinite, so that they are not stored."""
     if not (finite := features.isfinite()).all():
         bad = float(features[~finite][0])
         why = "no number" if bad != bad else "too large to be stored (float16 ends at 65504)"
@@ -475,8 +509,9 @@ def _find(wanted: Plan, repair: bool) -> tuple[Plan, FeatureStore | None]:
 
 def _made_with(store: FeatureStore, config: StoreConfig) -> bool:
     weights = json.loads((store.folder / ABOUT).read_text()).get("weights")
-    settings = (weights, store.features.shape[2], store.crops, store.precision)
-    return settings == (config.weights, config.frames, tuple(config.crops), config.precision)
+    settings = (weights, store.features.shape[2], store.crops, store.precision, store.means is not None)
+    wanted = (config.weights, config.frames, tuple(config.crops), config.precision, config.centred)
+    return settings == wanted
 
 
 def _drop(wanted: Plan, damage: Damaged) -> None:
@@ -486,7 +521,8 @@ def _drop(wanted: Plan, damage: Damaged) -> None:
         import torch
 
         features = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
-        fits = features.shape[1:3] == (len(wanted.config.crops), wanted.config.frames)
+        frames = wanted.config.frames + MEAN * wanted.config.centred
+        fits = features.shape[1:3] == (len(wanted.config.crops), frames)
         for path, names in wanted.parts:
             if fits and damage.good.keys() >= {*names}:
                 shard = _Shard(path, names)
@@ -588,6 +624,7 @@ def _merge(wanted: Plan, allow_unreadable: bool) -> None:
         for table, columns, table_rows in zip(TABLES, (INDEX, FAILED), (index, failed), strict=True):
             write_atomically(folder / table, pd.DataFrame(table_rows, columns=columns).to_csv(index=False))
         settings = {name: getattr(config, name) for name in ("weights", "frames", "crops", "precision")}
+        settings |= {"centred": True} if config.centred else {}
         about = to_json(folder, {"schema": SCHEMA} | settings, indent=1) + "\n"
         others = sha256(folder / TABLES[1]), hashlib.sha256(about.encode()).hexdigest()
         write_atomically(folder / SUMS, json.dumps(sums_of(sums, (len(index), *shape), *others)) + "\n")

@@ -91,7 +91,8 @@ def load(
       (or another extension), val/ alike
     - folder: <class>/[<any folder>/]<video>, with train.csv and test.csv (header video,label; paths below
       root); or train/<class>/<video> and test/ (or val/) alike; or neither: then 30 % of each class, always
-      the same videos, are for the test
+      the same videos, are for the test. Or metadata.csv or metadata.jsonl (file_name, label) in train/ and
+      test/, or in root for all: file names are relative to it
     - any of them: time_reversed_pairs.csv (header a,b; official class names)
 
     Classes are in the order of classInd.txt, else alphabetical. Each has a training video in every split; no
@@ -116,7 +117,8 @@ def load(
             f"{'; ...' * (len(bad) > NAMED)}; rename them or take them out"
         )
     if absent and missing == "error":
-        raise InputError(f"{folder}: {_absence(folder, labels, absent)}")
+        place = f"; listed first: {lists.places[absent[0]]}" if absent[0] in lists.places else ""
+        raise InputError(f"{folder}: {_absence(folder, labels, absent)}{place}")
     gone = set(absent)
     splits = {
         number: Split(*(tuple(video for video in part if video.name not in gone) for part in parts))

@@ -10,6 +10,7 @@ import csv
 import functools
 import hashlib
 import io
+import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -32,6 +33,8 @@ from flowclip_kit.datasets.disk import (
 )
 
 TEST_SHARE = 0.3  # of a folder data set without lists
+TESTS = ("test", "val", "valid", "validation")  # folders that stand beside train/, the first that is there
+METADATA = ("metadata.csv", "metadata.jsonl")  # of a video folder on the Hugging Face hub
 _FETCH = "; ./reproduce.sh data {} --data-root DIR says what is missing, and fetches it"
 
 Say = Callable[[str], None]
@@ -46,11 +49,15 @@ class Video(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """What a reader returns: the video folder, the official class names, (train, test) by split number."""
+    """What a reader returns: the video folder, the official class names, (train, test) by split number.
+
+    places: file and line that list a video, by its name, for messages; not every reader fills it.
+    """
 
     folder: Path
     classes: list[str]
     splits: dict[int, tuple[list[Video], list[Video]]]
+    places: dict[str, str] = {}  # noqa: RUF012  (never written to)
 
     def labels(self) -> dict[str, int]:
         """The label of every listed video, by name."""
@@ -217,11 +224,13 @@ def _folder(root: Path, say: Say) -> Lists:
             rows = _rows(root / f"{part}.csv", ("video", "label"))
             parts.append([(place, row["video"], row["label"]) for place, row in rows])
         lists, rule, scan = _by_name(root, *parts), "listed in train.csv and test.csv", None
+    elif described := _described(root):
+        (lists, rule), scan = described, None
     else:
         scan = _Scan(root)
         folders = scan.folders(root)
         by_name = {name.lower(): name for name in folders}
-        tests = [by_name[name] for name in ("test", "val", "valid", "validation") if name in by_name]
+        tests = [by_name[name] for name in TESTS if name in by_name]
         train = root / by_name.get("train", "")
         apart = train != root and tests and len(by_name) == 1 + len(tests)
         if apart and not any(videos_in(train)) and scan.folders(train):
@@ -232,12 +241,103 @@ def _folder(root: Path, say: Say) -> Lists:
             )
         else:
             lists = _drawn(root, folders, scan)
-            rule = f"no lists, no train/: {TEST_SHARE:.0%} of each class is held out, always the same videos"
+            rule = f"no lists, no train/: {_HELD_OUT}"
     ((training, test),) = lists.splits.values()
     say(f"{root}: {len(training)} training and {len(test)} test videos ({rule})")
     if scan:
         scan.report(say)
     return lists
+
+
+_HELD_OUT = f"{TEST_SHARE:.0%} of each class is held out, always the same videos"
+Row = tuple[str, str, str]  # place for a message, video below the root, class name
+
+
+def _described(root: Path) -> tuple[Lists, str] | None:
+    """The lists of a folder with metadata.csv or metadata.jsonl in it, or in its train/, and how they came
+    about."""
+    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    tests = [name for name in TESTS if name in folders]
+    if file := _metadata(root):
+        by_folder: dict[str, list[Row]] = defaultdict(list)
+        for row in _metadata_rows(file, root):
+            by_folder[row[1].partition("/")[0].lower()].append(row)
+        tests = [name for name in TESTS if name in by_folder]
+        if tests and by_folder.keys() <= {"train", *TESTS} and "train" in by_folder:
+            train, test = by_folder["train"], by_folder[tests[0]]
+            return _by_name(root, train, test, source=file.name), f"listed in {file.name}"
+        rows = [row for own in by_folder.values() for row in own]
+    elif "train" in folders and (file := _metadata(folders["train"])):
+        rows = _metadata_rows(file, root)
+        if tests:
+            folder = folders[tests[0]]
+            if (other := _metadata(folder)) is None:
+                raise InputError(f"{folder}: holds no {file.name}, and {file.parent.name}/ does; add one")
+            name = f"{file.parent.name}/{file.name}"
+            rule = f"listed in {name} and {folder.name}/{other.name}"
+            return _by_name(root, rows, _metadata_rows(other, root), source=name), rule
+    else:
+        return None
+    by_class = defaultdict(list)
+    for row in rows:
+        by_class[row[2]].append(row)
+    held_out: set[str] = set()
+    for label, own in by_class.items():
+        if len(own) < 2:
+            raise InputError(f"{own[0][0]}: class {label!r} has one video; expected two or more")
+        held_out |= _held_out([video for _, video, _ in own])
+    parts = [[row for row in rows if (row[1] in held_out) == test] for test in (False, True)]
+    return _by_name(root, *parts, source=file.name), f"listed in {file.name}: {_HELD_OUT}"
+
+
+def _metadata(folder: Path) -> Path | None:
+    """The metadata file of a folder, if there is one. Raises InputError for two."""
+    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(found) > 1:
+        raise InputError(f"{folder}: holds {' and '.join(METADATA)}; keep one of them")
+    return found[0] if found else None
+
+
+def _metadata_rows(file: Path, root: Path) -> list[Row]:
+    """The rows of a metadata file, whose `file_name` is relative to it. Raises InputError with file and
+    line."""
+    columns, rows, first = ("file_name", "label"), [], dict[str, str]()
+    for place, row in _rows(file, columns) if file.suffix == ".csv" else _json_rows(file, columns):
+        name = _inside(row["file_name"], place)
+        name = (file.parent.relative_to(root) / name).as_posix()
+        if not row["label"]:
+            raise InputError(f"{place}: {row['file_name']} has no label")
+        if name in first:
+            raise InputError(f"{place}: {row['file_name']} is listed a second time, after {first[name]}")
+        first[name] = place
+        rows.append((place, name, row["label"]))
+    return rows
+
+
+def _json_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place for a message, these columns) for the lines of a file with a JSON object in each."""
+    empty = True
+    for place, line in lines_of(file):
+        empty = False
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or not set(columns) <= row.keys():
+            got = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else repr(line[:80])
+            raise InputError(f"{place}: expected a JSON object with {' and '.join(columns)}, got {got}")
+        values = {column: row[column] for column in columns}
+        if wrong := [name for name, value in values.items() if type(value) not in (str, int)]:
+            raise InputError(f"{place}: {wrong[0]} {values[wrong[0]]!r:.80}: expected a text")
+        yield place, {column: str(value).strip() for column, value in values.items()}
+    if empty:
+        raise InputError(f"{file}: holds no rows")
+
+
+def _held_out(videos: Sequence[str]) -> set[str]:
+    """The videos of a class that are for the test: always the same ones."""
+    shuffled = sorted(videos, key=lambda video: shuffle_key("hold-out", video))
+    return set(shuffled[: max(1, round(TEST_SHARE * len(videos)))])
 
 
 def _drawn(root: Path, classes: list[str], scan: _Scan) -> Lists:
@@ -250,8 +350,7 @@ def _drawn(root: Path, classes: list[str], scan: _Scan) -> Lists:
     test: list[Video] = []
     for label, name in enumerate(classes):
         videos = scan.videos(root / name, "two")
-        shuffled = sorted(videos, key=lambda video: shuffle_key("hold-out", video))
-        held_out = set(shuffled[: max(1, round(TEST_SHARE * len(videos)))])
+        held_out = _held_out(videos)
         for video in videos:
             (test if video in held_out else train).append(Video(video, label))
     return Lists(root, classes, {1: (train, test)})
@@ -328,18 +427,24 @@ _READERS: dict[str, Callable[[Path, Say], Lists]] = {
 NAMES = tuple(_READERS)
 
 
-def _by_name(root: Path, *parts: list[tuple[str, str, str]]) -> Lists:
-    """The one split of two lists (train, test) of (place for a message, video, class name)."""
+def _by_name(root: Path, *parts: list[Row], source: str = "train.csv") -> Lists:
+    """The one split of two lists (train, test). source: where the training videos stand, for a message."""
     classes = sorted({label for _, _, label in parts[0]})
-    labels = _Labels(classes, "train.csv")
+    labels, places = _Labels(classes, source), dict[str, str]()
     split: tuple[list[Video], list[Video]] = ([], [])
     for rows, videos in zip(parts, split, strict=True):
         for place, name, label in rows:
-            path = PurePosixPath(name)
-            if not path.name or path.is_absolute() or ".." in path.parts:
-                raise InputError(f"{place}: video {name!r} must be a path inside the data set's folder")
-            videos.append(Video(str(path), labels.of(label, place)))
-    return Lists(root, classes, {1: split})
+            videos.append(Video(_inside(name, place), labels.of(label, place)))
+            places.setdefault(videos[-1].name, place)
+    return Lists(root, classes, {1: split}, places)
+
+
+def _inside(name: str, place: str) -> str:
+    """The name of a video, written one way. Raises InputError for one that leads out of the folder."""
+    path = PurePosixPath(name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{place}: video {name!r} must be a path inside the data set's folder")
+    return str(path)
 
 
 class _Labels:
@@ -410,7 +515,9 @@ def _rows(file: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]
     try:
         header = table.fieldnames or []
         if not set(columns) <= set(header):
-            raise InputError(f"{file}: expected the header {','.join(columns)}, got {','.join(header)!r}")
+            raise InputError(
+                f"{file}, line 1: expected the header {','.join(columns)}, got {','.join(header)!r}"
+            )
         line = table.line_num + 1
         for row in table:
             place = f"{file}, line {table.line_num}"

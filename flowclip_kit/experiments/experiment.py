@@ -53,6 +53,7 @@ class Options:
     engine: str = "local"  # what makes the runs: worker processes, or ray
     memory: float | None = None  # GiB that the prompt trees of all processes may take while they train
     ray_address: str | None = None  # of a running Ray cluster; default: one of this machine
+    log: str | Path | None = None  # of every training: `tensorboard`, or a folder for CSV files
 
     def skips(self, dataset: str) -> bool:
         """Whether listed videos may be missing or unreadable. Kinetics loses some every year."""

@@ -28,7 +28,7 @@ from flowclip_core.model import hub
 from flowclip_core.training.metrics import accuracy
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.extraction import Filled, Plan, ensure_features, extract, find, plan
-from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
+from flowclip_kit.datasets.feature_store import DEMO_CENTRED, FeatureStore, StoreConfig
 from flowclip_kit.datasets.few_shot_lists import read_list, shots_of
 from flowclip_kit.datasets.formats import Dataset, Video
 from flowclip_kit.demo import world
@@ -58,6 +58,7 @@ from flowclip_kit.experiments.records import read_record, software, write_record
 from flowclip_kit.experiments.results_table import hit_row, tidy_rows
 from flowclip_kit.experiments.rivals import costs
 from flowclip_kit.experiments.run_config import RunConfig, deciding, run_key
+from flowclip_kit.experiments.training_log import LogTo, log_to, run_name, watched
 from flowclip_kit.profiles import DEMO_ROLES, PAPER_ROLES, BackboneConfig, Profile
 
 ALONE = Rank()
@@ -196,6 +197,7 @@ class Workshop:
         self.precision = pick_precision(options.precision, self.device)
         self.jobs = options.jobs or (rank.cores if self.device == "cpu" else 1)
         self.folder = options.results_dir / "runs"
+        self.log = log_to(options.log, options.results_dir)
         self.sets: dict[str, Dataset] = {}
         self.stores: dict[str, FeatureStore] = {}
         self.lists: dict[str, FewShotList] = {}  # by the hash of their names
@@ -276,7 +278,7 @@ class Workshop:
             bar = Bar(f"encoding {name}", "videos", shown=self.main)
             with closing(bar), self._towers(self.rank) as (towers, pool, decoders):
                 self.stores[name] = ensure_features(
-                    dataset, self._store_config, towers, pool,
+                    dataset, self._store_config(name), towers, pool,
                     decoders=decoders, allow_unreadable=self.options.skips(name), progress=bar.update,
                 )  # fmt: skip
 
@@ -285,7 +287,7 @@ class Workshop:
         missing."""
         dataset = open_dataset(name, self.options, self.jobs)
         check_prompts(self.profile.backbone, dataset, min(PROMPTS.values(), key=len))
-        wanted, store = find(plan(dataset, self._store_config))
+        wanted, store = find(plan(dataset, self._store_config(name)))
         filled, skips = Filled(), self.options.skips(name)
         if store is None:
             with (
@@ -305,12 +307,12 @@ class Workshop:
             wanted, store = find(wanted)
         return wanted, filled, store
 
-    @property
-    def _store_config(self) -> StoreConfig:
-        profile, options = self.profile, self.options
+    def _store_config(self, name: str) -> StoreConfig:
+        profile, centred = self.profile, name not in world.NAMES or DEMO_CENTRED
         return StoreConfig(
-            self.weights, profile.frames_stored, profile.store_crops, options.decoder, self.precision
-        )
+            self.weights, profile.frames_stored, profile.store_crops, self.options.decoder, self.precision,
+            centred,
+        )  # fmt: skip
 
     @contextmanager
     def _towers(self, rank: Rank) -> Iterator[tuple[list, Pool, int]]:
@@ -359,6 +361,7 @@ class Workshop:
             store, dataset = self.stores[name], self._held_out(name) if held_out else self.sets[name]
             shape = f"{store.crops} {store.features.shape[1:]}"
             shape += "" if store.precision == "float32" else f" {store.precision}"
+            shape += "" if store.means is None else " centred"
             lists = dataset.splits[split]
             names = [video.name for video in (*lists.train, *lists.test) if store.has(video.name)]
             self._parts[name, split, held_out] = (
@@ -395,6 +398,10 @@ class Workshop:
         """Cores for each of so many runs: where there are fewer of them than cores, none lies idle."""
         return max(1, self.jobs // runs) if runs and self.device == "cpu" and self.engine is self.pool else 1
 
+    def task(self, config: RunConfig) -> Task:
+        """A run as a worker process gets it, on one core."""
+        return self._task(config, self.key(config), False, 1)
+
     def _task(self, config: RunConfig, key: str, keep: bool, lanes: int) -> Task:
         if self.key(config) != key:
             raise InputError(
@@ -405,7 +412,7 @@ class Workshop:
             self.sets[config.transfer.dataset] if config.transfer else None,
             (store := self.stores[(config.transfer or config).dataset]).folder, store.seal,
             self.key(replace(config, transfer=None)), self.weights, self.device, self.memory, lanes,
-            self.lists[config.listed].videos if config.listed else None,
+            self.lists[config.listed].videos if config.listed else None, self.log,
         )  # fmt: skip
 
     def _jointly(self, tasks: list[Task]) -> Iterator[Task]:
@@ -699,6 +706,7 @@ class Task:
     memory: float | None
     lanes: int
     listed: tuple[Video, ...] | None  # a published few-shot list
+    log: LogTo | None = None
 
 
 @contextmanager
@@ -785,8 +793,11 @@ def _is_large(config: RunConfig) -> bool:
     return config.k is None and config.train is not None and not alone and config.dataset in large
 
 
-def train_and_test(task: Task) -> dict:
-    """The record of one run; its unfinished state and, if asked, its weights lie in the task's folder."""
+def train_and_test(task: Task, change: Callable[[Any], object] = lambda model: None) -> dict:
+    """The record of one run; its unfinished state and, if asked, its weights lie in the task's folder.
+
+    change: is given the model before it is trained, to see what another beginning does.
+    """
     from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop
     from flowclip_kit.distributed import ranks
@@ -801,6 +812,7 @@ def train_and_test(task: Task) -> dict:
     else:
         tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
         model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
+    change(model)
     readable = [video for video in split.train if store.has(video.name)]
     picked: list[Video] = []
     losses: list[float] = []
@@ -821,12 +833,23 @@ def train_and_test(task: Task) -> dict:
             from flowclip_kit.rivals.training import train
 
             assert isinstance(config.train, Recipe)
-            losses = train(model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished)
+            with watched(task.log, run_name(config, task.key)) as tell:
+                losses = train(
+                    model,
+                    store,
+                    labels,
+                    config.train,
+                    config.seed,
+                    rows=rows,
+                    checkpoint=unfinished,
+                    log=tell,
+                )
         else:
-            log = loop.train(
-                model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished,
-                memory=task.memory, lanes=task.lanes, ranks=ranks,
-            )  # fmt: skip
+            with watched(task.log if ranks.main() else None, run_name(config, task.key)) as tell:
+                log = loop.train(
+                    model, store, labels, config.train, config.seed, rows=rows, checkpoint=unfinished,
+                    memory=task.memory, lanes=task.lanes, ranks=ranks, log=tell,
+                )  # fmt: skip
             losses, counts = log.losses, log.ranks
         if task.keep and ranks.main():
             model.save(task.folder / f"{task.key}.safetensors")

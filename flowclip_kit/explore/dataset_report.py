@@ -69,7 +69,7 @@ def overlap(lists: Lists) -> pd.DataFrame:
     both: test videos with the same bytes as a training video of another name; missing videos do not count.
     recordings in both: groups of videos cut from one recording, which UCF-101 numbers in its names (`_g01_`).
     """
-    folder, _, splits = lists
+    folder, splits = lists.folder, lists.splits
     size, digest = functools.cache(_size), functools.cache(sha256)
     rows = {}
     for number, split in splits.items():

@@ -23,6 +23,7 @@ from flowclip_kit.distributed.locks import Lock
 from flowclip_kit.experiments import Result, estimates, model_card, provenance_json, sealed
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_kit.experiments.records import read_record
+from flowclip_kit.experiments.rerun import ROUNDING
 from flowclip_kit.experiments.results_table import by_key, hits_csv, save_tidy, tidy_csv
 from flowclip_kit.paths import root
 from flowclip_kit.profiles import PROFILES
@@ -157,9 +158,7 @@ def write_report(profile: str, results: Path, recorded: bool = False) -> list[Pa
     """
     from flowclip_kit.reporting import report
 
-    folder = experiments.results_folder(profile, str(results))
-    own = any((folder / f"{name}.csv").exists() for name in TARGETS) or any(folder.glob("*-*/*.csv"))
-    source = str(results) if own and not recorded else "recorded"
+    folder, source = experiments.results_folder(profile, str(results)), _source(profile, results, recorded)
     shown, path = experiments.results_folder(profile, source), folder / "report.html"
     with _Seal(
         folder / ".report.made",
@@ -169,6 +168,21 @@ def write_report(profile: str, results: Path, recorded: bool = False) -> list[Pa
         if stale:
             write_atomically(path, report.html(profile, source, judged(profile, source)))
     return [path]
+
+
+def write_card(profile: str, results: Path, recorded: bool = False) -> Path:
+    """results/<profile>/card.md: the data set card of the tables that the report would show."""
+    from flowclip_kit.reporting import dataset_card
+
+    path = experiments.results_folder(profile, str(results)) / "card.md"
+    return write_atomically(path, dataset_card.text(profile, _source(profile, results, recorded)))
+
+
+def _source(profile: str, results: Path, recorded: bool) -> str:
+    """Where the tables of a profile are: below `results`, or the recorded ones."""
+    folder = experiments.results_folder(profile, str(results))
+    own = any((folder / f"{name}.csv").exists() for name in TARGETS) or any(folder.glob("*-*/*.csv"))
+    return str(results) if own and not recorded else "recorded"
 
 
 def verdict_counts(profile: str, results: Path) -> str:
@@ -266,6 +280,8 @@ def verify() -> tuple[list[str], list[str]]:
         attempt(csv, partial(_verify_counts if csv.stem == "table3" else _verify_table, csv, compare))
     attempt(root() / "results" / "paper" / "SHA256SUMS", lambda: _verify_printed(compare))
     attempt(root() / CLAIMS, lambda: _verify_claims(compare))
+    if (root() / ROUNDING).exists():
+        attempt(root() / ROUNDING, lambda: _verify_rounding(compare))
     return checked, wrong
 
 
@@ -352,6 +368,13 @@ def _verify_claims(compare: Callable[[Path, bytes | str | None, str], None]) -> 
     readme = root() / "README.md"
     stale = [part for part, text in README_PARTS.items() if _readme(part, text()) != readme.read_text()]
     compare(readme, b"" if stale else None, f"the recorded tables ({', '.join(stale)})")
+
+
+def _verify_rounding(compare: Callable[[Path, bytes | str | None, str], None]) -> None:
+    """The sentence of the page follows from the nudges that were recorded."""
+    page, (begin, end) = root() / "notebooks" / "protocols.md", readme_parts.ROUNDING
+    said = f"{begin}\n{readme_parts.rounding(pd.read_csv(root() / ROUNDING))}\n{end}"
+    compare(page, None if page.exists() and said in page.read_text() else b"", ROUNDING.name)
 
 
 def overview(profile: str) -> str:

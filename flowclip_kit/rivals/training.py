@@ -24,7 +24,7 @@ from flowclip_core.data.features import Reader, as_features, central_frames
 from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.files import to_json, write_atomically
 from flowclip_core.model.hub import LARGEST, need_sound
-from flowclip_core.training.loop import CHECKPOINT_SECONDS, batch_at, labelled_rows, one_thread
+from flowclip_core.training.loop import CHECKPOINT_SECONDS, Watch, batch_at, labelled_rows, one_thread
 from flowclip_kit.rivals.contract import Rival
 from flowclip_kit.rivals.linear_prompts import LinearPrompts
 from flowclip_kit.rivals.recipes import Recipe
@@ -41,10 +41,11 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop_after: int | None = None,
+    log: Watch | None = None,
 ) -> list[float]:
     """Fit the trained parts of a rival in place; returns the loss of every step.
 
-    features, labels, rows, seed: as of `flowclip_core.train`. checkpoint: holds the state about once a
+    features, labels, rows, seed, log: as of `flowclip_core.train`. checkpoint: holds the state about once a
     minute; one of the same training is resumed, and it is removed at the end. stop_after: leave after this
     many steps. Raises InputError for labels that do not fit and crops that are not stored, Diverged where the
     loss or a trained part is no finite number any more.
@@ -63,6 +64,9 @@ def train(
     run = hashlib.sha256(settings + rows.tobytes() + labels.tobytes()).hexdigest()[:16]
     losses = _resume(checkpoint, parameters, optimiser, run)
     saved = time.monotonic()
+    for step, loss in enumerate(losses):
+        if log:
+            log(step + 1, loss, rate_at(step, total, recipe))
     model.train()
     with one_thread(device.type == "cpu"):
         for step in range(len(losses), total):
@@ -75,6 +79,8 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             losses.append(add_gradients(model, videos, torch.from_numpy(labels[picked]).to(device), recipe))
             optimiser.step()
+            if log:
+                log(step + 1, losses[-1], rate_at(step, total, recipe))
             try:
                 if not math.isfinite(losses[-1]):
                     raise NotFinite(f"the loss is {losses[-1]}")
