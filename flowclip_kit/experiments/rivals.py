@@ -74,7 +74,8 @@ def trials(cells: Iterable[Any], rates: Mapping[str, Iterable[float]], seed: int
             first.setdefault((cell.role, cell.variant), cell)
     return [
         replace(cell, keep=False, config=replace(
-            cell.config, seed=seed, held_out=True, listed=None, train=replace(cell.config.train, lr=rate)))
+            cell.config, seed=seed, held_out=True, listed=None, train=replace(cell.config.train, lr=rate),
+            evaluation=replace(cell.config.evaluation, controls=False)))
         for (_, variant), cell in first.items() for rate in rates.get(variant, ())
     ]  # fmt: skip
 
