@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pandas as pd
 import pytest
 
 from flowclip_core.errors import InputError
 from flowclip_kit.experiments import rivals as plan
+from flowclip_kit.experiments.catalogue import Cell
+from flowclip_kit.experiments.run_config import RunConfig
 from flowclip_kit.reporting import rivals as report
 
 
@@ -132,33 +133,14 @@ def test_rates_that_score_the_same_side_by_side_are_no_edge(scores):
     assert plan.wider({"a": means}, {"a": {*means}}) == {}
 
 
-@dataclass(frozen=True)
-class Config:
-    k: int | None
-    train: object
-    seed: int = 0
-    held_out: bool = False
-    listed: str | None = None
-
-
-@dataclass(frozen=True)
-class Cell:
-    role: str
-    variant: str
-    config: Config
-    keep: bool = True
-
-
 def test_trials_are_one_run_at_the_largest_k_on_videos_set_aside():
-    from flowclip_core.config import TrainConfig
-
     cells = [
-        Cell(role, "full", Config(k, TrainConfig(), seed))
+        Cell(role, "full", RunConfig(role, k, seed), role, keep=True)
         for role in "HU"
         for k in (2, 16)
         for seed in (0, 1)
     ]
-    cells += [Cell("H", "clip", Config(None, None))]
+    cells += [Cell("H", "clip", RunConfig("H", None, 0, train=None))]
     found = plan.trials(cells, {"full": (0.1, 0.3)}, 100)
     assert [(cell.role, cell.config.train.lr) for cell in found] == [
         ("H", 0.1),

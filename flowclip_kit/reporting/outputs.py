@@ -372,8 +372,9 @@ def overview(profile: str) -> str:
         own = replace(
             chosen, roles={role: data for role, data in chosen.roles.items() if role in target.roles}
         )
-        count = len({replace(cell.config, transfer=None) for cell in target.cells(own) if cell.config.train})
-        trained = f"{count} trainings to choose learning rates, then more" if target.then else str(count)
+        configs = {replace(cell.config, transfer=None) for cell in target.cells(own) if cell.config.train}
+        tries = any(config.held_out for config in configs)
+        trained = f"{len(configs)}" + (" trainings to choose learning rates, then more" if tries else "")
         recorded = root() / RECORDED / profile / f"{name}.provenance.json"
         cost = "hours below" if ahead else "not measured yet"
         if recorded.exists():

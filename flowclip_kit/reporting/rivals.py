@@ -155,7 +155,7 @@ def methods() -> pd.DataFrame:
         trained = "nothing"
         if recipe:
             trained = f"{recipe.optimiser}, {recipe.lr:g}, {recipe.epochs} epochs of {recipe.batch}"
-        unseen = "yes" if method.kind.NAMES_UNSEEN else "no"
+        unseen = "yes" if method.unseen else "no"
         rows[name] = {"T": method.frames, "as published, 16 shots": trained, "names unseen classes": unseen,
                       "differs in": method.kind.DEVIATES}  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from flowclip_core.config import PROMPTS
 from flowclip_core.errors import InputError
+from flowclip_core.files import write_atomically
 from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.prompt_tree import QUICK, PromptTree
 from flowclip_core.model.prompts import prompt_vectors
@@ -33,12 +36,11 @@ class Settings:
 class Rival(nn.Module):
     """A method beside FlowCLIP. A subclass makes its parts in `build` and scores videos in `encode`.
 
-    DEVIATES: what differs from the publication, beside the frozen towers. NAMES_UNSEEN: whether it can name
-    classes that it was not trained on. Its recipe stands with its name, see `rivals.METHODS`.
+    DEVIATES: what differs from the publication, beside the frozen towers. Its recipe stands with its name:
+    see `rivals.METHODS`.
     """
 
     DEVIATES: ClassVar[str] = ""
-    NAMES_UNSEEN: ClassVar[bool] = False
 
     def __init__(
         self, backbone: Backbone, class_texts: Sequence[str], seed: int = 0, frames: int = 8
@@ -97,6 +99,27 @@ class Rival(nn.Module):
         """The parameters that training changes, by name."""
         return dict(self.named_parameters())
 
+    def save(self, path: Path) -> Path:
+        """Write the trained parts as safetensors, atomically."""
+        parts = {name: value.detach().cpu().contiguous() for name, value in self.trained().items()}
+        return write_atomically(path, save(parts))
+
+    def load(self, path: Path) -> Rival:
+        """Take the trained parts that `save` wrote, of a model that may have had other classes; returns self.
+
+        Raises InputError where they do not fit, as with parts that belong to classes.
+        """
+        saved, own = load_file(path), self.trained()
+        shapes, expected = (
+            {name: tuple(value.shape) for name, value in parts.items()} for parts in (saved, own)
+        )
+        if shapes != expected:
+            raise InputError(f"{path}: holds the parts {shapes}; {type(self).__name__} has {expected}")
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(saved[name])
+        return self
+
     def hand_crafted(self, prompt: str = PROMPTS[5]) -> Tensor:
         """Text features (K,D) behind a fixed prompt; by default the one that FlowCLIP starts from."""
         vectors = prompt_vectors(self.backbone, prompt)
@@ -117,7 +140,7 @@ def cosines(video: Tensor, texts: Tensor) -> Tensor:
 class Block(ResidualAttentionBlock):
     """open_clip's block in fewer kernels: the parts here are so small that calling them takes the time."""
 
-    def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, tokens: Tensor) -> Tensor:
         attention: Any = self.attn
         out = attention.out_proj
         projected = F.linear(self.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)

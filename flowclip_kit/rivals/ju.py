@@ -24,7 +24,6 @@ TAU = 0.07
 
 class Ju(Rival):
     DEVIATES = "N = 1 everywhere; 50 epochs and a whole cosine, since none are given for few-shot"
-    NAMES_UNSEEN = True
     BLOCKS = 1
     fixed: Tensor  # (K,L,W), tokens that are not learnt
     learnt: Tensor  # (K,L,1), where the others stand

@@ -41,7 +41,6 @@ class XCLIP(Rival):
     DEVIATES = (
         "texts attend to T frame tokens, not to 196 patches averaged over T; ten times 8e-6 for all parts"
     )
-    NAMES_UNSEEN = True
     LAYERS = 2
     names: Tensor  # (K,D)
 
