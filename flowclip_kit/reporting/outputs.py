@@ -510,15 +510,25 @@ def _verdicts_of_the_demo() -> str:
     return readme_parts.verdicts(claims.load("demo", "recorded"))
 
 
+def _rivals_of_the_demo() -> str:
+    from flowclip_kit.reporting import rivals
+
+    if not (root() / RECORDED / "demo" / "rivals.csv").exists():
+        return readme_parts.NO_RIVALS
+    shown = target_results.load("rivals")
+    return readme_parts.rivals(shown.summary, shown.about["methods"], rivals.brief(shown.paired))
+
+
 # The README's generated parts: name in the marks -> what makes the text.
 README_PARTS: dict[str, Callable[[], str]] = {
     "table5": lambda: readme_parts.table5(target_results.load("table5").summary),
     "verdicts": _verdicts_of_the_demo,
+    "rivals": _rivals_of_the_demo,
 }
 
 
 def _marks(part: str) -> tuple[str, str]:
-    made_by = part if part in PAPER_TARGETS else "all"
+    made_by = part if part in TARGETS else "all"
     return f"<!-- {part}: made by ./reproduce.sh {made_by} --record -->", f"<!-- {part}: end -->"
 
 
