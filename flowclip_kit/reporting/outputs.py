@@ -36,6 +36,8 @@ RECORDED = Path("results") / "recorded"
 # Keys of a provenance that are there only where a call changed the protocol.
 PROTOCOL = {"few_shot_lists": "published few-shot lists", "class_names": "raw class names"}
 CLAIMS = Path("results") / "claims.csv"
+# Recorded tables that no stored runs give again: see `experiments.rates`, `experiments.linear_prompts`.
+HASHED = ("rates", "linear_prompts")
 
 
 def write(target: str, profile: str, result: Result, results: Path) -> list[Path]:
@@ -260,8 +262,9 @@ def verify() -> tuple[list[str], list[str]]:
                 f"{checked[-1]}: cannot be checked ({type(error).__name__}: {' '.join(str(error).split())})"
             )
 
-    for csv in sorted({path.with_suffix(".csv") for path in (root() / RECORDED).glob("*/rates.*")}):
-        attempt(csv, partial(_verify_rates, csv, compare))
+    for name in HASHED:
+        for csv in sorted({path.with_suffix(".csv") for path in (root() / RECORDED).glob(f"*/{name}.*")}):
+            attempt(csv, partial(_verify_hash, csv, compare))
     for csv in _recorded_tables():
         attempt(csv, partial(_verify_counts if csv.stem == "table3" else _verify_table, csv, compare))
     attempt(root() / "results" / "paper" / "SHA256SUMS", lambda: _verify_printed(compare))
@@ -297,8 +300,8 @@ def _verify_table(csv: Path, compare: Callable[[Path, bytes | str | None, str], 
     _verify_figures(shown.figures(), csv, compare)
 
 
-def _verify_rates(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
-    """The sweep is the one that was recorded; a re-run of it takes minutes, so its hash stands in."""
+def _verify_hash(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
+    """The sweep or study is the one that was recorded; a re-run takes minutes, so its hash stands in."""
     if not csv.exists():
         return compare(csv, None, "the sweep")
     try:
