@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -83,3 +84,47 @@ def rounding(found: pd.DataFrame) -> str:
         " a trained run as far."
     )
     return textwrap.fill(text, 140)
+
+
+NO_RIVALS = "Other methods on the same features ([rivals](notebooks/rivals.ipynb)): not recorded yet."
+# Rows of FlowCLIP that stand with the other methods; Table 5 has those that it shares with them.
+OURS = ("full", "prompts without motion", "mmb")
+
+
+def rivals(summary: pd.DataFrame, costs: Mapping[str, Mapping[str, float]], answers: Sequence[str]) -> str:
+    """What other methods score beside FlowCLIP, as Markdown with two methods a line, below the answers.
+
+    summary: of `stats.summarise`. costs: variant -> "parameters", those that it trains. answers: see
+    `reporting.rivals.brief`.
+    """
+    rows = summary[summary["metric"] == "top1"]
+    trained = rows[rows["trained_on"] != ""]
+    k, n = int(trained["k"].max()), int(trained["n"].max())
+    cells = rows[rows["k"].isin([0, k])].set_index(["dataset", "variant"])
+    datasets = list(dict.fromkeys(rows["dataset"]))
+    names = [name for name in dict.fromkeys(rows["variant"]) if name not in ROWS and name != "clip"]
+    names = list(dict.fromkeys([*(name for name in OURS if name in set(rows["variant"])), *names]))
+    shown = [
+        [
+            name,
+            *(_mean(cells.loc[(dataset, name)]) for dataset in datasets),
+            f"{costs[name]['parameters']:,.0f}",
+        ]
+        for name in names
+    ]
+    empty = [""] * len(shown[0])
+    shown = [
+        left + right for left, right in zip(shown[::2], [*shown[1::2], empty][: len(shown[::2])], strict=True)
+    ]
+    head = ["method", *datasets, "trained parameters"] * 2
+    return "\n".join(
+        [
+            "- Other methods on the same features ([rivals](notebooks/rivals.ipynb)), each at its best"
+            f" learning rate: top-1 in percent, mean of n = {n} runs ± half the 95 % t interval, k = {k}.",
+            *(f"- {answer}" for answer in answers),
+            "",
+            f"| {' | '.join(head)} |",
+            f"|{(' --- |' + ' ---: |' * (len(datasets) + 1)) * 2}",
+            *(f"| {' | '.join(row)} |" for row in shown),
+        ]
+    )

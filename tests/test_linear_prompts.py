@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, backbone, fixed
@@ -12,6 +13,7 @@ from flowclip_core.config import EvalConfig, ModelConfig, TrainConfig
 from flowclip_core.errors import InputError
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.training import loop
+from flowclip_kit.experiments import linear_prompts
 from flowclip_kit.rivals import Recipe
 from flowclip_kit.rivals.linear_prompts import LinearPrompts, expansion, linear_texts, relative_error
 from flowclip_kit.rivals.training import train
@@ -124,3 +126,23 @@ def test_the_training_of_rivals_is_flowclip_s_own_where_their_recipes_agree(smal
     assert train(rival, features, labels, Recipe(**settings)) == pytest.approx(expected, rel=1e-4)
     for name, value in ours.trained().items():
         torch.testing.assert_close(rival.trained()[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_recorded_study_says_what_the_measured_one_says(tmp_path):
+    course = pd.DataFrame({"step": [0, 150], "error": [0.5, 0.25], "effect": [0.125, 0.5]})
+    names = [(a, b) for a in ("true", "linear") for b in ("true", "linear")]
+    scores = pd.DataFrame([(*pair, 10.0 * n) for n, pair in enumerate(names)],
+                          columns=["trained with", "tested with", "top1"])  # fmt: skip
+    cost = pd.DataFrame({"what": ["true texts", "linear texts"], "videos": 4, "passes": [4, 33],
+                         "seconds": [2.0, 1.0]})  # fmt: skip
+    measured, path = linear_prompts.Study(course, scores, cost), tmp_path / "study.csv"
+    path.write_text(measured.csv)
+    read = linear_prompts.Study.read(path)
+    assert read.findings() == measured.findings() and read.csv == measured.csv
+    for name, table in vars(measured).items():
+        pd.testing.assert_frame_equal(getattr(read, name), table)
+    with pytest.raises(InputError, match="no table of this study"):
+        linear_prompts.Study.read(tmp_path / "none.csv")
+    asked = {"profile": "demo", "source": "recorded", "dataset": "HMDB-51", "k": 4, "seed": 0, "steps": None}
+    with pytest.raises(InputError, match=r"'k': 16.* is recorded"):
+        linear_prompts.from_notebook(asked)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pandas as pd
 import pytest
 
 from flowclip_core.errors import InputError
+from flowclip_kit import readme_parts
 from flowclip_kit.experiments import rivals as plan
+from flowclip_kit.experiments.catalogue import Cell
+from flowclip_kit.experiments.run_config import RunConfig
+from flowclip_kit.paths import root
+from flowclip_kit.reporting import outputs
 from flowclip_kit.reporting import rivals as report
+from flowclip_kit.rivals import METHODS
 
 
 def paired(*rows: tuple[str, str, float, float, float, float, float]) -> pd.DataFrame:
@@ -132,33 +137,14 @@ def test_rates_that_score_the_same_side_by_side_are_no_edge(scores):
     assert plan.wider({"a": means}, {"a": {*means}}) == {}
 
 
-@dataclass(frozen=True)
-class Config:
-    k: int | None
-    train: object
-    seed: int = 0
-    held_out: bool = False
-    listed: str | None = None
-
-
-@dataclass(frozen=True)
-class Cell:
-    role: str
-    variant: str
-    config: Config
-    keep: bool = True
-
-
 def test_trials_are_one_run_at_the_largest_k_on_videos_set_aside():
-    from flowclip_core.config import TrainConfig
-
     cells = [
-        Cell(role, "full", Config(k, TrainConfig(), seed))
+        Cell(role, "full", RunConfig(role, k, seed), role, keep=True)
         for role in "HU"
         for k in (2, 16)
         for seed in (0, 1)
     ]
-    cells += [Cell("H", "clip", Config(None, None))]
+    cells += [Cell("H", "clip", RunConfig("H", None, 0, train=None))]
     found = plan.trials(cells, {"full": (0.1, 0.3)}, 100)
     assert [(cell.role, cell.config.train.lr) for cell in found] == [
         ("H", 0.1),
@@ -172,3 +158,31 @@ def test_trials_are_one_run_at_the_largest_k_on_videos_set_aside():
     assert {cell.config.train.lr for cell in final if cell.config.train} == {0.3} and len(final) == len(cells)
     with pytest.raises(InputError, match="rivals, full: every learning rate failed"):
         plan.at_rates(cells, {})
+
+
+def test_the_readme_s_part_shows_each_method_once_and_fits():
+    variants = ["clip", "mmb", "full", "prompts without motion", *METHODS]
+    rows = [
+        {"dataset": dataset, "trained_on": dataset, "variant": name, "metric": "top1", "k": k, "n": 5,
+         "mean": 10.0 * number, "low": 1.0, "high": 2.0}
+        for number, name in enumerate(variants) for dataset in "hu" for k in (2, 16)
+    ]  # fmt: skip
+    for row in rows:
+        if row["variant"] in ("clip", "BIKE spotting"):
+            row |= {"k": 0, "trained_on": ""}
+    summary = pd.DataFrame(rows).drop_duplicates(["dataset", "variant", "k"])
+    costs = {name: {"parameters": 1000 * number} for number, name in enumerate(variants)}
+    won = [("full", reference, *UP) for _, reference in MOTION]
+    answers = report.brief(paired(*won, ("mmb", "linear probe", *DOWN)))
+    points = "Points of full over prompts without motion +3.0, CoCoOp +3.0, CoOp +3.0."
+    assert answers[0].endswith(f"of the cells. {points}")
+    assert "It is not the two-stream block" in answers[1] and answers[1].endswith("linear probe -3.0.")
+    assert all("Not run" in answer for answer in report.brief(None)) and len(report.brief(None)) == 2
+    lines = readme_parts.rivals(summary, costs, answers).splitlines()
+    cells = [cell.strip() for line in lines[6:] for cell in line.strip("|").split("|")]
+    shown = dict(zip(cells[::4], zip(cells[1::4], cells[3::4], strict=True), strict=True))
+    assert list(shown) == ["full", "prompts without motion", "mmb", *METHODS]
+    assert shown["CoOp"] == ("60.0 ± 0.5", "6,000") and shown["full"] == ("20.0 ± 0.5", "2,000")
+    readme = (root() / "README.md").read_text().splitlines()
+    begin, end = (readme.index(mark) for mark in outputs._marks("rivals"))
+    assert len(readme) - (end - begin - 1) + len(lines) <= 120

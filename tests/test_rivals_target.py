@@ -20,6 +20,7 @@ from flowclip_kit.experiments.catalogue import (
     OURS,
     RATE_SEED,
     TARGETS,
+    parameters,
     rivals,
     rivals_at_their_best,
     wider_rates,
@@ -28,6 +29,7 @@ from flowclip_kit.experiments.experiment import Experiment
 from flowclip_kit.experiments.rivals import PUBLISHED, RATES, costs
 from flowclip_kit.experiments.run_config import run_key
 from flowclip_kit.profiles import DEMO, SMOKE
+from flowclip_kit.reporting import tables
 from flowclip_kit.rivals import METHODS, Method, Recipe
 from flowclip_kit.rivals.contract import Rival
 
@@ -124,6 +126,56 @@ def test_another_method_or_recipe_is_another_run_and_none_keeps_the_old_names():
     assert len({run_key(replace(cell.config, **change), "data", "weights") for change in changes}) == 4
 
 
+# ----------------------------------------------------------------------------- beside the paper's own rows
+
+
+@pytest.mark.parametrize("target", [name for name in TARGETS if "rivals" in parameters(name)])
+def test_a_table_takes_rivals_beside_its_rows_and_on_the_same_videos(target):
+    about, transfers = TARGETS[target], TARGETS[target].transfers
+    own, cells = about.cells(DEMO), about.cells(DEMO, rivals=True)
+    assert cells[: len(own)] == own and about.then(DEMO, scores([], None)) == []
+    others = {name for name in METHODS if METHODS[name].unseen or not transfers}
+    trials = [cell for cell in cells if cell.config.held_out]
+    assert {cell.variant for cell in cells} - {cell.variant for cell in own} == others
+    assert {cell.variant for cell in trials} == others - UNTRAINED
+    assert not any(cell.config.transfer for cell in trials) and all(c.role == c.trained_on for c in trials)
+    assert len(trials) == len(others - UNTRAINED) * len(RATES) * len({cell.role for cell in trials})
+    untrained = [cell.config for cell in cells if cell.variant == "BIKE spotting"]
+    assert untrained and all(c.transfer is None or c.dataset == c.transfer.dataset for c in untrained)
+
+    final = about.then(DEMO, scores(trials, lambda variant, rate: float(rate == 0.03)), rivals=True)
+    full = [cell for cell in own if cell.variant == "full"]
+    place = [
+        (c.role, c.config.k, c.config.seed, c.config.split, c.config.transfer, c.config.evaluation)
+        for c in full
+    ]
+    for name in others - UNTRAINED:
+        theirs = [cell for cell in final if cell.variant == name]
+        assert place == [(c.role, c.config.k, c.config.seed, c.config.split, c.config.transfer,
+                          c.config.evaluation) for c in theirs]  # fmt: skip
+        assert {cell.config.train.lr for cell in theirs} == {0.03} and not any(cell.keep for cell in theirs)
+    given = about.cells(DEMO, rivals=True, lr=0.05)
+    assert {c.config.train.lr for c in given if c.config.train} == {0.05}
+    assert {c.variant for c in given} == {c.variant for c in cells} and not any(
+        c.config.held_out for c in given
+    )
+
+
+def test_rows_of_other_methods_stand_in_a_block_of_their_own():
+    rows = [
+        ("h", "H", "H", name, 2, "top1", value)
+        for name, value in (("CoOp", 70.0), ("full", 60.0), ("mmb", 50.0))
+    ]
+    summary = pd.DataFrame(rows, columns=["dataset", "role", "trained_on", "variant", "k", "metric", "mean"])
+    nothing = ["low", "high", "video_low", "video_high", "paper", "split_sd"]
+    summary = summary.assign(target="table5", n=3, splits=1, **dict.fromkeys(nothing, np.nan))
+    table = tables.measured(summary, tables.load_paper("table5").iloc[:0], apart=["CoOp"])
+    (ours, theirs) = table.text.index.unique(0)
+    assert theirs == f"{ours}; run by the kit, equal conditions"
+    assert table.text.loc[ours].index.tolist() == ["mmb", "full"]
+    assert table.text.loc[theirs].index.tolist() == ["CoOp"]
+
+
 # ------------------------------------------------------------------------------------- a method, one line
 
 
@@ -193,3 +245,25 @@ def test_the_benchmark_steps_each_method_and_counts_what_it_trains(small):
     assert found["Tip-Adapter-F"]["parameters"] == 4 * 32 and found["linear probe"]["parameters"] == 3 * 32
     lines = bench.lines(found)
     assert len(lines) == 1 + len(found) and all(len(line) == len(lines[0]) for line in lines)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.unseen])
+def test_what_names_unseen_classes_takes_its_trained_parts_to_them(task, name):
+    cells = TARGETS["table7"].cells(SMOKE, rivals=True, lr=0.01, splits=1)
+    config = next(cell.config for cell in cells if cell.variant == name)
+    asked = task(config)
+    names = ("jump", "run", "fall down")
+    asked = replace(
+        asked, tested=replace(asked.dataset, classes=names, texts=names), source=asked.key, keep=True
+    )
+    if config.train:
+        runs.train_and_test(replace(asked, config=replace(config, transfer=None)))
+    record = runs.transfer(asked)
+    assert len(record["predictions"]) == 6 and 0 <= record["scores"]["top1_half"] <= 100
+    assert len(record["halves"]) == config.transfer.draws and bool(record["parameters"]) == bool(config.train)
+
+
+def test_parts_that_belong_to_classes_fit_no_others(small, tmp_path):
+    path = METHODS["linear probe"](small, ["wave", "clap"]).save(tmp_path / "parts")
+    with pytest.raises(InputError, match=r"holds the parts .*\(2, 32\).*has .*\(3, 32\)"):
+        METHODS["linear probe"](small, ["wave", "clap", "sit"]).load(path)

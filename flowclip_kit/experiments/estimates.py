@@ -106,7 +106,8 @@ def rounds(target: Target, profile: Profile) -> list[list[RunConfig]]:
             [(0, "top1", cell.variant, cell.config.train.lr, 0.0) for cell in cells if cell.config.train],
             columns=["split", "metric", "variant", "lr", "value"],
         )
-        found += runs(target.then(own, scores))
+        more = target.then(own, scores)
+        found += runs(more) if more else []
     return found
 
 

@@ -118,6 +118,11 @@ class Experiment:
         """The cells that depend on no score."""
         return self.about.cells(self.profile, **self.knobs)
 
+    @property
+    def tries(self) -> bool:
+        """Whether it chooses learning rates on training videos set aside."""
+        return any(cell.config.held_out for cell in self.cells())
+
     def then(self, scores: pd.DataFrame) -> list[Cell]:
         """The cells that depend on the scores of the others; none for most targets."""
         return self.about.then(self.profile, scores, **self.knobs) if self.about.then else []

@@ -36,6 +36,10 @@ KNOBS = {
         " 'paper' in a list stands for the target's own rows",
         dict,
     ),
+    "rivals": Knob(
+        "true: other methods too, at rates chosen on videos set aside (zero-shot: those that name unseen"
+        " classes)", bool, False
+    ),
     "methods": Knob("other methods, by their names in flowclip_kit.rivals.METHODS; none: all of them", str),
     "budget": Knob(
         "equal: FlowCLIP's steps, rates chosen alike; published: as the authors train", str, False
@@ -65,7 +69,8 @@ FIELDS = {"T": "frames", "s": "step"}
 MODEL = {field.name for field in fields(ModelConfig)}
 TRAIN = {field.name for field in fields(TrainConfig)}
 KINDS = {
-    str: "a word or text", int: "a whole number", float: "a number", dict: "a name or {name: {field: value}}"
+    str: "a word or text", bool: "true or false", int: "a whole number", float: "a number",
+    dict: "a name or {name: {field: value}}",
 }  # fmt: skip
 
 

@@ -1,7 +1,12 @@
-"""How nonlinear is MAP? First-order prompts (`rivals.linear_prompts`) beside the true ones."""
+"""How nonlinear is MAP? First-order prompts (`rivals.linear_prompts`) beside the true ones.
+
+python -m flowclip_kit.experiments.linear_prompts [--record]
+"""
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -11,12 +16,16 @@ import numpy as np
 import pandas as pd
 
 from flowclip_core.config import ModelConfig, TrainConfig
+from flowclip_core.errors import InputError
+from flowclip_core.files import sha256, write_atomically
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset
 from flowclip_kit.experiments import runs
 from flowclip_kit.experiments.devices import load_once
 from flowclip_kit.experiments.experiment import Options, resolve
+from flowclip_kit.paths import root
+from flowclip_kit.profiles import PROFILES
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,28 @@ class Study:
     course: pd.DataFrame
     scores: pd.DataFrame
     cost: pd.DataFrame
+
+    @property
+    def csv(self) -> str:
+        """The three tables below each other, `part` naming them."""
+        parts = [table.assign(part=name) for name, table in vars(self).items()]
+        table = pd.concat(parts).set_index("part").reset_index()
+        return table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Study:
+        """What `csv` was written from. Raises InputError where the file is absent or is none."""
+        try:
+            parts = pd.read_csv(path).groupby("part")
+            found = {name: part.drop(columns="part").dropna(axis=1).reset_index(drop=True)
+                     for name, part in parts}  # fmt: skip
+            return cls(found["course"].astype({"step": int}), found["scores"],
+                       found["cost"].astype({"videos": int, "passes": int}))  # fmt: skip
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{path}: no table of this study ({error}); make it with"
+                " python -m flowclip_kit.experiments.linear_prompts --record"
+            ) from error
 
     def findings(self) -> list[str]:
         """What came out, in sentences."""
@@ -146,8 +177,38 @@ def measure(
     )
 
 
+def recorded(profile: str) -> Path:
+    return root() / "results" / "recorded" / profile / "linear_prompts.csv"
+
+
 def from_notebook(namespace: dict) -> Study:
-    """The study that the parameters of notebooks/linear_prompts.ipynb ask for. namespace: its globals()."""
-    names = ("profile", "dataset", "k", "seed", "steps")
+    """The study that the parameters of notebooks/linear_prompts.ipynb ask for. namespace: its globals().
+
+    With the source "recorded" the recorded one; its other parameters must then be the usual ones.
+    """
+    names = ("dataset", "k", "seed", "steps")
+    asked = {name: namespace[name] for name in names}
+    if namespace["source"] == "recorded":
+        usual = {name: inspect.signature(study).parameters[name].default for name in names}
+        if asked != usual:
+            raise InputError(f"{asked}: only {usual} is recorded; take source = 'run'")
+        return Study.read(recorded(namespace["profile"]))
     options = Options(jobs=1, data_root=namespace["data_root"] and Path(namespace["data_root"]))
-    return study(**{name: namespace[name] for name in names}, options=options)
+    return study(namespace["profile"], **asked, options=options)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="demo", choices=sorted(PROFILES))
+    parser.add_argument("--record", action="store_true", help="keep the tables in results/recorded")
+    asked = parser.parse_args()
+    found = study(asked.profile)
+    print("\n".join(found.findings()))
+    if asked.record:
+        path = write_atomically(recorded(asked.profile), found.csv)
+        write_atomically(path.with_suffix(".sha256"), f"{sha256(path)}  {path.name}\n")  # for `verify`
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

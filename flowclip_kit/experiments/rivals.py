@@ -54,6 +54,8 @@ def of_methods(cells: Sequence[Any], methods: Iterable[str] | None, budget: str)
             config = replace(config, method=name, model=model)
             if recipe is None:
                 config = replace(config, train=None, k=None, seed=0, listed=None)
+                if config.transfer:  # nothing is trained, so there is no data set to train on
+                    config = replace(config, dataset=config.transfer.dataset, split=config.transfer.split)
                 found.append(replace(cell, variant=row, config=config, trained_on="", keep=False))
                 continue
             recipe = replace(recipe, crops=ours.crops)
@@ -65,17 +67,20 @@ def of_methods(cells: Sequence[Any], methods: Iterable[str] | None, budget: str)
 
 
 def trials(cells: Iterable[Any], rates: Mapping[str, Iterable[float]], seed: int) -> list[Any]:
-    """A run of each variant and data set at each of its rates, at the largest k, on videos set aside."""
+    """A run of each variant and data set at each of its rates, at the largest k, on videos set aside: of
+    those that it is trained on, also where it is tested on another data set."""
     cells = [cell for cell in cells if cell.config.train]
     most = max((cell.config.k or math.inf for cell in cells), default=0)
     first: dict[tuple[str, str], Any] = {}
     for cell in cells:
         if (cell.config.k or math.inf) == most:
-            first.setdefault((cell.role, cell.variant), cell)
+            first.setdefault((cell.trained_on, cell.variant), cell)
     return [
-        replace(cell, keep=False, config=replace(
-            cell.config, seed=seed, held_out=True, listed=None, train=replace(cell.config.train, lr=rate)))
-        for (_, variant), cell in first.items() for rate in rates.get(variant, ())
+        replace(cell, role=role, keep=False, config=replace(
+            cell.config, seed=seed, held_out=True, listed=None, transfer=None,
+            train=replace(cell.config.train, lr=rate),
+            evaluation=replace(cell.config.evaluation, controls=False)))
+        for (role, variant), cell in first.items() for rate in rates.get(variant, ())
     ]  # fmt: skip
 
 

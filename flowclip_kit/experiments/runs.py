@@ -143,7 +143,7 @@ def ensure_all(
         about = targets[0] if len(targets) == 1 else f"{len(targets)} targets"
         made = workshop.make([cell for of_target in cells.values() for cell in of_target], about)
         for target, experiment in chosen.items():
-            while experiment.about.widen:
+            while experiment.about.widen and experiment.tries:
                 scores = workshop.decide(workshop.tidy, experiment, workshop.sound(cells[target]))
                 if not (more := experiment.widen(scores, cells[target])):
                     break
@@ -151,7 +151,7 @@ def ensure_all(
                 cells[target] = cells[target] + more
         cells = {target: workshop.sound(of_target) for target, of_target in cells.items()}
         for target, experiment in chosen.items():
-            if experiment.about.then:
+            if experiment.about.then and experiment.tries:
                 more = experiment.then(workshop.decide(workshop.tidy, experiment, cells[target]))
                 made += workshop.make(more, target)
                 cells[target] = cells[target] + more
@@ -330,7 +330,7 @@ class Workshop:
     def possible(self, asked: Experiment) -> Experiment:
         """The experiment with the k and splits that its data sets, or the published lists, can give."""
         sets = {
-            role: self._held_out(name) if asked.about.then else self.sets[name]
+            role: self._held_out(name) if asked.tries else self.sets[name]
             for role, name in asked.profile.roles.items()
         }
         stores = {role: self.stores[name] for role, name in asked.profile.roles.items()}
@@ -545,7 +545,7 @@ class Workshop:
             "training_seconds": round(sum(part["train"] for part in spent), 1),
             "testing_seconds": round(sum(part["test"] for part in spent), 1),
             "peak_memory_gib": max(record["peak_memory_gib"] for record in records),
-            **({"methods": costs(cells, self.record)} if asked.target == "rivals" else {}),
+            **({"methods": costs(cells, self.record)} if any(cell.config.method for cell in cells) else {}),
             **self._unusual(),
             **{
                 name: told for name, told in zip(("still", "ties"), _remarkable(records), strict=True) if told
@@ -793,25 +793,28 @@ def _is_large(config: RunConfig) -> bool:
     return config.k is None and config.train is not None and not alone and config.dataset in large
 
 
+def _untrained(task: Task, texts: tuple[str, ...]) -> Any:
+    """FlowCLIP as it begins, or a method beside it, for these classes."""
+    from flowclip_core.model.flowclip import FlowCLIP
+    from flowclip_kit.rivals import METHODS
+
+    config, backbone = task.config, load_once(task.config.backbone, task.device)
+    if config.method:
+        return METHODS[config.method](backbone, texts, config.seed, config.model.frames)
+    tree = _tree(config.backbone, task.device, texts, config.model.prompt)
+    return FlowCLIP(config.model, backbone, texts, config.seed, tree)
+
+
 def train_and_test(task: Task, change: Callable[[Any], object] = lambda model: None) -> dict:
     """The record of one run; its unfinished state and, if asked, its weights lie in the task's folder.
 
     change: is given the model before it is trained, to see what another beginning does.
     """
-    from flowclip_core.model.flowclip import FlowCLIP
     from flowclip_core.training import loop
     from flowclip_kit.distributed import ranks
 
     config, split, store = task.config, task.dataset.splits[task.config.split], _store(task)
-    backbone = load_once(config.backbone, task.device)
-    model: Any  # FlowCLIP, or a method beside it
-    if config.method:
-        from flowclip_kit.rivals import METHODS
-
-        model = METHODS[config.method](backbone, task.dataset.texts, config.seed, config.model.frames)
-    else:
-        tree = _tree(config.backbone, task.device, task.dataset.texts, config.model.prompt)
-        model = FlowCLIP(config.model, backbone, task.dataset.texts, config.seed, tree)
+    model = _untrained(task, task.dataset.texts)
     change(model)
     readable = [video for video in split.train if store.has(video.name)]
     picked: list[Video] = []
@@ -874,10 +877,13 @@ def transfer(task: Task) -> dict:
     backbone, started = load_once(config.backbone, task.device), time.monotonic()
 
     def model_for(texts: tuple[str, ...]):
-        tree = _tree(config.backbone, task.device, texts, config.model.prompt)
+        weights = task.folder / f"{task.source}.safetensors"
         if config.train is None:
-            return FlowCLIP(config.model, backbone, texts, config.seed, tree)
-        return FlowCLIP.load(task.folder / f"{task.source}.safetensors", backbone, texts, tree)
+            return _untrained(task, texts)
+        if config.method:
+            return _untrained(task, texts).load(weights)
+        tree = _tree(config.backbone, task.device, texts, config.model.prompt)
+        return FlowCLIP.load(weights, backbone, texts, tree)
 
     model = model_for(other.texts)
     tested = _test(model, other, config.transfer.split, store, config.evaluation)

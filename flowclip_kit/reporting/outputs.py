@@ -37,6 +37,8 @@ RECORDED = Path("results") / "recorded"
 # Keys of a provenance that are there only where a call changed the protocol.
 PROTOCOL = {"few_shot_lists": "published few-shot lists", "class_names": "raw class names"}
 CLAIMS = Path("results") / "claims.csv"
+# Recorded tables that no stored runs give again: see `experiments.rates`, `experiments.linear_prompts`.
+HASHED = ("rates", "linear_prompts")
 
 
 def write(target: str, profile: str, result: Result, results: Path) -> list[Path]:
@@ -274,8 +276,9 @@ def verify() -> tuple[list[str], list[str]]:
                 f"{checked[-1]}: cannot be checked ({type(error).__name__}: {' '.join(str(error).split())})"
             )
 
-    for csv in sorted({path.with_suffix(".csv") for path in (root() / RECORDED).glob("*/rates.*")}):
-        attempt(csv, partial(_verify_rates, csv, compare))
+    for name in HASHED:
+        for csv in sorted({path.with_suffix(".csv") for path in (root() / RECORDED).glob(f"*/{name}.*")}):
+            attempt(csv, partial(_verify_hash, csv, compare))
     for csv in _recorded_tables():
         attempt(csv, partial(_verify_counts if csv.stem == "table3" else _verify_table, csv, compare))
     attempt(root() / "results" / "paper" / "SHA256SUMS", lambda: _verify_printed(compare))
@@ -313,8 +316,8 @@ def _verify_table(csv: Path, compare: Callable[[Path, bytes | str | None, str], 
     _verify_figures(shown.figures(), csv, compare)
 
 
-def _verify_rates(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
-    """The sweep is the one that was recorded; a re-run of it takes minutes, so its hash stands in."""
+def _verify_hash(csv: Path, compare: Callable[[Path, bytes | str | None, str], None]) -> None:
+    """The sweep or study is the one that was recorded; a re-run takes minutes, so its hash stands in."""
     if not csv.exists():
         return compare(csv, None, "the sweep")
     try:
@@ -395,8 +398,9 @@ def overview(profile: str) -> str:
         own = replace(
             chosen, roles={role: data for role, data in chosen.roles.items() if role in target.roles}
         )
-        count = len({replace(cell.config, transfer=None) for cell in target.cells(own) if cell.config.train})
-        trained = f"{count} trainings to choose learning rates, then more" if target.then else str(count)
+        configs = {replace(cell.config, transfer=None) for cell in target.cells(own) if cell.config.train}
+        tries = any(config.held_out for config in configs)
+        trained = f"{len(configs)}" + (" trainings to choose learning rates, then more" if tries else "")
         recorded = root() / RECORDED / profile / f"{name}.provenance.json"
         cost = "hours below" if ahead else "not measured yet"
         if recorded.exists():
@@ -532,15 +536,25 @@ def _verdicts_of_the_demo() -> str:
     return readme_parts.verdicts(claims.load("demo", "recorded"))
 
 
+def _rivals_of_the_demo() -> str:
+    from flowclip_kit.reporting import rivals
+
+    if not (root() / RECORDED / "demo" / "rivals.csv").exists():
+        return readme_parts.NO_RIVALS
+    shown = target_results.load("rivals")
+    return readme_parts.rivals(shown.summary, shown.about["methods"], rivals.brief(shown.paired))
+
+
 # The README's generated parts: name in the marks -> what makes the text.
 README_PARTS: dict[str, Callable[[], str]] = {
     "table5": lambda: readme_parts.table5(target_results.load("table5").summary),
     "verdicts": _verdicts_of_the_demo,
+    "rivals": _rivals_of_the_demo,
 }
 
 
 def _marks(part: str) -> tuple[str, str]:
-    made_by = part if part in PAPER_TARGETS else "all"
+    made_by = part if part in TARGETS else "all"
     return f"<!-- {part}: made by ./reproduce.sh {made_by} --record -->", f"<!-- {part}: end -->"
 
 

@@ -121,6 +121,21 @@ def answers(paired: pd.DataFrame | None) -> list[str]:
     return found
 
 
+def brief(paired: pd.DataFrame | None) -> list[str]:
+    """Each question with its answer and the mean difference to each other method, a line each."""
+    if paired is None:
+        return [
+            f"{question} {ANSWERS['not run'].format(what=what)}" for question, (what, _) in QUESTIONS.items()
+        ]
+    means = paired.groupby(["variant", "reference"])["mean"].mean()
+    found = []
+    for question, (what, pairs) in QUESTIONS.items():
+        points = [f"{pair[1]} {means[pair]:+.1f}" for pair in pairs if pair in means.index]
+        said = f"{question} {ANSWERS[verdict(paired, pairs)].format(what=what)}"
+        found.append(said + (f" Points of {pairs[0][0]} over {', '.join(points)}." if points else ""))
+    return found
+
+
 def sweep(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean top-1 on the videos set aside: variants as rows, learning rates as columns. runs: tidy table."""
     tried = runs[(runs["split"] == 0) & (runs["metric"] == "top1")]
@@ -155,7 +170,7 @@ def methods() -> pd.DataFrame:
         trained = "nothing"
         if recipe:
             trained = f"{recipe.optimiser}, {recipe.lr:g}, {recipe.epochs} epochs of {recipe.batch}"
-        unseen = "yes" if method.kind.NAMES_UNSEEN else "no"
+        unseen = "yes" if method.unseen else "no"
         rows[name] = {"T": method.frames, "as published, 16 shots": trained, "names unseen classes": unseen,
                       "differs in": method.kind.DEVIATES}  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ SCORES = {"top1": "top-1", "top5": "top-5"}
 PARTS = {"top1_pairs": "pairs", "top1_rest": "rest", "order": "order"}
 HALVES = "half of the classes"
 VIDEOS = "test videos"
+RUN_HERE = "run by the kit, equal conditions"
 DEMO_NOTE = "demo world, not evidence about the paper's data"
 READ = "Mean ± half the 95 % interval over runs; below it, over test videos. Bold: highest in its column."
 READ_PRINTED = " [Printed value{}.]"
@@ -260,13 +261,15 @@ def measured(
     paper: pd.DataFrame,
     pair_share: dict[str, tuple[int, int]] | None = None,
     note: str = "",
+    apart: Collection[str] = (),
 ) -> Table:
     """A target's scores: rows are variants, columns top-1 by k where it varies, else top-1 and top-5.
 
     A block is one data set, for zero-shot one pair of them; its name gives n. Beside them, as far as there is
     something: half the interval over test videos, the printed or derived value with its spread, parts of the
     demo's top-1, sd between splits, the protocol with half of the classes. In the demo printed values are
-    marked as other data; untrained rows have k=0. paper: from `load_paper`; other arguments as for `caption`.
+    marked as other data; untrained rows have k=0. paper: from `load_paper`; apart: rows of other methods, in
+    blocks of their own; other arguments as for `caption`.
     """
     printed = origin(paper)
     group = printed + (", other data" if is_demo(summary) else "")
@@ -282,9 +285,10 @@ def measured(
         ks = sorted(block.rows["k"].unique())
         columns = [("top1", k, f"k={k}") for k in ks] if over_k else [(m, ks[0], SCORES[m]) for m in SCORES]
         part_group = f"measured, k={ks[-1]}" + (" (clip: k=0)" if 0 in ks else "") if over_k else "parts"
-        heading = block.heading(printed, with_k=not over_k)
-        for variant in variants(block.rows):
+        title = block.heading(printed, with_k=not over_k)
+        for variant in sorted(variants(block.rows), key=lambda name: name in apart):
             beside: list[tuple] = []
+            heading = f"{title}; {RUN_HERE}" if variant in apart else title
 
             def add(group: str, name: str, text: str, *page: Any, to=cells, row=(heading, variant)) -> None:
                 to.append((*row, group, name, text, *(page or ("", "", "", math.nan)), ""))

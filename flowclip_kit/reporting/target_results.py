@@ -15,6 +15,7 @@ from flowclip_kit import experiments
 from flowclip_kit.experiments.catalogue import TARGETS
 from flowclip_kit.reporting import claims, findings, stats, tables
 from flowclip_kit.reporting.rendering import Folded, Table
+from flowclip_kit.rivals import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +83,13 @@ class View:
     def table(self) -> Table:
         """Measured beside printed."""
         note = experiments.model_note(self.about)
-        return tables.measured(self.summary, self.paper, experiments.pair_share(self.about), note)
+        shares = experiments.pair_share(self.about)
+        return tables.measured(self.summary, self.paper, shares, note, self.others)
+
+    @property
+    def others(self) -> list[str]:
+        """The rows of methods beside the paper's, which the provenance tells the costs of."""
+        return [row for row in self.about.get("methods", ()) if row.startswith(tuple(METHODS))]
 
     def differences(self) -> Table | None:
         """The paired differences, or None where no two variants are compared."""

@@ -20,7 +20,6 @@ TAU = 0.01
 
 class ConceptSpotting(Rival):
     DEVIATES = "words of the class text alone, [SOS] and padding left out; FlowCLIP's hand-crafted prompt"
-    NAMES_UNSEEN = True
     texts: Tensor  # (K,D)
     words: Tensor  # (N,D), class after class
     share: Tensor  # (K,N), 1 / number of the class's words

@@ -18,7 +18,6 @@ from flowclip_kit.rivals.contract import Rival, cosines, unit
 
 class CoCoOp(Rival):
     DEVIATES = "mean of T frames in the place of an image"
-    NAMES_UNSEEN = True
 
     def build(self) -> None:
         width, hidden = self.backbone.width, max(1, self.backbone.width // 16)

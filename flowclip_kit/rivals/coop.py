@@ -19,7 +19,6 @@ WORDS = 16
 
 class CoOp(Rival):
     DEVIATES = "mean of T frames in the place of an image"
-    NAMES_UNSEEN = True
 
     def build(self) -> None:
         self.vectors = nn.Parameter(torch.randn(WORDS, self.backbone.text_width) * 0.02)

@@ -8,19 +8,22 @@ those behind a name depend on its length. Video: I + positions, N pre-norm block
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowclip_core.errors import InputError
-from flowclip_kit.rivals.contract import Rival, block, cosines
+from flowclip_kit.rivals.contract import Rival, apart, block, cosines
 
 AROUND = 16  # vectors before the name, and as many behind it
+BEFORE = 1 + AROUND  # [SOS] and the vectors
 TAU = 0.07
 
 
 class Ju(Rival):
     DEVIATES = "N = 1 everywhere; 50 epochs and a whole cosine, since none are given for few-shot"
-    NAMES_UNSEEN = True
     BLOCKS = 1
     fixed: Tensor  # (K,L,W), tokens that are not learnt
     learnt: Tensor  # (K,L,1), where the others stand
@@ -50,11 +53,46 @@ class Ju(Rival):
         self.register_buffer("learnt", learnt[..., None], persistent=False)
 
     def texts(self) -> Tensor:
-        """Text features (K,D); nothing behind [EOS] is seen."""
-        table = self.table.weight[: self.fixed.shape[1]]
-        return self.backbone.encode_prompts(torch.where(self.learnt, table, self.fixed), self.ends)
+        """Text features (K,D). What stands before the names is the same for all and read once; in the last
+        block only [EOS] asks; nothing behind it is seen."""
+        clip, length = self.backbone.clip, self.fixed.shape[1]
+        tokens = torch.where(self.learnt, self.table.weight[:length], self.fixed)
+        tokens = tokens + clip.positional_embedding[:length]
+        shared, own, ends = tokens[:1, :BEFORE], tokens[:, BEFORE:], self.ends - BEFORE
+        sees = torch.ones(own.shape[1], length, dtype=torch.bool, device=own.device).tril(BEFORE)
+        blocks = clip.transformer.resblocks
+        for part in blocks:
+            asking, query, (key, value) = own, *_project(part, own)
+            shared_query, (shared_key, shared_value) = _project(part, shared)
+            key, value = (
+                torch.cat([before.expand(len(own), -1, -1, -1), after], 2)
+                for before, after in ((shared_key, key), (shared_value, value))
+            )
+            if part is blocks[-1]:
+                classes = torch.arange(len(own), device=own.device)
+                asking, query = own[classes, ends, None], query[classes, :, ends, None]
+                sees = sees[ends, None, None]
+            else:
+                mixed = F.scaled_dot_product_attention(shared_query, shared_key, shared_value, is_causal=True)
+                shared = _rest(part, shared, mixed)
+            own = _rest(part, asking, F.scaled_dot_product_attention(query, key, value, sees))
+        return clip.ln_final(own[:, 0]) @ clip.text_projection
 
     def encode(self, frames: Tensor) -> dict[str, Tensor]:
         tokens = self.blocks(frames + self.positions.weight)
         video, texts = tokens.mean(1), self.texts()
         return {"tokens": tokens, "video": video, "texts": texts, "logits": cosines(video, texts) / TAU}
+
+
+def _project(block: Any, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Queries, and keys and values, of a block of the text tower, by heads."""
+    attention = block.attn
+    projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = (apart(part, attention.num_heads) for part in projected.chunk(3, -1))
+    return query, (key, value)
+
+
+def _rest(block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
+    """What a block of the text tower makes of its tokens and of what they saw."""
+    tokens = tokens + block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))

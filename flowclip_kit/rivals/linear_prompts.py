@@ -36,16 +36,17 @@ def expansion(model: FlowCLIP) -> tuple[Tensor, Tensor]:
     Raises InputError for a model whose prompts do not follow motion.
     """
     vectors, (*_, last) = _adapter(model)
-    base = (vectors + last.bias)[None]  # (1,H,W)
+    base = vectors + last.bias  # (H,W)
+    directions = last.weight.T[:, None].repeat(1, len(base), 1)  # (R,H,W), each as a video of the tree
 
-    def along(direction: Tensor) -> tuple[Tensor, ...]:
-        return torch.func.jvp(model.tree._encode, (base,), (direction.expand_as(base),))
+    def along(part: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.jvp(model.tree._encode, (base.expand_as(part).clone(),), (part,))
 
     # The fused attention has no forward derivative, and torch's first one warns of torch's own code.
     with sdpa_kernel(SDPBackend.MATH), _PlainLayerNorm(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        passes = [along(direction) for direction in last.weight.T]
-    return passes[0][0][0], torch.stack([derivative[0] for _, derivative in passes])
+        passes = [along(part) for part in directions.split(model.tree.at_once)]
+    return passes[0][0][0], torch.cat([derivatives for _, derivatives in passes])
 
 
 class _PlainLayerNorm(TorchFunctionMode):

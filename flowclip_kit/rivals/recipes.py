@@ -41,13 +41,14 @@ class Method:
     """A method that runs can name.
 
     home: "module:Class" of its `Rival`. recipe: its authors', None where nothing is trained. frames: the T
-    they take. fewer: (k, epochs) where they train for other epochs below k videos a class, smallest k first;
-    a warm-up lasts as many epochs as before.
+    they take. unseen: whether it can name classes that it was not trained on. fewer: (k, epochs) where they
+    train for other epochs below k videos a class, smallest k first; a warm-up lasts as many epochs as before.
     """
 
     home: str
     recipe: Recipe | None = None
     frames: int = 8
+    unseen: bool = False
     fewer: tuple[tuple[int, int], ...] = ()
 
     @property

@@ -115,7 +115,7 @@ def rate_at(step: int, total: int, recipe: Recipe) -> float:
 
 def optimiser_of(recipe: Recipe, parameters: list[Tensor]) -> torch.optim.Optimizer:
     if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
 
 
@@ -170,5 +170,5 @@ def _resume(path: Path | None, parameters: dict, optimiser, run: str) -> list[fl
             value.copy_(values[name])
     for key, held in tensors.items():
         kind, _, name = key.partition(".")
-        optimiser.state[parameters[name]][kind] = held if kind == "step" else held.to(parameters[name].device)
+        optimiser.state[parameters[name]][kind] = held.to(parameters[name].device)
     return losses

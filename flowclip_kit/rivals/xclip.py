@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from flowclip_kit.rivals.contract import Rival, block, cosines, heads
+from flowclip_kit.rivals.contract import Rival, apart, block, cosines, feed_forward, heads
 
 
 class PromptLayer(nn.Module):
-    """One layer of the video-specific prompts: texts (B,K,D) look at visual tokens (B,T,D)."""
+    """One layer of the video-specific prompts: texts (B,K,D), or (1,K,D) for all videos, look at visual
+    tokens (B,T,D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -29,18 +30,17 @@ class PromptLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width))
 
     def forward(self, texts: Tensor, visual: Tensor) -> Tensor:
-        parts = self.query(self.norm_attention(texts)), self.key(visual), self.value(visual)
-        apart = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]  # (B,heads,.,d)
-        mixed = F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(2)
-        texts = texts + self.out(mixed)
-        return texts + self.mlp(self.norm_mlp(texts))
+        query = self.query(self.norm_attention(texts)).expand(len(visual), -1, -1)
+        key, value = (apart(part(visual), self.heads) for part in (self.key, self.value))
+        mixed = F.scaled_dot_product_attention(apart(query, self.heads), key, value)
+        texts = texts + self.out(mixed.transpose(1, 2).flatten(2))
+        return texts + feed_forward(self.mlp, self.norm_mlp(texts))
 
 
 class XCLIP(Rival):
     DEVIATES = (
         "texts attend to T frame tokens, not to 196 patches averaged over T; ten times 8e-6 for all parts"
     )
-    NAMES_UNSEEN = True
     LAYERS = 2
     names: Tensor  # (K,D)
 
@@ -56,7 +56,7 @@ class XCLIP(Rival):
 
     def encode(self, frames: Tensor) -> dict[str, Tensor]:
         tokens = frames + self.mit(frames + self.positions)
-        visual, shift = self.norm_visual(frames), self.names.expand(len(frames), -1, -1)
+        visual, shift = self.norm_visual(frames), self.names[None]
         for layer in self.layers:
             shift = layer(shift, visual)
         video, texts = tokens.mean(1), self.names + self.alpha * shift  # (B,D), (B,K,D)
