@@ -491,6 +491,17 @@ def test_orders_of_a_table_are_one_family(judged):
     assert (judged.loc[judged["kind"] != "order", ["p_bh", "p_holm"]] == "").all(axis=None)
 
 
+def test_the_adjusted_p_value_decides():
+    """Among many orders without any difference some pass 5 % by themselves."""
+    tidy, hits = made_up("table5", "demo", spread=3.0)
+    orders = [c for c in REGISTER if c.kind == "order" and c.parts[0].target == "table5"]
+    frame = claims.measure(orders, {"table5": tidy}, hits, None, demo=True)
+    frame = frame[frame["p"] != ""]
+    p, adjusted = frame["p"].astype(float), frame["p_bh"].astype(float)
+    held = frame["verdict"].isin(["reproduced", "different"])
+    assert (held == (adjusted <= 0.05)).all() and ((p <= 0.05) & ~held).any()
+
+
 def test_the_printed_mean_has_an_error_of_its_own(everything):
     """Printed over splits in Tables 6 and 7; else estimated from our own runs."""
     tolerance = {name: claim.tolerance for name, claim in BY_ID.items()}

@@ -142,8 +142,8 @@ def measure(options: common.Options) -> str:
     for name, of in found.items():
         for n in sizes:
             x = gains(rng, of, n, repeats)
-            rates = "".join(f"{rate:19.1f}" for rate in called_gains(x).values())
-            lines.append(f"{name:18} {n:5} {rates}{covered(x, 0.0):13.1f}")
+            shown = "".join(f"{rate:19.1f}" for rate in called_gains(x).values())
+            lines.append(f"{name:18} {n:5} {shown}{covered(x, 0.0):13.1f}")
     lines += ["", f"A gain of {GAIN:g} points is seen, percent"]
     for n in sizes:
         rates = called_gains(gains(rng, found["as recorded"], n, repeats, gain=GAIN))
@@ -153,9 +153,9 @@ def measure(options: common.Options) -> str:
     )
     for true in (0, TRUE):
         lines += ["", f"Families of {FAMILY} claims, {true} of them true, 3 seeds, percent", head]
-        of_family = families(rng, found["as recorded"], 3, repeats // 10, true)
+        shares = families(rng, found["as recorded"], 3, repeats // 10, true)
         for name in ("none", "Benjamini-Hochberg", "Holm"):
-            values = [of_family[f"{part}, {name}"] for part in ("any false", "false share", "found")]
+            values = [shares[f"{part}, {name}"] for part in ("any false", "false share", "found")]
             values = values[: 2 + bool(true)]
             lines.append(f"{name:20}" + "".join(f"{value:19.1f}" for value in values))
     heads = ("truth the same", "... without error", "just too far")

@@ -12,6 +12,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -317,13 +318,12 @@ def _measured(
     if claim.kind in OF_PRINT:
         of |= {"se": of["run_se"], "df": n - 1}
     names = ["run_low", "run_high", "video_low", "video_high"]
-    ends = [sign * of[name] - part.less for name in names]
-    if sign < 0:
-        ends = [ends[1], ends[0], ends[3], ends[2]]
+    turned = names if sign > 0 else ["run_high", "run_low", "video_high", "video_low"]
+    ends = {name: sign * of[at] - part.less for name, at in zip(names, turned, strict=True)}
     asked = claim.own_error and claim.asks != "gain" and not math.isnan(of["run_se"])
     error = of["run_se"] * math.sqrt(n / PRINTED_RUNS) if asked else 0.0
     mean, trained = sign * of["mean"] - part.less, bool(part.trained_on)
-    return Measured(n, mean, of["se"], of["df"], *ends, error, str(part), trained)
+    return Measured(n, mean, of["se"], of["df"], **ends, error=error, name=str(part), trained=trained)
 
 
 def _paired(tables, hits, target: str, variant: str, reference: str, metric: str) -> pd.DataFrame | None:
@@ -363,7 +363,7 @@ def _sum(part: Part, rows: pd.DataFrame, hits: dict[str, np.ndarray]) -> list | 
     by_seed = values.groupby("seed")
     videos = None
     if hits and metrics == [("top1", 1)] and not spread:
-        signed = [
+        signed: list[Any] = [
             sum(sign * hits[runs["key"][run]].astype(float) for sign, runs in terms) for run in values.index
         ]
         videos = stats.by_split(signed, values.index.to_frame(index=False))

@@ -421,8 +421,8 @@ def _trends(printed: Printed) -> list[Claim]:
         add("new-state-of-the-art", said, rivals, role, place="abstract; section 4.4 on Table 6")
         for rival in printed.rivals["table5"]:
             theirs = printed("table5", rival, role, k=2) - printed("table5", rival, role, k=16)
-            less = {"less": float(theirs), "less_name": f"the same of {rival}, printed"}
-            lead = Part("table5", role, "full", k=2, less_k=16, **less)
+            less = f"the same of {rival}, printed"
+            lead = Part("table5", role, "full", k=2, less_k=16, less=float(theirs), less_name=less)
             said = f"the lead over {rival} is larger at k=2 than at k=16"
             add(f"lead-over-{_slug(rival)}-falls", said, [lead], role)
         lead = Part("table5", role, "full", "baseline", 2, less_k=16)

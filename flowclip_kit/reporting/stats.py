@@ -102,7 +102,7 @@ def equivalence(gap: float, se: float, df: float, margin: float) -> float:
     return max(above(margin - gap, se, df), above(margin + gap, se, df))
 
 
-def adjusted(p: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def adjusted(p: Sequence[float] | np.ndarray | pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """p values of a family, adjusted after Benjamini and Hochberg and after Holm; nan is no member and stays.
 
     Below 5 %, the first keeps the expected share of false ones among those called true, the second the
