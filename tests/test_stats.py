@@ -525,7 +525,7 @@ def variances():
 @pytest.mark.parametrize("n", [3, 10])
 @pytest.mark.parametrize("case", ["as recorded", "seeds differ most"])
 def test_crossed_covers_where_each_interval_alone_does_not(variances, case, n):
-    """Fails when seeds or videos are left out of the variance, or the rest is counted twice."""
+    """Fails when seeds or videos are left out of the variance."""
     rng = np.random.default_rng(n)
     x = intervals.gains(rng, variances[case], n, REPEATS // 2)
     assert intervals.covered(x, 0.0) >= 94
