@@ -26,7 +26,8 @@ TOOLS = ("sphinx", "myst_nb", "sphinx_book_theme")
 # Caption of the sidebar -> pages of notebooks/ in reading order, those that are there; all others come last.
 CHAPTERS = {
     "Start": ("index", "how_to_read", "explorers", "run_online", "colab"),
-    "Guides": ("demo_world", "real_data", "clusters", "protocols", "command_line", "python", "developing"),
+    "Guides": ("demo_world", "real_data", "clusters", "protocols", "statistics", "command_line", "python",
+               "developing"),
     "Look closer": ("one_clip", "explore_motion", "explore_prompts", "data"),
     "Results": ("verdicts", "readings", *(f"table{number}" for number in range(1, 9)),
                 *(f"figure3{panel}" for panel in "abcd")),

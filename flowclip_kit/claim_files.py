@@ -27,9 +27,10 @@ def markdown(claim: dict[str, str]) -> str:
     lines = ["---", f"paper: {PAPER}", *fields, "---", "", f"# {claim['statement']}", ""]
     lines += [f"**{claim['verdict']}**: {claim['reason']}", "", f"- Where in the paper: {claim['place']}"]
     if claim["mean"]:
-        lines.append(
-            f"- Measured: {claim['mean']}{_interval(claim, '', 'runs')}{_interval(claim, 'video_', 'videos')}"
-        )
+        over = {"": "both", "run_": "runs", "video_": "videos"}
+        spreads = "".join(_interval(claim, prefix, what) for prefix, what in over.items())
+        p = claim["p_bh"] or claim["p"]
+        lines.append(f"- Measured: {claim['mean']}{spreads}" + (f", p {p}" if p else ""))
     lines += [f"- Cells: {claim['cells']}", f"- Rule: {claim['why']}"]
     return "\n".join(lines) + "\n"
 

@@ -415,6 +415,8 @@ def _verify(asked: argparse.Namespace) -> int:
     from flowclip_kit import doctor
     from flowclip_kit.reporting import outputs
 
+    for path in outputs.renew() if asked.renew else ():
+        print(f"renewed    {shown(path)}")
     checked, wrong = outputs.verify()
     for line in wrong:
         print(f"DIFFERENT  {shown(line)}", file=sys.stderr)

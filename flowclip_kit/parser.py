@@ -259,6 +259,9 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the choice of these runs (default: 0)"
     )
+    verify.add_argument(
+        "--renew", action="store_true", help="first write what no longer follows from the recorded runs"
+    )
     book = command("book", "the pages and notebooks as an HTML book in results/book; needs extra book")
     book.add_argument("--results", type=Path, metavar="DIR", help="the book goes into DIR/book")
     # These have their help alone here: `programs` hands their words over.
@@ -279,7 +282,7 @@ def parser() -> argparse.ArgumentParser:
     bench = command("bench", "ratios to plain ways of the same work; bench NAME --help shows its options")
     names = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
     bench.add_argument("what", help=", ".join(names))
-    bench.add_argument("--record", action="store_true", help="write the figures into the benchmarks' README")
+    bench.add_argument("--record", action="store_true", help="write the figures into their page")
     return whole
 
 

@@ -54,7 +54,10 @@ def verdicts(frame: pd.DataFrame) -> str:
     """How many claims of the paper came to which verdict, as a list. frame: of `claims.load`."""
     printed, audits = frame["kind"].isin(["value", "difference"]), frame["kind"] == "audit"
     checked = int((frame.loc[printed, "verdict"] != "not run").sum())
-    agree = int((frame.loc[audits, "verdict"] == "reproduced").sum())
+    audit = frame.loc[audits, "verdict"].value_counts()
+    agree, wrong, apart = (
+        audit.get(name, 0) for name in ("reproduced", "inconsistent in print", "settings differ")
+    )
     count = frame.loc[~printed & ~audits, "verdict"].value_counts()
     return "\n".join(
         [
@@ -63,8 +66,8 @@ def verdicts(frame: pd.DataFrame) -> str:
             " checked so far.",
             "- Orders, trends, costs and open choices, judged in the demo world:"
             f" {', '.join(f'{number} {verdict}' for verdict, number in count.items())}.",
-            f"- The paper's own arithmetic: {agree} of {int(audits.sum())} checks agree, the others are"
-            " inconsistent in print.",
+            f"- The paper's own arithmetic: {agree} of {int(audits.sum())} checks agree, {wrong} are"
+            f" inconsistent in print, {apart} compare settings that differ.",
         ]
     )
 

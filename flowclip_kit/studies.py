@@ -136,7 +136,7 @@ class Study:
         ]  # fmt: skip
         if not found:
             raise InputError(f"differences({reference!r}): there is no other row")
-        return tables.differences(pd.concat(found, ignore_index=True))
+        return tables.differences(stats.as_family(pd.concat(found, ignore_index=True)))
 
 
 def run(target: str, profile: str = "demo", **arguments: Any) -> Study:

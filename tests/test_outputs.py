@@ -278,6 +278,20 @@ def test_any_changed_digit_is_found(names, recorded):
     assert outputs.verify()[1] == []
 
 
+def test_what_follows_is_renewed_and_no_run_is_touched(recorded):
+    folder = recorded.parents[2]
+    before = tree(folder)
+    for name in (
+        RECORDED + "table5.summary.csv",
+        RECORDED + "figures/table5_differences.svg",
+        "results/claims.csv",
+    ):
+        (folder / name).write_text("old")
+    written = {path.relative_to(folder).as_posix() for path in outputs.renew()}
+    assert written >= {RECORDED + "figures/table5_differences.svg", "results/claims.csv", "README.md"}
+    assert tree(folder) == before and not {name for name in written if name.endswith("table5.csv")}
+
+
 def test_any_changed_digit_of_a_sum_of_a_printed_table_is_found(recorded):
     sums = recorded.parents[2] / "results" / "paper" / "SHA256SUMS"
     true = sums.read_text()

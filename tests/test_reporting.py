@@ -40,9 +40,8 @@ PLACES = {
 SHOTS = {"table4": [5], "table5": [2, 4, 8, 16], "readings": [16]}
 SUMMARY = """target profile dataset role trained_on variant k metric n splits mean sd low high split_sd
 video_low video_high paper""".split()
-PAIRED = (
-    "dataset role trained_on k variant reference metric n mean low high video_low video_high wins".split()
-)
+PAIRED = """dataset role trained_on k variant reference metric n mean se df p low high run_se run_low run_high
+video_low video_high wins""".split()
 
 
 def rows(dataset, role, variant, k, seed, scores, profile="demo"):
@@ -144,6 +143,7 @@ def compared(target, summary):
             found.append(
                 [row.dataset, row.role, row.trained_on, row.k, variant, reference, "top1", row.n, gain]
             )
+            found[-1] += [1.7, 30.0, 0.04, gain - half - 2, gain + half + 2, 1.0]
             found[-1] += [gain - half, gain + half, gain - 3, gain + 3, row.n * int(gain > 0)]
     # One frame after another, as they are made: their row labels repeat.
     return pd.concat([pd.DataFrame([row], columns=PAIRED) for row in found]) if found else None
@@ -424,22 +424,23 @@ def test_controls_table(summary):
 def test_differences_show_both_spreads_and_the_runs_with_a_gain():
     nan, h, u = math.nan, ("figures-h", "HMDB-51", "HMDB-51"), ("figures-u", "UCF-101", "UCF-101")
     found = [
-        [*u, 4, "full", "baseline", "top1", 3, 13.5, 11.5, 15.5, 9.4, 17.6, 3],
-        [*h, 2, "full", "baseline", "top1", 3, -0.04, -1, 1, nan, nan, 1],
-        [*h, 2, "mmb", "clip", "order", 1, 4, nan, nan, nan, nan, 1],
+        [*u, 4, "full", "baseline", "top1", 3, 13.5, 2, 9, 0.001, 9.0, 18.0, 1, 11.5, 15.5, 9.4, 17.6, 3],
+        [*h, 2, "full", "baseline", "top1", 3, -0.04, *[nan] * 6, -1, 1, nan, nan, 1],
+        [*h, 2, "mmb", "clip", "order", 1, 4, *[nan] * 10, 1],
     ]
     paired = pd.DataFrame(found, columns=PAIRED)
     table = tables.differences(paired)
     frame = table.text
     assert list(dict.fromkeys(frame.index.get_level_values(0))) == ["figures-h", "figures-u"]
-    assert frame.loc[("figures-u", "full - baseline"), "k=4"] == "+13.5 ± 2.0 (videos ± 4.1), 3/3"
-    assert frame.loc[("figures-h", "full - baseline"), "k=2"] == "+0.0 ± 1.0, 1/3"
+    assert frame.loc[("figures-u", "full - baseline"), "k=4"] == "+13.5 ± 4.5 (2.0, 4.1), 3/3 *"
+    assert frame.loc[("figures-h", "full - baseline"), "k=2"] == "+0.0 (1.0, -), 1/3"
     assert frame.loc[("figures-h", "mmb - clip, order"), "k=2"] == "+4.0, 1/1"
-    assert "videos" in table.caption and "videos" not in tables.differences(paired[1:]).caption
+    assert "at once" in table.caption and "Benjamini" in table.caption
     (shown, css), *none = table.panels
     assert (
         not none
-        and shown.loc["full - baseline", ("figures-u", "k=4")] == "+13.5 ± 2.0\nvideos ± 4.1, 3/3 runs"
+        and shown.loc["full - baseline", ("figures-u", "k=4")]
+        == "+13.5 ± 4.5\nruns ± 2.0, videos ± 4.1, 3/3 runs"
     )
     assert css.loc["full - baseline"].tolist() == [
         f"color: {colour}" for colour in (rendering.OPEN, rendering.GAIN)
@@ -649,7 +650,8 @@ def test_differences_are_drawn_with_their_intervals(target, profile):
     for (role, _), (measured, printed) in zip(places, drawn, strict=True):
         ours = paired[paired["role"] == role]
         assert marks(measured, not over_k)[0] == sorted(ours["mean"].round(6))
-        assert bars(measured, not over_k) == intervals(ours)
+        names = [("low", "high"), ("run_low", "run_high"), ("video_low", "video_high")]
+        assert bars(measured, not over_k) == intervals(ours, names)
         assert measured is not printed or profile == "paper" or not marks(measured, not over_k)[1]
 
 

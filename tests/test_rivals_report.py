@@ -18,17 +18,16 @@ from flowclip_kit.reporting import rivals as report
 from flowclip_kit.rivals import METHODS
 
 
-def paired(*rows: tuple[str, str, float, float, float, float, float]) -> pd.DataFrame:
-    columns = ["variant", "reference", "mean", "low", "high", "video_low", "video_high"]
-    return pd.DataFrame(rows, columns=columns)
+def paired(*rows: tuple[str, str, float, float, float]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["variant", "reference", "mean", "p", "p_bh"])
 
 
-UP, DOWN, FLAT = (3.0, 1.0, 5.0, 0.5, 5.5), (-3.0, -5.0, -1.0, -5.5, -0.5), (1.0, -1.0, 3.0, 0.5, 1.5)
+UP, DOWN, FLAT = (3.0, 0.01, 0.05), (-3.0, 0.01, 0.05), (1.0, 0.01, 0.06)
 MOTION = report.QUESTIONS[next(iter(report.QUESTIONS))][1]
 
 
-def test_a_difference_counts_where_both_intervals_leave_zero_out():
-    rows = paired(*(("a", "b", *values) for values in (UP, DOWN, FLAT, (3.0, 1.0, 5.0, -0.5, 5.5))))
+def test_a_difference_counts_where_its_adjusted_p_value_allows():
+    rows = paired(*(("a", "b", *values) for values in (UP, DOWN, FLAT, (3.0, math.nan, math.nan))))
     assert report.established(rows).tolist() == [1, -1, 0, 0]
 
 

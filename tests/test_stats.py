@@ -1,5 +1,5 @@
-"""Statistics: every interval covers the truth in 93 to 97 of 100 simulated experiments, and naive ones do
-not."""
+"""Statistics: intervals cover the truth as often as they say in simulated experiments, and naive ones do
+not; the crossed model, its corrections and tests of equality keep their levels and see what is there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from flowclip_core.errors import InputError
+from flowclip_kit.bench import intervals
 from flowclip_kit.reporting import stats
 
 PAPER = "table method source mmb map mcb trained_on dataset k metric value spread note".split()
@@ -372,48 +373,39 @@ def test_pairing_removes_what_a_seed_shares():
     assert list(found.columns) == [*stats.GROUP, *stats.DIFFERENCE]
     result, half = found.iloc[0], 4.303 * 0.1 / math.sqrt(3)
     assert (result["n"], result["wins"], result["k"], result["trained_on"]) == (3, 3, 4, "HMDB-51")
-    assert (result["mean"], result["low"], result["high"]) == pytest.approx(
+    assert (result["mean"], result["run_low"], result["run_high"]) == pytest.approx(
         (5.1, 5.1 - half, 5.1 + half), abs=1e-3
     )
-    assert math.isnan(result["video_low"]) and math.isnan(result["video_high"])
+    assert result[["se", "df", "p", "low", "high", "video_low", "video_high"]].isna().all()
+    assert result["run_se"] == pytest.approx(0.1 / math.sqrt(3), abs=1e-3)
     reverse = stats.paired_difference(tidy, "baseline", "full").iloc[0]
     assert (reverse["mean"], reverse["wins"]) == (-result["mean"], 0)
 
 
-@pytest.mark.parametrize("splits", [1, 3])
-def test_paired_t_interval_covers_and_ignores_shared_luck(splits):
-    rng = np.random.default_rng(splits)
-    reference = several_splits(rng, 3, splits)
-    gains = np.array([1.0, 2.0, 6.0])[:splits] + rng.normal(0, 0.5, reference.shape)
+def test_paired_t_interval_covers_and_ignores_shared_luck():
+    rng = np.random.default_rng(3)
+    reference = several_splits(rng, 3)
+    gains = np.array([1.0, 2.0, 6.0]) + rng.normal(0, 0.5, reference.shape)
     tidy = pd.concat([experiments("full", reference + gains), experiments("baseline", reference)])
     found = stats.paired_difference(tidy, "full", "baseline")
-    assert keeps_its_level(share_covered(found["low"], found["high"], {1: 1.0, 3: 3.0}[splits]))
+    assert keeps_its_level(share_covered(found["run_low"], found["run_high"], 3.0))
     assert set(found["n"]) == {3} and len(found) == REPEATS
     unpaired = stats.summarise(tidy, NOTHING_PRINTED)
-    assert (found["high"] - found["low"]).median() < (unpaired["high"] - unpaired["low"]).median() / 3
-
-
-def test_video_interval_of_a_paired_difference_covers():
-    rng, hits = np.random.default_rng(6), {}
-    values = np.zeros((REPEATS, 3, 1))
-    ours, theirs = experiments("full", values), experiments("baseline", values)
-    both = [runs["key"].to_numpy().reshape(REPEATS, 3) for runs in (ours, theirs)]
-    for better, worse in zip(*both, strict=True):
-        easy, gain = rng.beta(0.5, 0.5, 150), rng.random(150) < 0.1
-        for one, other in zip(better, worse, strict=True):
-            hits[other] = rng.random(150) < easy * (
-                1 - gain
-            )  # of a gained video: never, then half of the time
-            hits[one] = np.where(gain, rng.random(150) < 0.5, hits[other])
-    found = stats.paired_difference(pd.concat([ours, theirs]), "full", "baseline", hits=hits)
-    assert keeps_its_level(share_covered(found["video_low"], found["video_high"], 5.0))
+    widths = (frame[high] - frame[low] for frame, low, high in
+              ((found, "run_low", "run_high"), (unpaired, "low", "high")))  # fmt: skip
+    paired, apart = (width.median() for width in widths)
+    assert paired < apart / 3
 
 
 def test_video_interval_of_a_difference_pairs_video_by_video():
     shared = np.random.default_rng(0).random(200) < 0.5
     better = shared.copy()
     better[np.flatnonzero(~shared)[:10]] = True
-    rows = [run(variant, 0.0, seed=seed) for variant in ("baseline", "full") for seed in range(3)]
+    rows = [
+        run(variant, value, seed=seed)
+        for variant, value in (("baseline", 45.0), ("full", 50.0))
+        for seed in range(3)
+    ]
     hits = {row["key"]: better if row["variant"] == "full" else shared for row in rows}
     result = stats.paired_difference(pd.DataFrame(rows), "full", "baseline", hits=hits).iloc[0]
     expected = stats.bootstrap_interval(100.0 * (np.arange(200) < 10))
@@ -421,6 +413,9 @@ def test_video_interval_of_a_difference_pairs_video_by_video():
     assert result["video_low"] > 0  # unpaired, 5 points between two scores of 200 videos are within chance
     other = stats.paired_difference(pd.DataFrame(rows), "full", "full", "top1", hits).iloc[0]
     assert (other["mean"], other["video_low"], other["video_high"]) == (0, 0, 0)
+    established = [stats.side(row) for row in pd.DataFrame([result, other]).itertuples()]
+    assert math.isnan(other["se"]) and established == [1, 0]  # no spread at all: nothing to judge by
+    assert result["se"] == pytest.approx(100 * math.sqrt(0.05 * 0.95 / 199))
 
 
 def test_an_untrained_reference_pairs_with_every_seed_k_and_training_set():
@@ -460,4 +455,147 @@ def test_two_untrained_variants_are_compared_split_by_split():
         + [run("clip B", 33.0 + split, k=0, split=split) for split in (1, 2)]
     )
     result = stats.paired_difference(tidy, "clip B", "clip A").iloc[0]
-    assert (result["mean"], result["n"], result["k"]) == (3, 1, 0) and math.isnan(result["low"])
+    assert (result["mean"], result["n"], result["k"]) == (3, 1, 0) and math.isnan(result["run_low"])
+
+
+# Seeds and test videos at once
+
+
+def slow_crossed(tables):
+    """Variance of the mean, and of it given the videos, value by value: an analysis of variance a split."""
+    n, splits = len(tables[0]), len(tables)
+    seed_means = [sum(sum(x[i]) / len(x[i]) for x in tables) / splits for i in range(n)]
+    mean = sum(seed_means) / n
+    runs = sum((m - mean) ** 2 for m in seed_means) / (n - 1) / n
+    videos = rest = 0.0
+    for x in tables:
+        count = len(x[0])
+        columns = [sum(x[i][j] for i in range(n)) / n for j in range(count)]
+        here = sum(columns) / count
+        videos += sum((c - here) ** 2 for c in columns) / (count - 1) / count / splits**2
+        left = [
+            (x[i][j] - sum(x[i]) / count - columns[j] + here) ** 2 for i in range(n) for j in range(count)
+        ]
+        rest += sum(left) / ((n - 1) * (count - 1)) / (n * count) / splits**2
+    variance = max(runs, rest) + max(videos, rest) - rest
+    share = min(1, runs / variance)
+    free = sum(len(x[0]) for x in tables) - splits
+    return mean, variance, 1 / (share / (n - 1) + (1 - share) / free), max(runs, rest)
+
+
+@pytest.mark.parametrize("sizes", [(40,), (20, 30, 25)])
+@pytest.mark.parametrize("of_seed", [0.0, 9.0])
+def test_crossed_equals_a_slow_one(sizes, of_seed):
+    rng = np.random.default_rng(3)
+    luck = rng.normal(2, of_seed, (4, 1))
+    tables = [luck + rng.normal(0, 5, (1, size)) + rng.normal(0, 3, (4, size)) for size in sizes]
+    found = stats.crossed(tables)
+    mean, variance, df, runs = slow_crossed([x.tolist() for x in tables])
+    se = math.sqrt(variance)
+    assert (found.mean, found.se, found.df, found.run_se) == pytest.approx((mean, se, df, math.sqrt(runs)))
+    assert found.p == pytest.approx(2 * scipy_stats.t.sf(abs(mean) / se, df))
+    half = scipy_stats.t.ppf(0.975, df) * se
+    assert (found.low, found.high) == pytest.approx((mean - half, mean + half))
+
+
+def test_agreement_is_no_certainty():
+    """Seeds that agree leave the spread over videos, videos that agree the one over seeds."""
+    videos = np.repeat(100.0 * (np.arange(60) < 9)[None], 3, axis=0)
+    agreed = stats.crossed([videos])
+    assert agreed.se == pytest.approx(videos[0].std(ddof=1) / math.sqrt(60)) and agreed.df == pytest.approx(
+        59
+    )
+    seeds = np.repeat(np.array([[1.0], [2.0], [6.0]]), 60, axis=1)
+    alone = stats.crossed([seeds])
+    assert (alone.low, alone.high) == pytest.approx(stats.t_interval([1, 2, 6])[1:])
+    for nothing in (np.full((3, 60), 2.0), videos[:1]):
+        assert math.isnan(stats.crossed([nothing]).low) and math.isnan(stats.crossed([nothing]).p)
+    fixed = stats.crossed([videos[:1]], trained=False)  # nothing is trained, so there is no other seed
+    assert (fixed.se, fixed.df) == pytest.approx((agreed.se, 59)) and math.isnan(fixed.run_se)
+    for wrong in ([], [videos, videos[:2]], [np.zeros((3, 0))], [np.full((3, 5), math.nan)]):
+        with pytest.raises(ValueError, match=r"expected one|finite"):
+            stats.crossed(wrong)
+
+
+@pytest.fixture(scope="module")
+def variances():
+    return intervals.recorded()
+
+
+@pytest.mark.parametrize("n", [3, 10])
+@pytest.mark.parametrize("case", ["as recorded", "seeds differ most"])
+def test_crossed_covers_where_each_interval_alone_does_not(variances, case, n):
+    """Fails when seeds or videos are left out of the variance."""
+    rng = np.random.default_rng(n)
+    x = intervals.gains(rng, variances[case], n, REPEATS // 2)
+    assert intervals.covered(x, 0.0) >= 94
+    rates = intervals.called_gains(x)
+    assert rates["crossed"] <= 3.5  # nominal 2.5
+    assert max(rates["over seeds alone"], rates["over videos alone"]) > 3.5
+    there = intervals.gains(rng, variances[case], n, REPEATS // 10, gain=10.0)
+    assert intervals.called_gains(there)["crossed"] > {"as recorded": 75, "seeds differ most": 33}[case]
+
+
+def test_crossed_keeps_its_level_where_seeds_outweigh_videos():
+    """With Satterthwaite's degrees of freedom it passes 3.5 %."""
+    heavy = intervals.Variances(seed=60.0, video=400.0, rest=1400.0)
+    x = intervals.gains(np.random.default_rng(8), heavy, 3, 2 * REPEATS, videos=200)
+    assert intervals.called_gains(x)["crossed"] <= 3.1
+
+
+def test_adjusted_p_values_equal_slow_ones():
+    p = [0.01, math.nan, 0.04, 0.03, 0.005, 0.04]
+    bh, holm = stats.adjusted(p)
+    assert np.isnan(bh[1]) and np.isnan(holm[1])
+    known = sorted(value for value in p if not math.isnan(value))
+    for value, one, other in zip(p, bh, holm, strict=True):
+        if not math.isnan(value):
+            at = range(known.index(value), 5)
+            assert one == pytest.approx(min(known[i] * 5 / (i + 1) for i in at if known[i] >= value))
+            assert other == pytest.approx(max(known[i] * (5 - i) for i in range(known.index(value) + 1)))
+    assert stats.adjusted([0.02])[0] == 0.02 and len(stats.adjusted([])[0]) == 0
+    # The row that stands alone is established; among others that say nothing it is not.
+    row = pd.DataFrame({"mean": [3.0, 1.0, -3.0], "p": [0.03, 0.9, 0.8]})
+    assert [stats.side(one) for one in row.itertuples()] == [1, 0, 0]
+    assert [stats.side(one) for one in stats.as_family(row).itertuples()] == [0, 0, 0]
+
+
+def test_a_family_is_wrong_as_rarely_as_its_correction_says(variances):
+    """Left out, one family in four holds a false claim where none is true."""
+    rng, of = np.random.default_rng(1), variances["as recorded"]
+    none, some = (intervals.families(rng, of, 3, 100, true) for true in (0, intervals.TRUE))
+    assert none["any false, none"] > 12
+    for name in ("Benjamini-Hochberg", "Holm"):
+        assert none[f"any false, {name}"] <= 7 and some[f"false share, {name}"] <= 5
+    found = [some[f"found, {name}"] for name in ("none", "Benjamini-Hochberg", "Holm")]
+    assert found == sorted(found, reverse=True) and found[1] > 25 and found[0] > found[1] > found[2]
+
+
+@pytest.mark.parametrize(("sd", "n", "power"), [(1.0, 10, 85), (0.5, 10, 98), (0.5, 3, 65)])
+def test_equality_is_found_and_rarely_where_there_is_none(sd, n, power):
+    """Without the printed mean's own error in the margin there is too little power to find it."""
+    same, too_far = intervals.called_same(np.random.default_rng(2), sd, n, REPEATS // 2)
+    assert same > power and too_far <= 6.5
+
+
+def test_two_one_sided_tests_by_hand():
+    for gap in (-0.8, 0.0, 0.3, 2.0):
+        below = scipy_stats.t.sf((1.5 - gap) / 0.5, 7)
+        over = scipy_stats.t.sf((gap + 1.5) / 0.5, 7)
+        assert stats.equivalence(gap, 0.5, 7, 1.5) == pytest.approx(max(below, over))
+
+
+def test_all_cells_at_once_by_hand():
+    """Eight runs a variant: the middle four make the mean; wins are counted cell by cell within a seed."""
+    scores = {"full": [9, 1, 4, 6, 3, 5, 2, 8], "baseline": [1, 2, 4, 5, 1, 1, 9, 0]}
+    at = [(dataset, k, seed) for dataset in ("h", "u") for k in (2, 4) for seed in (0, 1)]
+    rows = [run(name, value, dataset, k, seed) for name, values in scores.items()
+            for (dataset, k, seed), value in zip(at, values, strict=True)]  # fmt: skip
+    rows += [run("clip", value, dataset, k=0) for dataset, value in (("h", 3.5), ("u", 4.5))]
+    found = stats.overall(pd.DataFrame(rows)).set_index(["variant", "over"])
+    assert found.loc[("full", "baseline"), ["iqm", "share"]].tolist() == [4.5, 100 * 5.5 / 8]
+    assert found.loc[("full", "clip"), "share"] == 100 * 5 / 8 and found.loc["clip", "iqm"].item() == 4.0
+    expected = stats.crossed([[[100, 50, 100, 0], [0, 100, 100, 100]]])
+    low, high = found.loc[("full", "baseline"), ["low", "high"]]
+    assert (low, high) == pytest.approx((max(expected.low, 0), min(expected.high, 100)))
+    assert set(found.index.get_level_values("variant")) == {"full", "baseline", "clip"}

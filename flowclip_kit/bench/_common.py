@@ -23,17 +23,22 @@ DEVICE: dict[str, Any] = {"default": "auto", "choices": ("auto", "cpu", "cuda")}
 Options = argparse.Namespace
 
 
-def run(command: str, measure: Callable[[Options], str], options: Mapping[str, dict[str, Any]]) -> int:
-    """A benchmark's command line: print what `measure` returns and, with --record, write it into the README.
+def run(
+    command: str,
+    measure: Callable[[Options], str],
+    options: Mapping[str, dict[str, Any]],
+    page: str = README,
+) -> int:
+    """A benchmark's command line: print what `measure` returns and, with --record, write it into the page.
 
-    command: the benchmark's name, then its arguments in the README. options: what `add_argument` takes, by
+    command: the benchmark's name, then its arguments on the page. options: what `add_argument` takes, by
     flag. Returns the exit code, 2 for wrong input.
     """
     name = command.partition(" ")[0]
     parser = argparse.ArgumentParser(prog=f"./reproduce.sh bench {name}", allow_abbrev=False)
     for flag, settings in options.items():
         parser.add_argument(flag, **settings)
-    parser.add_argument("--record", action="store_true", help=f"write the figures into {README}")
+    parser.add_argument("--record", action="store_true", help=f"write the figures into {page}")
     chosen = parser.parse_args()
     try:
         text = measure(chosen)
@@ -42,7 +47,7 @@ def run(command: str, measure: Callable[[Options], str], options: Mapping[str, d
         return 2
     print(text)
     if chosen.record:
-        record(name, command, text)
+        record(name, command, text, page)
     return 0
 
 
@@ -101,10 +106,10 @@ def matmul_peak(device: str, dtype, run: Callable = map, lanes: int = 1) -> Call
     return lambda seconds: rate(size, max(1, round(seconds * rates[size] * 1e9 / (lanes * 2 * size**3))))
 
 
-def record(part: str, command: str, text: str) -> None:
-    """Put a benchmark's text between its marks in the README. Raises InputError where they are missing."""
+def record(part: str, command: str, text: str, page: str = README) -> None:
+    """Put a benchmark's text between its marks in a page. Raises InputError where they are missing."""
     marks = f"<!-- {part}: made by ./reproduce.sh bench {command} --record -->", f"<!-- {part}: end -->"
-    between(root() / README, marks, f"\n```text\n{text}\n```\n")
+    between(root() / page, marks, f"\n```text\n{text}\n```\n")
 
 
 def between(page: Path, marks: tuple[str, str], text: str) -> None:

@@ -38,23 +38,25 @@ __all__ = [
 ]
 __all__ += ["register", "verdict"]
 
-REPRODUCED, DIFFERENT, UNDECIDED, FEW, NOT_RUN, INCONSISTENT = VERDICTS = [
+REPRODUCED, DIFFERENT, UNDECIDED, FEW, NOT_RUN, INCONSISTENT, SETTINGS = VERDICTS = [
     "reproduced",
     "different",
     "undecided",
     "too few seeds",
     "not run",
     "inconsistent in print",
+    "settings differ",
 ]
 
 CLAIMS = (
-    "id place kind statement printed protocol cells tolerance why profile "
-    "seeds mean low high video_low video_high verdict reason"
+    "id place kind statement printed protocol cells tolerance why profile seeds mean se df low high"
+    " run_low run_high video_low video_high p p_bh p_holm verdict reason"
 ).split()
 
 OF_PRINT = ("value", "difference")  # kinds that compare a measured amount with a printed one
 # Fewer give no interval worth reading: two seeds' t interval is nine standard deviations wide to each side.
 SEEDS = 3
+PRINTED_RUNS = 10  # of section 4.3
 IN_THE_DEMO = "demo world ("  # how the reason of a verdict from the demo begins
 DEMO = "the demo world is no evidence about printed values"
 ROUNDING = 1e-9  # of sums of decimal numbers held in binary
@@ -62,19 +64,29 @@ ROUNDING = 1e-9  # of sums of decimal numbers held in binary
 
 @dataclass(frozen=True)
 class Measured:
-    """Seeds, mean, 95 % interval over seeds and over test videos (nan where there is none) of one part.
+    """One part as it was measured; nan where there is nothing of the kind.
 
-    trained: False where nothing is trained, so that there are no seeds and the mean is exact.
+    n: seeds. se, df: standard error that decides, and its degrees of freedom: of `stats.crossed`, beside
+    print its run_se. run_low to video_high: 95 % intervals over seeds and over test videos, to be seen.
+    error: standard error of the printed mean. trained: False where nothing is, so that there are no seeds.
     """
 
     n: int
     mean: float
-    low: float
-    high: float
+    se: float = math.nan
+    df: float = math.nan
+    run_low: float = math.nan
+    run_high: float = math.nan
     video_low: float = math.nan
     video_high: float = math.nan
+    error: float = 0.0
     name: str = ""
     trained: bool = True
+
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval."""
+        return self.se * float(stats.stdtrit(self.df, 1 - stats.LEVEL / 2))
 
 
 def verdict(
@@ -85,21 +97,28 @@ def verdict(
     asks: str = "same",
     demo: bool = False,
     beside_print: bool = False,
-    audit: tuple[bool, str] | None = None,
+    audit: tuple[bool | None, str] | None = None,
+    p: float = math.nan,
 ) -> tuple[str, str]:
     """(verdict, reason) of one claim from what was measured of its parts, None where a part has no run.
 
-    A part that asks for a gain holds when its intervals, over seeds and over test videos, lie above zero. Any
-    other holds when they lie within the tolerance of the printed number (of zero for trends and assumptions);
-    values and differences are judged by the interval over seeds alone, since the paper's test videos are the
-    same. One part that is wholly outside makes the claim different; all must hold for reproduced; anything
-    else is undecided. A count has no interval. An audit concerns print alone. beside_print: the parts are
-    compared with printed numbers, which the demo cannot be.
+    A part that asks for a gain holds when its mean is above zero and its two-sided p at most 5 %; p, of an
+    order, is that value adjusted for all orders of its table. Any other asks for equality with the printed
+    number (zero for trends and assumptions), and holds when two one-sided tests (TOST) at 5 % place it within
+    the margin: the tolerance and one standard error of the printed mean. "no more" needs the upper test
+    alone. A part is contradicted when it lies on the other side, or outside the margin, with 2.5 % to one
+    side, divided by the number of parts, of which any could be so by chance.
+
+    One part that is contradicted makes the claim different; all must hold for reproduced; anything else is
+    undecided, and so is a claim of which a part has no standard error. Values and differences take the one
+    over seeds on given test videos, since the paper's are the same; frozen CLIP then has no spread at all. A
+    count has none either. An audit concerns print alone; its check is None where two settings differ.
+    beside_print: the parts are compared with printed numbers, which the demo cannot be.
     """
     if kind == "audit":
         assert audit is not None
         agrees, said = audit
-        return (REPRODUCED if agrees else INCONSISTENT), said
+        return {True: REPRODUCED, False: INCONSISTENT, None: SETTINGS}[agrees], said
     if demo and (beside_print or kind in OF_PRINT):
         return NOT_RUN, DEMO
     parts = [part for part in measured if part is not None]
@@ -116,73 +135,84 @@ def verdict(
     if seeds < SEEDS:
         return FEW, f"{seeds} seed{'s' * (seeds > 1)}; an interval worth reading needs at least {SEEDS}"
     centre = printed if kind in OF_PRINT else 0.0
-    judged = [_part_verdict(part, kind, asks, centre, tolerance) for part in parts]
+    tests = [_test(part, kind, asks, centre, tolerance, len(parts), p) for part in parts]
+    judged = [test.verdict for test in tests]
     together = judged[0] if len(set(judged)) == 1 else DIFFERENT if DIFFERENT in judged else UNDECIDED
-    said = _reason(parts, judged, kind, asks, centre, tolerance)
+    said = _reason(parts, tests, kind, asks, centre)
     if kind == "assumption":
         said += {REPRODUCED: "; does not matter", DIFFERENT: "; matters", UNDECIDED: "; open"}[together]
     return together, said
 
 
-def _intervals(part: Measured, kind: str) -> list[tuple[float, float]]:
-    found = [(part.low, part.high) if part.trained else (part.mean, part.mean)]
-    if kind not in OF_PRINT and not math.isnan(part.video_low):
-        found.append((part.video_low, part.video_high))
-    return found
+@dataclass(frozen=True)
+class _Test:
+    """What became of one part: its verdict, p of the test that decided, its margin, how near it is."""
+
+    verdict: str
+    p: float
+    margin: float
+    room: float
 
 
-def _part_verdict(part: Measured, kind: str, asks: str, centre: float, tolerance: float) -> str:
-    judged = {_side(low, high, asks, centre, tolerance) for low, high in _intervals(part, kind)}
-    return {1: REPRODUCED, -1: DIFFERENT}.get(judged.pop(), UNDECIDED) if len(judged) == 1 else UNDECIDED
-
-
-def _side(low: float, high: float, asks: str, centre: float, tolerance: float) -> int:
-    """1 where the interval is wholly where the claim wants it, -1 where it is wholly elsewhere, 0 across a
-    bound."""
+def _test(
+    part: Measured, kind: str, asks: str, centre: float, tolerance: float, parts: int, p: float = math.nan
+) -> _Test:
+    gap, margin = part.mean - centre, tolerance + part.error
+    beyond = {"gain": -gap, "no more": gap - margin}.get(asks, abs(gap) - margin)
+    if not part.trained and kind in OF_PRINT:
+        return _Test(DIFFERENT if beyond > ROUNDING else REPRODUCED, math.nan, margin, -beyond)
+    if math.isnan(part.se):
+        return _Test(UNDECIDED, math.nan, margin, -math.inf)
     if asks == "gain":
-        return int(low > 0) - int(high < 0)
-    floor = -math.inf if asks == "no more" else centre - tolerance - ROUNDING
-    ceiling = centre + tolerance + ROUNDING
-    return int(floor <= low and high <= ceiling) - int(high < floor or low > ceiling)
+        p = 2 * stats.above(abs(gap), part.se, part.df) if math.isnan(p) else p
+        holds, out = p <= stats.LEVEL and gap > 0, p if gap < 0 else 1.0
+    else:
+        one = stats.above(margin - gap, part.se, part.df)
+        p = one if asks == "no more" else stats.equivalence(gap, part.se, part.df, margin)
+        holds, out = p <= stats.LEVEL, 2 * stats.above(beyond, part.se, part.df)
+    out *= parts
+    said = REPRODUCED if holds else DIFFERENT if out <= stats.LEVEL else UNDECIDED
+    return _Test(said, min(out, 1.0) if said == DIFFERENT else p, margin, -beyond / part.se)
 
 
-def _weakest(measured: Sequence[Measured], judged: Sequence[str], kind: str, asks: str, centre: float) -> int:
+def _weakest(tests: Sequence[_Test]) -> int:
     """Which part stands in the way of the claim most."""
-
-    def standing(number: int) -> tuple[int, float]:
-        bounds = np.array(
-            [*_intervals(measured[number], kind), (measured[number].mean,) * 2]
-        )  # one seed: mean alone
-        low, high = np.nanmin(bounds), np.nanmax(bounds)
-        room = {"gain": low, "no more": -high}.get(asks, -max(high - centre, centre - low))
-        return [DIFFERENT, UNDECIDED, REPRODUCED].index(judged[number]), room
-
-    return min(range(len(measured)), key=standing)
+    rank = [DIFFERENT, UNDECIDED, REPRODUCED].index
+    return min(range(len(tests)), key=lambda number: (rank(tests[number].verdict), tests[number].room))
 
 
-def _reason(measured, judged, kind: str, asks: str, centre: float, tolerance: float) -> str:
-    number = _weakest(measured, judged, kind, asks, centre)
-    part, sign = measured[number], "" if kind == "value" else "+"
-    over = (
-        f"{part.low:{sign}.2f} to {part.high:{sign}.2f} over {part.n} seeds"
-        if part.trained
-        else "nothing trained"
-    )
-    if len(_intervals(part, kind)) == 1 and kind not in OF_PRINT and part.trained:
-        over += ", no interval over test videos for this metric"
-    if len(_intervals(part, kind)) > 1:
-        over += f", {part.video_low:{sign}.2f} to {part.video_high:{sign}.2f} over test videos"
-    wanted = {"gain": "zero", "no more": f"{tolerance:g}"}.get(asks, f"{centre:g} ± {tolerance:g}")
+def _reason(measured, tests, kind: str, asks: str, centre: float) -> str:
+    number = _weakest(tests)
+    part, test, sign = measured[number], tests[number], "" if kind == "value" else "+"
+    over = "nothing trained"
+    if not math.isnan(part.se):
+        given = " on the same test videos" if kind in OF_PRINT else " and test videos"
+        who = f"over {part.n} seeds{given}" if part.trained else "over test videos, nothing trained"
+        over = f"{part.mean - part.half:{sign}.2f} to {part.mean + part.half:{sign}.2f} {who}"
+    elif part.trained:
+        videos = kind in OF_PRINT or not math.isnan(part.video_low)
+        over = "no spread to judge by" if videos else "no interval over test videos for this metric"
+        over += f"; {part.run_low:{sign}.2f} to {part.run_high:{sign}.2f} over {part.n} seeds"
+    wanted = {"gain": "zero", "no more": f"{test.margin:.3g}"}.get(asks, f"{centre:g} ± {test.margin:.3g}")
     lies = {
         REPRODUCED: {"gain": "above", "no more": "not above"}.get(asks, "within"),
         DIFFERENT: {"gain": "below", "no more": "above"}.get(asks, "outside"),
-        UNDECIDED: {"gain": "not clear of", "no more": "across"}.get(asks, "across a bound of"),
-    }[judged[number]]
+        UNDECIDED: {"gain": "not clear of", "no more": "not clear of"}.get(
+            asks, "not clear of the bounds of"
+        ),
+    }[test.verdict]
     said = f"{part.mean:{sign}.2f} ({over}): {lies} {wanted}"
+    if not math.isnan(test.p):
+        adjusted = ", adjusted for its table" if kind == "order" else ""
+        said += f" (p {_p(test.p)}{adjusted})"
     if len(measured) > 1:
-        holds = sum(part == REPRODUCED for part in judged)
-        said = f"{holds} of {len(judged)} parts hold; weakest {part.name}: {said}"
+        holds = sum(test.verdict == REPRODUCED for test in tests)
+        said = f"{holds} of {len(tests)} parts hold; weakest {part.name}: {said}"
     return said
+
+
+def _p(p: float) -> str:
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def measure(
@@ -195,39 +225,62 @@ def measure(
     """The claims with what was measured and their verdicts: one row a claim, columns `CLAIMS`, all text.
 
     tables: target -> tidy table; hits: run key -> (N,) bool, top-1 right or wrong; counts:
-    `experiments.costs.counts`. Where a claim has several parts, mean to video_high are those of the part that
-    stands in its way most. In the demo nothing is measured for values, differences and comparisons with
-    printed scores.
+    `experiments.costs.counts`. Where a claim has several parts, mean to p are those of the part that stands
+    in its way most. p_bh and p_holm: p of an order, adjusted among the orders of its table after Benjamini
+    and Hochberg, which decides, and after Holm. In the demo nothing is measured for values, differences and
+    comparisons with printed scores.
     """
     profiles = sorted({name for tidy in tables.values() for name in tidy["profile"]})
     profile = " ".join(profiles) or ("demo" if demo else "paper")
     # Split 0 holds the runs that chose a learning rate, on training videos set aside.
     tables = {target: tidy[tidy["split"] != 0] for target, tidy in tables.items()}
     paired = functools.cache(functools.partial(_paired, tables, hits or None))
-    rows = []
-    for claim in claims:
-        beside_print = any(part.less_name for part in claim.parts)
-        against_print = beside_print or claim.kind in OF_PRINT
-        printed = float(claim.printed) if claim.kind in (*OF_PRINT, "count") else 0.0
+    beside = [any(part.less_name for part in claim.parts) for claim in claims]
+    measured: list[list[Measured | None]] = []
+    for claim, beside_print in zip(claims, beside, strict=True):
         if claim.kind == "count":
-            measured = [_counted(part, counts) for part in claim.parts]
-        elif demo and against_print:
-            measured = []
+            measured.append([_counted(part, counts) for part in claim.parts])
+        elif demo and (beside_print or claim.kind in OF_PRINT):
+            measured.append([])
         else:
-            measured = [_measured(part, tables, hits, paired) for part in claim.parts]
-        audit = claim.check() if claim.check else None
+            measured.append([_measured(claim, part, tables, hits, paired) for part in claim.parts])
+    own, bh, holm = _p_values(claims, measured)
+    rows = []
+    for number, claim in enumerate(claims):
+        parts, against_print = measured[number], beside[number] or claim.kind in OF_PRINT
+        printed = float(claim.printed) if claim.kind in (*OF_PRINT, "count") else 0.0
+        audit, p = claim.check() if claim.check else None, bh[number]
         said, why = verdict(
-            claim.kind, measured, printed, claim.tolerance, claim.asks, demo, beside_print, audit
+            claim.kind, parts, printed, claim.tolerance, claim.asks, demo, beside[number], audit, p
         )
         if said != NOT_RUN and claim.parts and claim.parts[0].target in tables:
             if against_print:
                 why += _other_views(tables[claim.parts[0].target])
             elif demo:
                 why = f"{_where(claim, tables)}: {why}"
-        shown = _shown(claim, [part for part in measured if part], printed)
+        shown = _shown(claim, [part for part in parts if part], printed, own[number])
         about = [getattr(claim, name) for name in CLAIMS[:7]]
+        shown += [_number(value) for value in (p, holm[number])]
         rows.append([*about, _plain(claim.tolerance), claim.why, profile, *shown, said, why])
     return pd.DataFrame(rows, columns=CLAIMS, dtype=str)
+
+
+def _p_values(
+    claims: Sequence[Claim], measured: Sequence[Sequence[Measured | None]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """p of every order, as it is and adjusted among the orders of its table (see `stats.adjusted`); else
+    nan."""
+    own = np.full(len(claims), math.nan)
+    families: dict[str, list[int]] = {}
+    for number, (claim, parts) in enumerate(zip(claims, measured, strict=True)):
+        part = parts[0] if claim.kind == "order" and parts else None
+        if part and not math.isnan(part.se) and (part.n >= SEEDS or not part.trained):
+            own[number] = 2 * stats.above(abs(part.mean), part.se, part.df)
+            families.setdefault(claim.parts[0].target, []).append(number)
+    bh, holm = own.copy(), own.copy()
+    for members in families.values():
+        bh[members], holm[members] = stats.adjusted(own[members])
+    return own, bh, holm
 
 
 def _where(claim: Claim, tables: dict[str, pd.DataFrame]) -> str:
@@ -246,24 +299,31 @@ def _other_views(tidy: pd.DataFrame) -> str:
 
 
 def _measured(
-    part: Part, tables: dict[str, pd.DataFrame], hits: dict[str, np.ndarray], paired
+    claim: Claim, part: Part, tables: dict[str, pd.DataFrame], hits: dict[str, np.ndarray], paired
 ) -> Measured | None:
     if part.target not in tables:
         return None
+    sign = 1
     if untrained(part.variant) and part.reference and not untrained(part.reference):
         # Runs without training are a reference, never a variant: measured the other way round and turned.
-        turned = _pair(part, paired(part.target, part.reference, part.variant, part.metric))
-        found = turned and [turned[0], *(-turned[i] for i in (1, 3, 2, 5, 4))]
+        found, sign = _pair(part, paired(part.target, part.reference, part.variant, part.metric)), -1
     elif part.reference and not part.less_k and not part.less_metric:
         found = _pair(part, paired(part.target, part.variant, part.reference, part.metric))
     else:
         found = _sum(part, tables[part.target], hits)
     if not found:
         return None
-    n, *values = found
-    mean, low, high, video_low, video_high = (float(value) - part.less for value in values)
-    trained = bool(part.trained_on)
-    return Measured(int(n), mean, low, high, video_low, video_high, str(part), trained)
+    of = dict(zip(stats.SPREADS, map(float, found), strict=True))
+    n = int(of["n"])
+    if claim.kind in OF_PRINT:
+        of |= {"se": of["run_se"], "df": n - 1}
+    names = ["run_low", "run_high", "video_low", "video_high"]
+    turned = names if sign > 0 else ["run_high", "run_low", "video_high", "video_low"]
+    ends = {name: sign * of[at] - part.less for name, at in zip(names, turned, strict=True)}
+    asked = claim.own_error and claim.asks != "gain" and not math.isnan(of["run_se"])
+    error = of["run_se"] * math.sqrt(n / PRINTED_RUNS) if asked else 0.0
+    mean, trained = sign * of["mean"] - part.less, bool(part.trained_on)
+    return Measured(n, mean, of["se"], of["df"], **ends, error=error, name=str(part), trained=trained)
 
 
 def _paired(tables, hits, target: str, variant: str, reference: str, metric: str) -> pd.DataFrame | None:
@@ -273,12 +333,11 @@ def _paired(tables, hits, target: str, variant: str, reference: str, metric: str
 
 
 def _pair(part: Part, gains: pd.DataFrame | None) -> list | None:
-    """n, mean, low, high, video_low, video_high of what one variant gains over another."""
+    """What one variant gains over another, as `stats.spreads` gives it."""
     if gains is None:
         return None
     chosen = (gains["role"] == part.role) & (gains["trained_on"] == part.trained_on) & (gains["k"] == part.k)
-    names = ["n", "mean", "low", "high", "video_low", "video_high"]
-    return gains.loc[chosen, names].iloc[0].tolist() if chosen.any() else None
+    return gains.loc[chosen, stats.SPREADS].iloc[0].tolist() if chosen.any() else None
 
 
 def _sum(part: Part, rows: pd.DataFrame, hits: dict[str, np.ndarray]) -> list | None:
@@ -302,18 +361,15 @@ def _sum(part: Part, rows: pd.DataFrame, hits: dict[str, np.ndarray]) -> list | 
     if values.empty or (spread and values.index.get_level_values("split").nunique() < 2):
         return None
     by_seed = values.groupby("seed")
-    mean, low, high = stats.t_interval((by_seed.std() if spread else by_seed.mean()).round(4))
-    videos = (math.nan, math.nan)
+    videos = None
     if hits and metrics == [("top1", 1)] and not spread:
-        # Per split: the signed sum of hits, averaged over seeds, one number a test video.
-        splits = sorted(set(values.index.get_level_values("split")))
-        scored: dict[int, list[Any]] = {split: [] for split in splits}
-        for run in values.index:
-            scored[run[1]].append(
-                100 * sum(sign * hits[runs["key"][run]].astype(float) for sign, runs in terms)
-            )
-        videos = stats.bootstrap_interval([np.mean(one, axis=0) for one in scored.values()])[1:]
-    return [by_seed.ngroups, mean, low, high, *videos]
+        signed: list[Any] = [
+            sum(sign * hits[runs["key"][run]].astype(float) for sign, runs in terms) for run in values.index
+        ]
+        videos = stats.by_split(signed, values.index.to_frame(index=False))
+    return stats.spreads(
+        (by_seed.std() if spread else by_seed.mean()).round(4), videos, trained=bool(part.trained_on)
+    )
 
 
 def _counted(part: Part, counts: pd.DataFrame | None) -> Measured | None:
@@ -331,19 +387,26 @@ def _counted(part: Part, counts: pd.DataFrame | None) -> Measured | None:
             return None
         found.append(float(own["value"].iloc[0]))
     counted = found[0] - sum(found[1:])
-    return Measured(1, counted, counted, counted, name=str(part), trained=False)
+    return Measured(1, counted, name=str(part), trained=False)
 
 
-def _shown(claim: Claim, measured: list[Measured], printed: float) -> list[str]:
+def _shown(claim: Claim, measured: list[Measured], printed: float, p: float) -> list[str]:
+    """The numbers of the part that stands in the claim's way most; p is of an order, or of that part."""
     if not measured:
-        return [""] * 6
+        return [""] * 11
     centre = printed if claim.kind in OF_PRINT else 0.0
-    judged = [_part_verdict(part, claim.kind, claim.asks, centre, claim.tolerance) for part in measured]
-    part = measured[_weakest(measured, judged, claim.kind, claim.asks, centre)]
-    numbers = [part.mean, part.low, part.high, part.video_low, part.video_high]
+    tests = [_test(part, claim.kind, claim.asks, centre, claim.tolerance, len(measured)) for part in measured]
+    number = _weakest(tests)
+    part = measured[number]
+    p = tests[number].p if math.isnan(p) and claim.kind != "count" else p
+    numbers = [part.mean, part.se, part.df, part.mean - part.half, part.mean + part.half]
+    numbers += [part.run_low, part.run_high, part.video_low, part.video_high, p]
     seeds = str(min(part.n for part in measured)) if part.trained else ""
-    # + 0.0: no '-0.0000'.
-    return [seeds, *("" if math.isnan(number) else f"{round(number, 4) + 0.0:.4f}" for number in numbers)]
+    return [seeds, *map(_number, numbers)]
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{round(value, 4) + 0.0:.4f}"  # + 0.0: no '-0.0000'
 
 
 def _plain(number: float) -> str:
@@ -389,14 +452,14 @@ def _note(frame: pd.DataFrame) -> str:
 
 def counts_by_verdict(frame: pd.DataFrame) -> Table:
     """How many claims of each kind came to each verdict."""
-    counted = pd.crosstab(frame["kind"], frame["verdict"]).reindex(
-        index=KINDS, columns=VERDICTS, fill_value=0
+    counted = pd.crosstab(frame["verdict"], frame["kind"]).reindex(
+        index=VERDICTS, columns=KINDS, fill_value=0
     )
     counted.loc["all"] = counted.sum()
     counted["all"] = counted.sum(axis=1)
-    counted.index.name, counted.columns.name = "kind", None
+    counted.index.name, counted.columns.name = "verdict", None
     shown = counted.astype(str).replace("0", ".")
-    css = shown.apply(lambda column: column.map(lambda cell: _chip_css(column.name) if cell != "." else ""))
+    css = shown.apply(lambda row: row.map(lambda cell: _chip_css(row.name) if cell != "." else ""), axis=1)
     return Table(shown, _note(frame), _note(frame), ((shown, css),))
 
 
@@ -418,20 +481,20 @@ def listing(frame: pd.DataFrame) -> Table:
 
 
 def lines(frame: pd.DataFrame, rest: Sequence[str] = ()) -> Table:
-    """One line a claim: its verdict, what was measured, the intervals over seeds and test videos, its id.
+    """One line a claim: its verdict, what was measured, the interval that decides, its p value, its id.
 
     rest: lines that follow, on claims without a verdict.
     """
     shown = frame.assign(
         mean=[f"{float(mean):+.1f}" if mean else "" for mean in frame["mean"]],
-        seeds=[_range(*ends) for ends in zip(frame["low"], frame["high"], strict=True)],
-        videos=[_range(*ends) for ends in zip(frame["video_low"], frame["video_high"], strict=True)],
+        interval=[_range(*ends) for ends in zip(frame["low"], frame["high"], strict=True)],
+        p=[_p(float(p)) if p else "" for p in frame["p_bh"].where(frame["p_bh"] != "", frame["p"])],
     )
-    names = {"mean": "mean", "seeds": "over seeds", "videos": "over videos", "id": "claim"}
+    names = {"mean": "mean", "interval": "95 %", "p": "p", "id": "claim"}
     rows = shown.set_index("verdict")[list(names)].rename(columns=names)
     parts = [_note(frame), unfolded(rows) if len(frame) else "", "\n".join(rest)]
     text = "\n\n".join(filter(None, parts)) + "\n"
-    columns = {"statement": "claim", "mean": "mean", "seeds": "over seeds", "videos": "over videos"}
+    columns = {"statement": "claim", "mean": "mean", "interval": "95 %", "p": "p"}
     return _page(shown, text, columns, rest)
 
 

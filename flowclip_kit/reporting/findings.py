@@ -27,14 +27,23 @@ class Findings(list[str]):
         return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in self) + "</ul>"
 
 
-def of_target(summary: pd.DataFrame, paired: pd.DataFrame | None, verdicts: pd.DataFrame) -> Findings:
-    """Which scores are highest, which differences established, what shuffled frames do, which claims hold.
+def of_target(
+    summary: pd.DataFrame,
+    paired: pd.DataFrame | None,
+    verdicts: pd.DataFrame,
+    summed_up: pd.DataFrame | None = None,
+) -> Findings:
+    """Which scores are highest, which differences established, how strong the baseline is, what shuffled
+    frames do, which claims hold.
 
     paired: rows of `stats.paired_difference` or None. verdicts: of the claims about this target, as text.
+    summed_up: rows of `stats.overall` or None.
     """
     sentences = [_setting(summary) + _highest(summary)]
     if paired is not None:
         sentences.append(" ".join(_difference(paired, *pair) for pair in _main_pairs(paired)))
+    if summed_up is not None and "clip" in set(summed_up["over"]):
+        sentences.append(_reference(summed_up))
     if (summary["metric"] == "top1_shuffled").any():
         sentences.append(_shuffled(summary))
     if len(verdicts):
@@ -112,8 +121,20 @@ def _difference(paired: pd.DataFrame, variant: str, reference: str) -> str:
 
 
 def _points(row: Any) -> str:
-    spread = "" if math.isnan(row.low) else f" [{row.low:.1f}, {row.high:.1f}]"
+    spread = "" if math.isnan(row.low) else f" [{row.low:.1f}, {row.high:.1f}]"  # of seeds and videos at once
     return f"{round(row.mean, 1) + 0.0:+.1f}{spread} points"
+
+
+def _reference(summed_up: pd.DataFrame) -> str:
+    """How far the reference of most gains is itself above doing nothing."""
+    iqm = summed_up.groupby("variant")["iqm"].first()
+    row = next(summed_up.query("variant == 'baseline' and over == 'clip'").itertuples())
+    ends = "" if math.isnan(row.low) else f" [{row.low:.0f}, {row.high:.0f}]"
+    return (
+        f"How strong the reference is: over all data sets and k, the interquartile mean of baseline is"
+        f" {iqm['baseline']:.1f} %, that of frozen clip {iqm['clip']:.1f} %; {row.share:.0f} %{ends} of its"
+        " runs are above clip."
+    )
 
 
 def _shuffled(summary: pd.DataFrame) -> str:

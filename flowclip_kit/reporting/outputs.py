@@ -212,8 +212,6 @@ def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
     results: by target, None for table3. Raises InputError before anything is written when the README lacks
     the marks of a part.
     """
-    from flowclip_kit.reporting import claims
-
     if profile == "demo":
         for part in README_PARTS:
             _around(part)
@@ -233,11 +231,41 @@ def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
                 write_atomically(written[-3].with_suffix(".summary.csv"), _summary_csv(shown.summary))
             )
             written += _write_figures(shown.figures(), folder)
-    if profile == "demo":
-        written.append(write_atomically(root() / CLAIMS, claims.csv_text(judged("demo", "recorded"))))
-        for part, text in README_PARTS.items():
-            written.append(write_atomically(root() / "README.md", _readme(part, text())))
-    return list(dict.fromkeys(written))
+    return list(dict.fromkeys(written + (_write_conclusions() if profile == "demo" else [])))
+
+
+def _write_conclusions() -> list[Path]:
+    """The verdicts on the recorded runs, and the README's parts."""
+    from flowclip_kit.reporting import claims
+
+    written = [write_atomically(root() / CLAIMS, claims.csv_text(judged("demo", "recorded")))]
+    for part, text in README_PARTS.items():
+        written.append(write_atomically(root() / "README.md", _readme(part, text())))
+    return written
+
+
+def renew() -> list[Path]:
+    """Make again what no longer follows from the recorded runs, after a change of the code that derives it.
+
+    No run, table or provenance is touched. Returns the summaries and figures that are others now, and the
+    verdicts and README. Raises InputError where a recorded table is absent or unreadable.
+    """
+    from flowclip_kit.reporting import plots
+
+    written = []
+    for csv in _recorded_tables():
+        if csv.stem == "table3":
+            drawn = _cost_figures(csv)
+        else:
+            shown = target_results.load(csv.stem, csv.parent.name)
+            drawn = shown.figures()
+            path, text = csv.with_suffix(".summary.csv"), _summary_csv(shown.summary)
+            if not path.exists() or path.read_text() != text:
+                written.append(write_atomically(path, text))
+        for path, data in plots.files(drawn, csv.parent, kinds=("svg",)).items():
+            if not path.exists() or path.read_bytes() != data:
+                written += _write_figures({path.stem: drawn[path.stem]}, csv.parent)
+    return written + _write_conclusions()
 
 
 def verify() -> tuple[list[str], list[str]]:

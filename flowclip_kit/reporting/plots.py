@@ -46,7 +46,13 @@ LABEL = 28  # characters of a pair's label on the y axis that fit into one line
 ACCURACY, DIFFERENCE = "top-1 accuracy, %", "difference of top-1, points"
 MEASURED, PRINTED = "measured", "printed"
 # A mark: in which axes it stands (block, panel), at which place, its value and intervals.
-MARK = "block panel at value low high video_low video_high label face".split()
+MARK = "block panel at value low high video_low video_high both_low both_high label face".split()
+# Width and opacity of the bars of three intervals, and their columns.
+BARS = (
+    (9.0, 0.15, ("both_low", "both_high")),
+    (4.5, 0.35, ("low", "high")),
+    (1.1, 1.0, ("video_low", "video_high")),
+)
 
 
 def accuracy(summary: pd.DataFrame, paper: pd.DataFrame, caption: str = "") -> Figure:
@@ -106,10 +112,12 @@ def differences(paired: pd.DataFrame, paper: pd.DataFrame, caption: str = "") ->
     """What a variant gains over another in points of top-1, with a line at 0: over k where it varies, else a
     line per pair.
 
-    paired: rows of `stats.paired_difference`, metric top1. Hollow: the difference that the paper states, or
-    else that of its printed values.
+    paired: rows of `stats.paired_difference`, metric top1. Palest bars: runs and test videos at once, which
+    decides. Hollow: the difference that the paper states, or else that of its printed values.
     """
     paired = paired.assign(label=paired["variant"] + " - " + paired["reference"])
+    paired = paired.rename(columns={"low": "both_low", "high": "both_high"})
+    paired = paired.rename(columns={"run_low": "low", "run_high": "high"})
     axis, blocks = "k" if paired["k"].nunique() > 1 else None, tables.blocks(paired)
     printed = [_printed_differences(paper, block) for block in blocks]
     labels = list(dict.fromkeys(paired["label"]))
@@ -287,7 +295,7 @@ def _axes(
     fig = Figure(figsize=(9.5, sum(heights) + 1.0), layout="constrained")
     plot = so.Plot(marks, **{at: "at", value: "value"}, color="label")
     plot = plot.facet("block", "panel", order={"col": list(range(columns)), "row": panels})
-    for width, alpha, ends in ((4.5, 0.35, ("low", "high")), (1.1, 1.0, ("video_low", "video_high"))):
+    for width, alpha, ends in BARS:
         known = marks.dropna(subset=list(ends))
         if len(known):
             spans = dict(zip((f"{value}min", f"{value}max"), ends, strict=True))
@@ -330,7 +338,7 @@ def _marks(
     rows: pd.DataFrame, block: int, panel: str, at: pd.Series, label: pd.Series | str, face: str = "filled"
 ) -> pd.DataFrame:
     about = {"block": block, "panel": panel, "at": at, "value": rows["mean"], "label": label, "face": face}
-    return rows.assign(**about)[MARK].astype(dict.fromkeys(MARK[2:8], float))
+    return rows.assign(**about).reindex(columns=MARK).astype(dict.fromkeys(MARK[2:10], float))
 
 
 def _values(rows: pd.DataFrame, axis: str) -> pd.Series:
@@ -407,10 +415,9 @@ def _bars(rows: pd.DataFrame, marks: bool = False) -> list[Line2D]:
     """Legend of the intervals that are there; marks: also of the means, where the y axis names their
     variants."""
     handles = [mark("0.2", "o", "mean over runs")] * marks
-    if rows["low"].notna().any():
-        handles.append(Line2D([], [], color="0.2", lw=4.5, alpha=0.35, label="95 % over runs"))
-    if rows["video_low"].notna().any():
-        handles.append(Line2D([], [], color="0.2", lw=1.1, label="95 % over test videos"))
+    for (width, alpha, (low, _)), over in zip(BARS, ("both", "runs", "test videos"), strict=True):
+        if low in rows and rows[low].notna().any():
+            handles.append(Line2D([], [], color="0.2", lw=width, alpha=alpha, label=f"95 % over {over}"))
     return handles
 
 

@@ -26,6 +26,7 @@ CHIPS = {
     "too few seeds": ("#eceae4", "#54504a"),
     "not run": ("#f4f4f2", "#757575"),
     "inconsistent in print": ("#f9e6f0", "#8a2b5f"),
+    "settings differ": ("#f4f4f2", "#757575"),
 }
 CSS = {
     "": "border-collapse: collapse; font-size: 13px; margin: .4em 0 1em",

@@ -89,7 +89,7 @@ def how_to_read() -> str:
 
 def _findings(shown: dict[str, View], verdicts: pd.DataFrame, demo: bool) -> findings.Findings:
     """What all claims come to, after the main experiment's own findings where it was run."""
-    main = shown["table5"].findings(verdicts)[:2] if "table5" in shown else []
+    main = shown["table5"].findings(verdicts)[:3] if "table5" in shown else []
     return findings.Findings([*main, *findings.of_all(verdicts, demo)])
 
 
@@ -135,14 +135,14 @@ def _small_multiples(there: list[str], figures: dict[str, dict[str, Figure]]) ->
 
 def _target(name: str, view: View, figures: dict[str, Figure], verdicts: pd.DataFrame) -> str:
     title, about = TARGETS[name].title, TARGETS[name].about
-    parts: list[Table | None] = [view.table(), view.differences(), view.verdicts(verdicts)]
+    parts: list[Table | None] = [view.table(), view.overall(), view.differences(), view.verdicts(verdicts)]
     shown = [view.findings(verdicts)._repr_html_(), *(_image(figure, alt) for alt, figure in figures.items())]
     return _fold(title, "\n".join([*shown, *(part._repr_html_() for part in parts if part)]), name, about)
 
 
 def _own(view: View) -> str:
     """A grid of the user's own: what was changed, findings, figures, tables."""
-    parts: list[Table | None] = [view.table(), view.differences()]
+    parts: list[Table | None] = [view.table(), view.overall(), view.differences()]
     shown = [view.findings()._repr_html_(), *(_image(figure, alt) for alt, figure in view.figures().items())]
     changed = ", ".join(f"{name}={value}" for name, value in view.about.get("parameters", {}).items())
     return _fold(

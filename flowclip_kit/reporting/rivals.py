@@ -62,10 +62,8 @@ def _cell(row: pd.Series) -> str:
 
 
 def established(paired: pd.DataFrame) -> pd.Series:
-    """+1, -1, 0 by row: both intervals, over runs and over test videos, are above zero, below it, or not."""
-    above = (paired["low"] > 0) & (paired["video_low"] > 0)
-    below = (paired["high"] < 0) & (paired["video_high"] < 0)
-    return above.astype(int) - below.astype(int)
+    """+1, -1, 0 by row: established above zero, below it, or not; see `stats.side`."""
+    return pd.Series([stats.side(row) for row in paired.itertuples()], paired.index, dtype=int)
 
 
 def gain(paired: pd.DataFrame, variant: str, reference: str) -> str:

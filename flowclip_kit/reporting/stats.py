@@ -1,29 +1,124 @@
-"""Numbers with their uncertainty: Student t intervals over seeds, bootstrap intervals over test videos.
+"""Numbers with their uncertainty: over seeds (Student t), over test videos (bootstrap), over both at once.
 
-The two answer different questions and are never pooled: would another draw of training videos and weights
-change the number, and would other test videos. A tidy table has one row per run and metric (columns in
-`experiments.results_table.TIDY`), values in percent; hits are a run's key -> top-1 right or wrong, bool
-(videos,).
+The first two are shown: would another draw of training videos and weights change the number, and would other
+test videos. A comparison is judged by the third, `crossed`, since runs that share their test videos do not
+show how far other videos would move all of them together. A tidy table has one row per run and metric
+(columns in `experiments.results_table.TIDY`), values in percent; hits are a run's key -> top-1 right or
+wrong, bool (videos,).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, stdtrit  # scipy.stats takes seconds longer to import
+from scipy.special import ndtr, stdtr, stdtrit  # scipy.stats takes seconds longer to import
 
 from flowclip_core.errors import InputError
 
 CELL = ["target", "profile", "dataset", "role", "trained_on", "variant", "k", "metric"]
 SUMMARY = [*CELL, "n", "splits", "mean", "sd", "low", "high", "split_sd", "video_low", "video_high", "paper"]
 GROUP = ["dataset", "role", "trained_on", "k"]
-DIFFERENCE = "variant reference metric n mean low high video_low video_high wins".split()
+SPREADS = "n mean se df p low high run_se run_low run_high video_low video_high".split()
+DIFFERENCE = ["variant", "reference", "metric", *SPREADS, "wins"]
+LEVEL = 0.05  # of two-sided tests, of the two one-sided tests of `equivalence`, and the false discovery rate
 
 Hits = dict[str, np.ndarray]
+
+
+class Crossed(NamedTuple):
+    """Mean of seeds x test videos with its standard error, degrees of freedom and 95 % interval.
+
+    p: two-sided, of a mean of zero. run_se: standard error where the test videos are given, not drawn. nan
+    where there is none.
+    """
+
+    mean: float
+    se: float = math.nan
+    df: float = math.nan
+    p: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    run_se: float = math.nan
+
+
+def crossed(tables: Sequence[np.ndarray], trained: bool = True) -> Crossed:
+    """The mean of seeds x test videos, both a random choice, in the units given.
+
+    tables: (n seeds, V videos) of every split; the seeds are the same in each, the videos count as others.
+    value = mean + seed + video + rest, the three drawn independently. By the method of moments the variance
+    of the mean is R + V - C: R of the seeds' means, V of the videos' means, C what both contain, the rest
+    alone. Neither R nor V counts for less than C, so seeds that happen to agree leave the variance over
+    videos, and videos that agree the one over seeds. With all three zero there is no interval, nor with one
+    seed, unless nothing is trained (`trained` False): then no seed is drawn, and the videos alone vary.
+
+    Degrees of freedom: 1/df is the mean of 1/(n - 1) and 1/(videos - splits), weighted by the seeds' share
+    R of the variance. Satterthwaite weighs them by squares and lets 3.9 % pass for 2.5 at three seeds whose
+    spread outweighs that of videos; see notebooks/statistics.md. run_se is the root of R, of C at least.
+    Raises ValueError for no video, tables of other seeds, or a value that is not finite.
+    """
+    tables = [np.asarray(x, dtype=float) for x in tables]
+    if not tables or {x.ndim for x in tables} != {2} or len({len(x) for x in tables}) > 1:
+        raise ValueError(f"expected one (seeds, videos) a split, got {[x.shape for x in tables]}")
+    if not all(x.size and np.isfinite(x).all() for x in tables):
+        raise ValueError("a crossed model needs finite values of at least one video a split")
+    n, splits = len(tables[0]), len(tables)
+    of_seed = np.mean([x.mean(axis=1) for x in tables], axis=0)
+    mean, free = float(of_seed.mean()), sum(x.shape[1] for x in tables) - splits
+    if free < 1 or (n < 2 and trained):
+        return Crossed(mean)
+    videos = sum(x.mean(axis=0).var(ddof=1) / x.shape[1] for x in tables) / splits**2
+    runs = rest = 0.0
+    if n > 1:
+        runs = of_seed.var(ddof=1) / n
+        rest = sum(map(_rest, tables)) / splits**2
+    variance = max(runs, rest) + max(videos, rest) - rest
+    run_se = math.sqrt(max(runs, rest)) if n > 1 else math.nan
+    if variance < 1e-12:  # zero but for rounding
+        return Crossed(mean)
+    share = min(1.0, runs / variance)
+    df = 1 / (share / max(n - 1, 1) + (1 - share) / free)
+    se = math.sqrt(variance)
+    half = se * stdtrit(df, 1 - LEVEL / 2)
+    return Crossed(mean, se, df, 2 * above(abs(mean), se, df), mean - half, mean + half, run_se or math.nan)
+
+
+def _rest(x: np.ndarray) -> float:
+    """What a split's mean owes to neither seeds nor videos, as a variance."""
+    left = x - x.mean(axis=1, keepdims=True) - x.mean(axis=0) + x.mean()
+    return float((left**2).sum() / ((len(x) - 1) * max(x.shape[1] - 1, 1)) / x.size)
+
+
+def above(gap: float, se: float, df: float) -> float:
+    """One-sided p: how often an estimate lies this far above the truth, or farther."""
+    return float(stdtr(df, -gap / se))
+
+
+def equivalence(gap: float, se: float, df: float, margin: float) -> float:
+    """p of two one-sided tests (TOST, Schuirmann 1987): small where the true gap lies within the margin."""
+    return max(above(margin - gap, se, df), above(margin + gap, se, df))
+
+
+def adjusted(p: Sequence[float] | np.ndarray | pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """p values of a family, adjusted after Benjamini and Hochberg and after Holm; nan is no member and stays.
+
+    Below 5 %, the first keeps the expected share of false ones among those called true, the second the
+    chance of even one.
+    """
+    from scipy.stats import false_discovery_control  # takes a second to import
+
+    given = np.asarray(p, dtype=float)
+    known = np.flatnonzero(~np.isnan(given))
+    bh, holm = np.full(given.shape, math.nan), np.full(given.shape, math.nan)
+    if known.size:
+        bh[known] = false_discovery_control(given[known])
+        ordered = known[np.argsort(given[known], kind="stable")]
+        steps = given[ordered] * np.arange(known.size, 0, -1)
+        holm[ordered] = np.minimum(np.maximum.accumulate(steps), 1)
+    return bh, holm
 
 
 def t_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -98,7 +193,7 @@ def summarise(tidy: pd.DataFrame, paper: pd.DataFrame, hits: Hits | None = None)
     videos = {}
     if hits is not None:
         for cell, runs in tidy[tidy["metric"] == "top1"].groupby(CELL, sort=False, dropna=False):
-            videos[cell] = _video_interval([_hits_of(hits, key) for key in runs["key"]], runs["split"])
+            videos[cell] = video_interval(by_split([_hits_of(hits, key) for key in runs["key"]], runs))
     seeds = tidy.groupby([*CELL, "seed"], sort=False, dropna=False)["value"].agg(["mean", "std", "size"])
     rows = []
     for cell, values in seeds.groupby(CELL, sort=False, dropna=False):
@@ -131,9 +226,10 @@ def paired_difference(
     each seed's is averaged over splits. A reference without training (trained_on empty) has no draw: its one
     run a split is compared with every seed, k and training set of the variant. Otherwise both are trained on
     the same.
-    Columns: `GROUP`, then variant, reference, metric, n (seeds), mean, low, high (95 % Student t), video_low,
-    video_high (95 % bootstrap over test videos of the difference averaged over seeds; top1 with hits, else
-    nan), wins (seeds with a positive difference).
+    Columns: `GROUP`, then variant, reference, metric, n (seeds), mean; se, df, p, low, high, run_se of
+    `crossed` (top1 with hits, else nan); run_low, run_high (95 % Student t), video_low, video_high (95 %
+    bootstrap over test videos of the difference averaged over seeds; nan like low), wins (seeds with a
+    positive difference). Without hits run_se is that of the seeds' mean.
     Raises InputError when nothing pairs, a run appears twice, a seed lacks a split, or hits do not fit.
     """
     scores = tidy[tidy["metric"] == metric]
@@ -156,24 +252,74 @@ def paired_difference(
     rows = []
     for group, runs in pairs.groupby(GROUP, dropna=False):
         gains = runs.groupby("seed")["gain"].mean().round(4)
-        videos = (math.nan, math.nan)
+        tables = None
         if hits is not None and metric == "top1":
             gained = [_gain_of(hits, *keys) for keys in zip(runs["key"], runs["key_reference"], strict=True)]
-            videos = _video_interval(gained, runs["split"])
+            tables = by_split(gained, runs)
+        trained = bool(runs["trained_on"].iloc[0])
+        found = spreads(gains, tables, trained)
         wins = int((gains > 0).sum())
-        rows.append([*group, variant, reference, metric, len(gains), *t_interval(gains), *videos, wins])
+        rows.append([*group, variant, reference, metric, *found, wins])
     return pd.DataFrame(rows, columns=[*GROUP, *DIFFERENCE])
 
 
-def side(row: Any) -> int:
-    """1 where the intervals of a difference over runs and over test videos lie above zero, -1 below, else 0.
+def spreads(gains: pd.Series, tables: list[np.ndarray] | None, trained: bool = True) -> list[float]:
+    """The columns `SPREADS` of one comparison.
 
-    Without an interval over runs it is 0; without hits the one over runs decides alone.
+    gains: its mean over splits, by seed. tables: of `by_split`, or None where a metric has no hits.
     """
-    if math.isnan(row.low):
-        return 0
-    videos = (row.low, row.high) if math.isnan(row.video_low) else (row.video_low, row.video_high)
-    return int(min(row.low, videos[0]) > 0) - int(max(row.high, videos[1]) < 0)
+    mean, low, high = t_interval(gains)
+    run_se = float(gains.std() / math.sqrt(len(gains))) or math.nan
+    both, videos = Crossed(mean, run_se=run_se), (math.nan, math.nan)
+    if tables:
+        both, videos = crossed([100 * x for x in tables], trained), video_interval(tables)
+    return [len(gains), mean, *both[1:], low, high, *videos]
+
+
+def overall(tidy: pd.DataFrame, references: Sequence[str] = ("baseline", "clip")) -> pd.DataFrame:
+    """Top-1 over all cells (data sets x k) at once, by variant, after Agarwal et al. 2021 (rliable).
+
+    iqm: mean of the middle half of the scores of all runs and cells. over: a reference; share: how often a
+    run scores above the reference's run of the same seed and cell, a tie half, in percent; low, high: its
+    95 % interval over seeds and cells, see `crossed`; nan where all agree. A row without training has one
+    score for every seed and k. Rows: variant x over.
+    """
+    from scipy.stats import trim_mean
+
+    top1 = tidy[tidy["metric"] == "top1"]
+    trained = top1[top1["trained_on"] != ""]
+    cells = pd.MultiIndex.from_frame(trained[["dataset", "k"]].drop_duplicates())
+    seeds = sorted(trained["seed"].unique())
+    scores = {}
+    for name, runs in top1.groupby("variant", sort=False):
+        by = runs.pivot_table("value", "seed", ["dataset", "k"])
+        if not runs["trained_on"].any():
+            columns = {cell: np.full(len(seeds), by[cell[0]].to_numpy().mean()) for cell in cells}
+            by = pd.DataFrame(columns, index=seeds)
+        scores[name] = by.reindex(index=seeds, columns=cells).to_numpy()
+    rows = []
+    for name, ours in scores.items():
+        for reference in [other for other in references if other in scores and other != name]:
+            wins = 50.0 * (1 + np.sign(ours - scores[reference]))
+            found = crossed([wins])
+            ends = np.clip([found.low, found.high], 0, 100)
+            rows.append([name, float(trim_mean(ours, 0.25, axis=None)), reference, found.mean, *ends])
+    return pd.DataFrame(rows, columns=["variant", "iqm", "over", "share", "low", "high"])
+
+
+def side(row: Any) -> int:
+    """1 where a difference is established above zero, -1 below, else 0; nothing is without a p value.
+
+    By the row's p_bh, p adjusted for the family that is shown together, or by p where it has no family.
+    """
+    p = getattr(row, "p_bh", row.p)
+    return int(p <= LEVEL) * (int(row.mean > 0) - int(row.mean < 0))
+
+
+def as_family(paired: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `paired_difference` that are shown together, with p_bh and p_holm (see `adjusted`)."""
+    bh, holm = adjusted(paired["p"])
+    return paired.assign(p_bh=bh, p_holm=holm)
 
 
 def _resampled_means(x: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -183,19 +329,29 @@ def _resampled_means(x: np.ndarray, draws: int, rng: np.random.Generator) -> np.
     return rng.multinomial(x.size, counts / x.size, size=draws) @ levels / x.size
 
 
-def _video_interval(per_run: list[np.ndarray], split: pd.Series) -> tuple[float, float]:
-    """Bootstrap interval in percent of per-video values (videos,) of runs: averaged over the runs of a
-    split."""
-    splits = []
-    for number in sorted(set(split)):
-        of_split = [values for values, at in zip(per_run, split, strict=True) if at == number]
-        if len({len(values) for values in of_split}) > 1:
-            lengths = ", ".join(str(len(values)) for values in of_split)
+def by_split(per_run: Sequence[np.ndarray], runs: pd.DataFrame) -> list[np.ndarray]:
+    """Per-video values (videos,) of runs, hits or sums of them, as one table (seeds, videos) a split.
+
+    runs: columns seed and split of the same runs. Raises InputError where runs of a split have other videos.
+    """
+    found: dict[int, dict[int, np.ndarray]] = {}
+    for values, seed, split in zip(per_run, runs["seed"], runs["split"], strict=True):
+        found.setdefault(split, {})[seed] = np.asarray(values, dtype=float)
+    tables = []
+    for split, of_split in sorted(found.items()):
+        rows = [of_split[seed] for seed in sorted(of_split)]
+        if len({len(values) for values in rows}) > 1:
+            lengths = ", ".join(str(len(values)) for values in rows)
             raise InputError(
-                f"runs of split {number} answer {lengths} test videos; expected the same list, test again"
+                f"runs of split {split} answer {lengths} test videos; expected the same list, test again"
             )
-        splits.append(100 * np.mean(of_split, axis=0))
-    return bootstrap_interval(splits)[1:]
+        tables.append(np.array(rows))
+    return tables
+
+
+def video_interval(tables: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Bootstrap interval in percent over the test videos of `by_split`'s tables, averaged over seeds."""
+    return bootstrap_interval([100 * x.mean(axis=0) for x in tables])[1:]
 
 
 def _hits_of(hits: Hits, key: str) -> np.ndarray:

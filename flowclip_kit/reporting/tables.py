@@ -55,8 +55,9 @@ DEMO_NOTE = "demo world, not evidence about the paper's data"
 READ = "Mean ± half the 95 % interval over runs; below it, over test videos. Bold: highest in its column."
 READ_PRINTED = " [Printed value{}.]"
 READ_DIFFERENCES = (
-    "Points of top-1, paired by run, ± half the 95 % interval over runs; below it, over test videos, and runs"
-    " with a gain. Green and orange: both intervals on one side of zero."
+    "Points of top-1, paired by run, ± half the 95 % interval over runs and test videos at once; below it,"
+    " over either alone, and runs with a gain. Green and orange: established, p at most 5 % after Benjamini"
+    " and Hochberg among all that is shown."
 )
 
 # A cell: where it stands as text (block, row, group, name), and on a page (panel, place; no panel: text
@@ -353,8 +354,8 @@ def controls(summary: pd.DataFrame) -> Table:
 def differences(paired: pd.DataFrame) -> Table:
     """Paired differences: rows are pairs of variants, a column for each k where there are several.
 
-    Text such as '+13.5 ± 2.0 (videos ± 4.1), 3/3': points, half the interval over runs, half the one over
-    test videos, runs with a gain / runs. paired: rows of `stats.paired_difference`.
+    Text such as '+13.5 ± 4.4 (2.0, 4.1), 3/3 *': points, half the interval over runs and test videos at once,
+    over runs, over test videos; runs with a gain / runs; established. paired: rows of `stats.as_family`.
     """
     cells = []
     for block in blocks(paired):
@@ -362,16 +363,33 @@ def differences(paired: pd.DataFrame) -> Table:
             metric = SCORES.get(row.metric, PARTS.get(row.metric, row.metric))
             label = f"{row.variant} - {row.reference}" + ("" if row.metric == "top1" else f", {metric}")
             name = f"k={row.k}" if row.k else "points"
-            gain, videos = f"{round(row.mean, 1) + 0.0:+.1f}", _half(row, "video_")
-            gain += f" ± {_half(row)}" if _half(row) else ""
-            text = gain + (f" (videos ± {videos})" if videos else "") + f", {row.wins}/{row.n}"
-            shown = f"{gain}\n" + (f"videos ± {videos}, " if videos else "") + f"{row.wins}/{row.n} runs"
-            css = f"color: {[OPEN, GAIN, LOSS][stats.side(row)]}"
+            gain = f"{round(row.mean, 1) + 0.0:+.1f}" + (f" ± {_half(row)}" if _half(row) else "")
+            runs, videos, established = _half(row, "run_"), _half(row, "video_"), stats.side(row)
+            either = f" ({runs or '-'}, {videos or '-'})" if runs or videos else ""
+            text = f"{gain}{either}, {row.wins}/{row.n}" + " *" * bool(established)
+            alone = [f"{name} ± {half}" for name, half in (("runs", runs), ("videos", videos)) if half]
+            shown = f"{gain}\n" + ", ".join([*alone, f"{row.wins}/{row.n} runs"])
+            css = f"color: {[OPEN, GAIN, LOSS][established]}"
             cells.append((block.name, label, "", name, text, "points", name, shown, math.nan, css))
-    legend = "points, paired by run ± half the 95 % t interval, runs with gain / runs"
-    if paired["video_low"].notna().any():
-        legend += f"\n(videos ± half the 95 % bootstrap interval over {VIDEOS}, paired by video)"
+    legend = f"points, paired by run ± half the 95 % interval over runs and {VIDEOS} at once"
+    legend += f"\n(half the one over runs alone, over {VIDEOS} alone), runs with gain / runs"
+    legend += "\n*: established, p at most 5 % after Benjamini and Hochberg among all that is shown"
     return _table(cells, legend, [READ_DIFFERENCES], ["data set", "difference"])
+
+
+def overall(found: pd.DataFrame) -> Table:
+    """Variants over all data sets and k at once: rows of `stats.overall`."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in found.itertuples():
+        line = lines.setdefault(row.variant, {"IQM, %": f"{row.iqm:.1f}"})
+        ends = "" if math.isnan(row.low) else f" [{row.low:.0f}, {row.high:.0f}]"
+        line[f"above {row.over}, %"] = f"{row.share:.0f}{ends}"
+    frame = pd.DataFrame.from_dict(lines, orient="index").fillna("").rename_axis("variant")
+    frame.attrs["caption"] = (
+        "all data sets and k at once: interquartile mean of top-1; share of runs above the other row's run of"
+        "\nthe same seed, data set and k [95 % over seeds and cells; none where all agree]"
+    )
+    return Table.of(frame, notes=frame.attrs["caption"])
 
 
 def _table(cells: Iterable[tuple], legend: str, notes: list[str], names: list[str]) -> Table:

@@ -72,13 +72,14 @@ class View:
 
     @functools.cached_property
     def paired(self) -> pd.DataFrame | None:
-        """The differences of `pairs`, run by run: see `stats.paired_difference`; None without any."""
+        """The differences of `pairs`, run by run, as one family: see `stats.paired_difference` and
+        `stats.as_family`; None without any."""
         found = [stats.paired_difference(self.tested, *pair, hits=self.hits) for pair in self.pairs]
-        return pd.concat(found, ignore_index=True) if found else None
+        return stats.as_family(pd.concat(found, ignore_index=True)) if found else None
 
     def findings(self, judged: pd.DataFrame | None = None) -> findings.Findings:
         """Two to four sentences computed from the numbers. judged: as for `verdicts`."""
-        return findings.of_target(self.summary, self.paired, self._own_verdicts(judged))
+        return findings.of_target(self.summary, self.paired, self._own_verdicts(judged), self.summed_up)
 
     def table(self) -> Table:
         """Measured beside printed."""
@@ -94,6 +95,22 @@ class View:
     def differences(self) -> Table | None:
         """The paired differences, or None where no two variants are compared."""
         return None if self.paired is None else tables.differences(self.paired)
+
+    @functools.cached_property
+    def summed_up(self) -> pd.DataFrame | None:
+        """All data sets and k at once, see `stats.overall`; None without a baseline or with one k."""
+        trained = self.tested[self.tested["trained_on"] != ""]
+        fits = "baseline" in set(trained["variant"]) and trained["k"].nunique() > 1
+        if not fits or trained["seed"].nunique() < 2:
+            return None
+        order = list(dict.fromkeys(self.summary["variant"]))
+        return stats.overall(self.tested).sort_values(
+            "variant", key=lambda names: names.map(order.index), kind="stable", ignore_index=True
+        )
+
+    def overall(self) -> Table | None:
+        """Variants over all data sets and k at once, or None (see `summed_up`)."""
+        return None if self.summed_up is None else tables.overall(self.summed_up)
 
     def controls(self) -> Table:
         """Frames shuffled, reversed, one repeated."""
