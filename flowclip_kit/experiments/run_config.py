@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from flowclip_core.config import EvalConfig, ModelConfig, TrainConfig, need_range, need_types
 from flowclip_kit.profiles import BackboneConfig
@@ -12,7 +13,7 @@ from flowclip_kit.profiles import BackboneConfig
 # Raised whenever the same settings would give another number; part of every run key.
 SCHEMA = 1
 # Settings that came later, with what they were before: runs that leave them so keep their names.
-LATER = {
+LATER: dict[str, dict[str, Any]] = {
     "": {"listed": None, "method": None},
     "model": {"adapter_start": "random", "activation": "relu", "position_std": 0.01},
     "train": {"warmup": 0.0, "jitter": None},
