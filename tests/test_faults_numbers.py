@@ -280,7 +280,8 @@ WRONG = {
         {"model": {}}, {"train": EvalConfig()}, {"evaluation": None}, {"dataset": 1}, {"held_out": 1},
     ],
     StoreConfig: [
-        {"frames": 0}, {"frames": 1.5}, {"crops": ()}, {"crops": ("top",)}, {"precision": "float8"}
+        {"frames": 0}, {"frames": 1.5}, {"crops": ()}, {"crops": ("top",)}, {"precision": "float8"},
+        {"centred": 1},
     ],
     Profile: [
         {"seeds": 0}, {"closed_seeds": 1.5}, {"rates": (0.1, math.nan)}, {"rates": (-0.1,)},
