@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from flowclip_kit.rivals import METHODS
+
 ROWS = {
     "baseline": "baseline: spatial stream, fixed prompt",
     "mcb": "baseline + communication block (MCB)",
@@ -105,8 +107,7 @@ def rivals(summary: pd.DataFrame, costs: Mapping[str, Mapping[str, float]], answ
     k, n = int(trained["k"].max()), int(trained["n"].max())
     cells = rows[rows["k"].isin([0, k])].set_index(["dataset", "variant"])
     datasets = list(dict.fromkeys(rows["dataset"]))
-    names = [name for name in dict.fromkeys(rows["variant"]) if name not in ROWS and name != "clip"]
-    names = list(dict.fromkeys([*(name for name in OURS if name in set(rows["variant"])), *names]))
+    names = [name for name in (*OURS, *METHODS) if name in set(rows["variant"])]
     shown = [
         [
             name,

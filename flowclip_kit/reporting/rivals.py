@@ -11,7 +11,7 @@ from flowclip_kit import paths
 from flowclip_kit.experiments.catalogue import rate_means
 from flowclip_kit.experiments.results_table import numbers, read_csv
 from flowclip_kit.experiments.rivals import BLOCK, CONDITIONING, MOTION, edges
-from flowclip_kit.reporting import stats
+from flowclip_kit.reporting import stats, tables
 
 ELSEWHERE = ["method", "dataset", "k", "metric", "value", "source", "protocol"]
 
@@ -37,7 +37,8 @@ def table(
     columns = rows.loc[rows["trained_on"] != "", ["dataset", "k"]].drop_duplicates().itertuples(index=False)
     columns = [tuple(column) for column in columns]
     lines = {}
-    for variant, of_variant in rows.groupby("variant", sort=False):
+    for variant in tables.variants(rows.assign(target="rivals")):
+        of_variant = rows[rows["variant"] == variant]
         line = {}
         for dataset, k in columns:
             found = of_variant[(of_variant["dataset"] == dataset) & of_variant["k"].isin([k, 0])]

@@ -13,11 +13,12 @@ import pandas as pd
 from flowclip_core.errors import InputError
 from flowclip_kit import paths
 from flowclip_kit.demo import world
-from flowclip_kit.experiments.catalogue import INITIALISATIONS, READINGS
+from flowclip_kit.experiments.catalogue import INITIALISATIONS, OURS, READINGS
 from flowclip_kit.experiments.results_table import numbers, read_csv
 from flowclip_kit.profiles import DEMO_ROLES
 from flowclip_kit.reporting import stats
 from flowclip_kit.reporting.rendering import GAIN, LOSS, OPEN, WIDTH, Table, text_table
+from flowclip_kit.rivals import METHODS
 
 __all__ = ["WIDTH", "Table", "text_table"]
 
@@ -38,6 +39,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "figure3c": ("H=3", "H=4", "H=5"),
     "figure3d": ("s=1", "s=2", "s=3", "s=4", "s=5"),
     "readings": tuple(READINGS),
+    "rivals": (*OURS, *METHODS),
     "ablation": ("clip", "baseline", "mcb", "mmb", "mmb+map", "full"),
 }
 CONTROLS = {
