@@ -45,15 +45,15 @@ RENEW = (
 
 def cpu() -> str:
     """The kind of CPU and the version that decide in which order sums are taken."""
-    vendor = (
-        re.search(r"vendor_id\s*: (\S+)", Path("/proc/cpuinfo").read_text())
-        if sys.platform == "linux"
-        else None
-    )
-    parts = [platform.machine(), vendor[1] if vendor else platform.system()]
-    return " ".join(
-        [*parts, torch.backends.cpu.get_cpu_capability(), f"torch {torch.__version__.partition('+')[0]}"]
-    )
+    parts = [platform.machine(), platform.system()]
+    if sys.platform == "linux":
+        text = Path("/proc/cpuinfo").read_text()
+        found = [
+            re.search(rf"^{name}\s*: (\S+)", text, re.M) for name in ("vendor_id", "cpu family", "model")
+        ]
+        parts += [match[1] for match in found if match]
+    version = torch.__version__.partition("+")[0]
+    return " ".join([*parts, torch.backends.cpu.get_cpu_capability(), f"torch {version}"])
 
 
 @functools.cache
