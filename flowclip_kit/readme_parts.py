@@ -52,8 +52,11 @@ def _mean(cell: pd.Series) -> str:
     return f"{cell['mean']:.1f}" if pd.isna(half) else f"{cell['mean']:.1f} ± {half:.1f}"
 
 
-def verdicts(frame: pd.DataFrame) -> str:
-    """How many claims of the paper came to which verdict, as a list. frame: of `claims.load`."""
+def verdicts(frame: pd.DataFrame, nudged: pd.DataFrame | None) -> str:
+    """How many claims of the paper came to which verdict, and how far a run can be trusted, as a list.
+
+    frame: of `claims.load`. nudged: of `bench.rounding.measure`, if it was.
+    """
     printed, audits = frame["kind"].isin(["value", "difference"]), frame["kind"] == "audit"
     checked = int((frame.loc[printed, "verdict"] != "not run").sum())
     audit = frame.loc[audits, "verdict"].value_counts()
@@ -61,17 +64,20 @@ def verdicts(frame: pd.DataFrame) -> str:
         audit.get(name, 0) for name in ("reproduced", "inconsistent in print", "settings differ")
     )
     count = frame.loc[~printed & ~audits, "verdict"].value_counts()
-    return "\n".join(
-        [
-            f"- {len(frame)} printed numbers and statements are registered, each with its tolerance.",
-            f"- Printed scores and gaps, which need the paper's own data: {checked} of {int(printed.sum())}"
-            " checked so far.",
-            "- Orders, trends, costs and open choices, judged in the demo world:"
-            f" {', '.join(f'{number} {verdict}' for verdict, number in count.items())}.",
-            f"- The paper's own arithmetic: {agree} of {int(audits.sum())} checks agree, {wrong} are"
-            f" inconsistent in print, {apart} compare settings that differ.",
-        ]
-    )
+    lines = [
+        f"- {len(frame)} printed numbers and statements are registered. Scores and gaps, which need the"
+        f" paper's own data: {checked} of {int(printed.sum())} checked.",
+        "- Orders, trends, costs and open choices, judged in the demo world:"
+        f" {', '.join(f'{number} {verdict}' for verdict, number in count.items())}.",
+        f"- The paper's own arithmetic: {agree} of {int(audits.sum())} checks agree, {wrong} are"
+        f" inconsistent in print, {apart} compare settings that differ.",
+    ]
+    if nudged is not None:
+        lines.append(
+            f"- On other hardware or code the same run may move by {nudged['moved'].abs().max():.1f} points of"
+            " top-1, as far as [rounding alone](notebooks/protocols.md#exactness) moved one."
+        )
+    return "\n".join(lines)
 
 
 def rounding(found: pd.DataFrame) -> str:

@@ -189,8 +189,9 @@ def test_five_rows_at_the_largest_k_with_the_shuffled_control():
 def test_verdicts_are_counted_by_what_they_rest_on():
     rows = [("value", "not run")] * 3 + [("difference", "reproduced")] + [("order", "undecided")] * 2
     rows += [("audit", "inconsistent in print"), ("audit", "reproduced")]
-    text = readme_parts.verdicts(pd.DataFrame(rows, columns=["kind", "verdict"]))
-    assert [int(number) for number in re.findall(r"\d+", text)] == [8, 1, 4, 2, 1, 2, 1, 0]
+    nudged = pd.DataFrame({"moved": [0.0, 0.4, -2.3]})
+    text = readme_parts.verdicts(pd.DataFrame(rows, columns=["kind", "verdict"]), nudged)
+    assert [float(number) for number in re.findall(r"[\d.]*\d", text)] == [8, 1, 4, 2, 1, 2, 1, 0, 2.3, 1]
 
 
 def test_the_picture_of_the_method_is_the_one_that_its_script_draws():

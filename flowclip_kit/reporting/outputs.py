@@ -561,7 +561,10 @@ def _read_json(path: Path) -> dict:
 def _verdicts_of_the_demo() -> str:
     from flowclip_kit.reporting import claims
 
-    return readme_parts.verdicts(claims.load("demo", "recorded"))
+    nudged = root() / ROUNDING
+    return readme_parts.verdicts(
+        claims.load("demo", "recorded"), pd.read_csv(nudged) if nudged.exists() else None
+    )
 
 
 def _rivals_of_the_demo() -> str:
