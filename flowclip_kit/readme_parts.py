@@ -73,9 +73,10 @@ def verdicts(frame: pd.DataFrame, nudged: pd.DataFrame | None) -> str:
         f" inconsistent in print, {apart} compare settings that differ.",
     ]
     if nudged is not None:
+        most = nudged["moved"].abs().max()
         lines.append(
-            f"- On other hardware or code the same run may move by {nudged['moved'].abs().max():.1f} points of"
-            " top-1, as far as [rounding alone](notebooks/protocols.md#exactness) moved one."
+            f"- On other hardware or code the same run may move by {most:.1f} points of top-1, as far as"
+            " [rounding alone](notebooks/protocols.md#exactness) moved one."
         )
     return "\n".join(lines)
 
