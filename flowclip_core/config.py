@@ -103,15 +103,11 @@ class ModelConfig:
     prompt: str = PROMPTS[5]  # hand-crafted words; with `map` they initialise P_1..P_H, one vector a word
     heads: int = 8  # of every attention; not stated, 64 wide each in CLIP
     adapter_width: int = 32  # of the motion adapter: the largest power of two that fits Table 3; 0: none
-    adapter_start: str = (
-        "random"  # its output layer; or "zero": no shift at first, as in CoCoOp-like adapters
-    )
+    adapter_start: str = "random"  # its output layer; or "zero": the prompts are not shifted at first
     activation: str = "relu"  # of the streams' feed-forward nets; or "gelu", as in CLIP's own blocks
     norm_order: str = "pre"  # or "post": section 3.2 says only "standard architecture"
     positions: str = "none"  # or "learned": the paper names no positional code in the two streams
-    position_std: float = (
-        0.01  # of learnt positions at first, as CLIP's own; its frame features have some 1.3
-    )
+    position_std: float = 0.01  # of learnt positions at first, as CLIP's own; frame features have some 1.3
     video_tokens: str = "pooled"  # or "sequence": what the texts attend to in the communication block
     residual: bool = False  # True: the mean frame feature is added to V; Eq. 6 has no such term
     tau: float = 0.07  # Eq. 3; CLIP itself ends at 0.01
