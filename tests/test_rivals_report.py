@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from flowclip_core.errors import InputError
 from flowclip_kit import readme_parts
@@ -13,7 +15,7 @@ from flowclip_kit.experiments import rivals as plan
 from flowclip_kit.experiments.catalogue import Cell
 from flowclip_kit.experiments.run_config import RunConfig
 from flowclip_kit.paths import root
-from flowclip_kit.reporting import outputs
+from flowclip_kit.reporting import outputs, plots, stats, tables
 from flowclip_kit.reporting import rivals as report
 from flowclip_kit.rivals import METHODS
 
@@ -185,3 +187,26 @@ def test_the_readme_s_part_shows_each_method_once_and_fits():
     readme = (root() / "README.md").read_text().splitlines()
     begin, end = (readme.index(mark) for mark in outputs._marks("rivals"))
     assert len(readme) - (end - begin - 1) + len(lines) <= 120
+
+
+@pytest.mark.parametrize("name", ["", "_controls", "_differences"])
+def test_many_methods_have_a_line_each_and_no_label_covers_another(name):
+    rows, several = [], [f"method {number}" for number in range(plots.MANY + 2)]
+    scores = {"top1": 50.0, "top1_shuffled": 40.0, "order": 90.0, "order_shuffled": 50.0}
+    for variant, k, seed in itertools.product(several, (2, 16), (0, 1)):
+        for metric, value in scores.items():
+            rows.append({
+                "target": "rivals", "profile": "demo", "dataset": "figures-h", "role": "HMDB-51",
+                "trained_on": "HMDB-51", "variant": variant, "k": k, "seed": seed, "split": 1, "views": "1x1",
+                "metric": metric, "value": value + seed, "key": f"{variant}{k}{seed}",
+            })  # fmt: skip
+    tidy = pd.DataFrame(rows)
+    printed = tables.load_paper("rivals").iloc[:0]
+    pairs = [stats.paired_difference(tidy, one, several[0]) for one in several[1:]]
+    drawn = plots.figures("rivals", stats.summarise(tidy, printed), printed, pd.concat(pairs))
+    renderer = FigureCanvasAgg(drawn[f"rivals{name}"]).get_renderer()
+    for ax in drawn[f"rivals{name}"].axes:
+        labels = [text for text in ax.get_yticklabels() if text.get_visible() and text.get_text()]
+        assert len(labels) == len(several) - (name == "_differences")
+        boxes = [text.get_window_extent(renderer) for text in labels]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))

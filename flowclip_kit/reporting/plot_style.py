@@ -25,6 +25,8 @@ CONTROL_STYLE = {
     "_repeated": ("#999999", "D"),
 }
 GREY = "#8c8c8c"
+# Marks of k where rows have names of their own: darker is more, grey is untrained.
+SHOTS = (("#9ecae1", "o"), ("#4292c6", "s"), ("#08519c", "^"), ("#062654", "D"), ("#D55E00", "P"))
 # matplotlib's own in place of a user's matplotlibrc; the rest is about windows, of which we open none.
 WINDOWS = ("backend", "interactive", "toolbar", "webagg", "tk.", "figure.raise_window", "savefig.directory")
 SETTINGS = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith(WINDOWS)} | {

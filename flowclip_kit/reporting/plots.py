@@ -30,6 +30,7 @@ from flowclip_kit.reporting.plot_style import (
     CONTROL_STYLE,
     GREY,
     SETTINGS,
+    SHOTS,
     STYLE,
     family_style,
     mark,
@@ -42,6 +43,7 @@ AXES = {
     "H": "H, prompt vectors",
     "s": "s, largest step between frames",
 }
+MANY = 8  # so many lines over k can be told apart; more are rows
 LABEL = 28  # characters of a pair's label on the y axis that fit into one line
 ACCURACY, DIFFERENCE = "top-1 accuracy, %", "difference of top-1, points"
 MEASURED, PRINTED = "measured", "printed"
@@ -77,6 +79,10 @@ def accuracy(summary: pd.DataFrame, paper: pd.DataFrame, caption: str = "") -> F
     elif axis:
         styles = {"full": STYLE["full"]}
     lines = [names, beside]
+    if axis == "k" and len(own) > MANY and not beside:
+        return _by_rows(
+            [rows.assign(label=rows["variant"]) for rows in _top1(blocks)], blocks, names, ACCURACY, caption
+        )
     with mpl.rc_context(SETTINGS):
         fig, axes = _figure(blocks, measured, printed, axis, lines, styles, tables.origin(paper), ACCURACY)
         handles = [] if axis is None else [mark(*style, name, line="-") for name, style in styles.items()]
@@ -123,6 +129,8 @@ def differences(paired: pd.DataFrame, paper: pd.DataFrame, caption: str = "") ->
     labels = list(dict.fromkeys(paired["label"]))
     stated = [label for label in labels if any(label in set(rows["label"]) for rows in printed)]
     styles = unique_styles(labels) if axis else {label: family_style(label) for label in labels}
+    if axis and len(labels) > MANY and not stated:
+        return _by_rows([block.rows for block in blocks], blocks, labels, DIFFERENCE, caption)
     with mpl.rc_context(SETTINGS):
         measured = [block.rows for block in blocks]
         fig, axes = _figure(blocks, measured, printed, axis, [labels, stated], styles, PRINTED, DIFFERENCE)
@@ -132,6 +140,53 @@ def differences(paired: pd.DataFrame, paper: pd.DataFrame, caption: str = "") ->
         handles += _bars(paired, marks=axis is None)
         handles += [mark("0.2", "o", "printed difference", hollow=True)] * bool(stated)
         _finish(fig, handles, _notes(paired, caption))
+    return fig
+
+
+def _top1(blocks: list[tables.Block]) -> list[pd.DataFrame]:
+    return [block.rows[block.rows["metric"] == "top1"] for block in blocks]
+
+
+def _by_rows(
+    measured: list[pd.DataFrame], blocks: list[tables.Block], labels: list[str], what: str, caption: str
+) -> Figure:
+    """A line a label with a mark for each k, where lines over k would be too many to tell apart.
+
+    measured: rows of each block with a label. A difference gets a line at 0.
+    """
+    every = pd.concat(measured)
+    shots = sorted(set(every["k"]))
+    names = {k: f"k = {k}" if k else "untrained" for k in shots}
+    trained = [k for k in shots if k]
+    styles = {names[k]: SHOTS[trained.index(k) % len(SHOTS)] if k else (GREY, "v") for k in shots}
+    places = {k: 0.2 * (trained.index(k) - (len(trained) - 1) / 2) if k else 0.0 for k in shots}
+    marks = [
+        _marks(
+            rows,
+            number,
+            MEASURED,
+            rows["label"].map(labels.index) + rows["k"].map(places),
+            rows["k"].map(names),
+        )
+        for number, rows in enumerate(measured)
+    ]
+    with mpl.rc_context(SETTINGS):
+        height = 0.46 * len(labels) + 0.95
+        fig, axes = _axes(
+            pd.concat(marks, ignore_index=True),
+            {MEASURED: dict(enumerate(labels))},
+            styles,
+            [height],
+            len(blocks),
+            across=True,
+        )
+        for ax, block in zip(axes[0], blocks, strict=True):
+            ax.set_title(_heading(block, with_k=False), loc="left")
+            ax.set_xlabel(what)
+            if what == DIFFERENCE:
+                ax.axvline(0, color="0.3", lw=1, zorder=0)
+        handles = [mark(*style, name) for name, style in styles.items()]
+        _finish(fig, handles + _bars(every), _notes(every, caption))
     return fig
 
 
@@ -151,20 +206,27 @@ def controls(summary: pd.DataFrame, caption: str = "") -> Figure:
         enumerate(blocks), metrics, enumerate(tables.CONTROLS)
     ):
         rows = block.rows[(block.rows["metric"] == metric + suffix) & block.rows["variant"].isin(names)]
-        at = rows["variant"].map(names.index) + 0.16 * (place - 1.5)
+        at = rows["variant"].map(names.index) + 0.16 * (place - 1.5)  # of a row or a column
         marks.append(_marks(rows.assign(video_low=math.nan), number, metric, at, tables.CONTROLS[suffix]))
     styles = {name: CONTROL_STYLE[suffix] for suffix, name in tables.CONTROLS.items()}
     ticks: dict[str, dict[float, str]] = {metric: dict(enumerate(names)) for metric in metrics}
     with mpl.rc_context(SETTINGS):
-        fig, axes = _axes(pd.concat(marks), ticks, styles, [2.9] * len(metrics), len(blocks))
+        many = len(names) > MANY  # their names need lines of their own
+        heights = [0.4 * len(names) + 0.95 if many else 2.9] * len(metrics)
+        fig, axes = _axes(
+            pd.concat(marks, ignore_index=True), ticks, styles, heights, len(blocks), across=many
+        )
         for ax, block in zip(axes[0], blocks, strict=True):
             ax.set_title(_heading(block), loc="left")
         for row, metric in zip(axes, metrics, strict=True):
-            row[0].set_ylabel({"top1": ACCURACY, "order": "true order preferred, %"}[metric])
+            what = {"top1": ACCURACY, "order": "true order preferred, %"}[metric]
+            for ax in row if many else row[:1]:
+                (ax.set_xlabel if many else ax.set_ylabel)(what)
+                ax.xaxis.label.set_visible(True)  # of inner axes seaborn hides it
             if metric == "order":
                 for ax in row:
-                    ax.set_ylim(-4, 104)
-                    ax.axhline(50, color="0.3", ls=":", lw=1, zorder=0)
+                    (ax.set_xlim if many else ax.set_ylim)(-4, 104)
+                    (ax.axvline if many else ax.axhline)(50, color="0.3", ls=":", lw=1, zorder=0)
         handles = [mark(*style, name) for name, style in styles.items()]
         if "order" in metrics:
             handles.append(Line2D([], [], color="0.3", ls=":", lw=1, label="order at chance"))
