@@ -176,7 +176,7 @@ def test_no_printed_amount_is_judged_in_the_demo_even_where_it_is_met(target):
     assert waiting == len(own - found) >= len(values)
     if values:  # the same scores on the paper's data are judged
         real = str(view_of(target, "paper", shots=(2, 4, 8, 16), top1=as_printed).verdicts())
-        assert judged_ids(real) & values and "reproduced" in real
+        assert judged_ids(real) & values  # not as reproduced: runs that all agree are no certainty
 
 
 def test_a_claim_that_waits_for_runs_does_not_blame_the_demo():

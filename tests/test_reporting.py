@@ -165,6 +165,8 @@ def summary():
 
 # Printed numbers
 
+NOT_IN_PRINT = ("readings", "ablation", "rivals")
+
 
 @pytest.mark.parametrize("target", tables.VARIANTS)
 def test_printed_numbers_are_those_of_the_table_asked_for_and_parsed(target):
@@ -172,7 +174,7 @@ def test_printed_numbers_are_those_of_the_table_asked_for_and_parsed(target):
     assert list(paper.columns) == tables.PAPER and set(paper["table"]) == ({target} if len(paper) else set())
     assert paper["k"].dtype == int and paper["value"].dtype == paper["spread"].dtype == float
     assert paper.drop(columns=["k", "value", "spread"]).map(lambda cell: isinstance(cell, str)).all().all()
-    assert paper["value"].notna().all() and paper.empty == (target in ("readings", "ablation"))
+    assert paper["value"].notna().all() and paper.empty == (target in NOT_IN_PRINT)
     own = paper[(paper["source"] != tables.COMPETITOR) & paper["metric"].isin(["top1", "top5"])]
     assert set(own["method"]) <= set(tables.VARIANTS[target])
 
@@ -218,7 +220,8 @@ def test_the_order_of_variants_is_that_of_the_catalogue(target):
         target == "ablation" and ran < set(tables.VARIANTS[target])
     )
     first = [cell.variant for cell in cells if cell.role == cells[-1].role]
-    assert list(dict.fromkeys(first)) == [name for name in tables.VARIANTS[target] if name in first]
+    if target != "rivals":  # whose rates are chosen first; its table has the untrained rows elsewhere
+        assert list(dict.fromkeys(first)) == [name for name in tables.VARIANTS[target] if name in first]
     assert {name for pair in found.compare for name in pair} <= set(tables.VARIANTS[target])
 
 
@@ -332,9 +335,7 @@ def test_every_table_shows_its_summary_in_the_papers_order(target, profile):
     assert len(names) == len(places) and len(frame) == len(places) * len(tables.VARIANTS[target])
     groups = {group for group, _ in frame.columns}
     said = tables.origin(tables.load_paper(target)) + (", other data" if profile == "demo" else "")
-    assert {"measured", "test videos"} <= groups and (said in groups) == (
-        target not in ("readings", "ablation")
-    )
+    assert {"measured", "test videos"} <= groups and (said in groups) == (target not in NOT_IN_PRINT)
     assert ("parts" in groups) == (profile == "demo")
     spread = tables.load_paper(target).query("source != 'printed competitor' and metric == 'top1'")
     for name, (role, trained_on) in zip(names, places, strict=True):

@@ -6,6 +6,7 @@ It needs nothing beside itself and loads nothing.
 from __future__ import annotations
 
 import base64
+import re
 from html import escape
 
 import pandas as pd
@@ -80,11 +81,12 @@ def html(profile: str, source: str, verdicts: pd.DataFrame) -> str:
 
 
 def how_to_read() -> str:
-    """notebooks/how_to_read.md as HTML, without its title."""
+    """notebooks/how_to_read.md as HTML, without its title; other pages are named, since the report is alone."""
     from nbconvert.filters import markdown2html
 
     text = (root() / "notebooks" / "how_to_read.md").read_text(encoding="utf-8")
-    return str(markdown2html(text.partition("\n")[2]))
+    alone = re.sub(r"\[([^\]]+)\]\((\w+\.md)\)", r"\1 (notebooks/\2)", text.partition("\n")[2])
+    return str(markdown2html(alone))
 
 
 def _findings(shown: dict[str, View], verdicts: pd.DataFrame, demo: bool) -> findings.Findings:
