@@ -81,7 +81,7 @@ def html(profile: str, source: str, verdicts: pd.DataFrame) -> str:
 
 
 def how_to_read() -> str:
-    """notebooks/how_to_read.md as HTML, without its title; other pages are named, since the report is alone."""
+    """notebooks/how_to_read.md as HTML, without its title; other pages are named, not linked to."""
     from nbconvert.filters import markdown2html
 
     text = (root() / "notebooks" / "how_to_read.md").read_text(encoding="utf-8")
