@@ -205,22 +205,23 @@ def test_lab_works_on_copies_and_keeps_the_users_changes(tmp_path, capsys):
 
 
 def test_overlap_is_found_in_the_lists_themselves(root, tmp_path):
-    folder, classes, splits = formats.read_lists("figures-h", root)
-    assert not dataset_report.overlap((folder, classes, splits)).any(axis=None)
-    train, test = splits[1]
+    whole = formats.read_lists("figures-h", root)
+    folder = whole.folder
+    assert not dataset_report.overlap(whole).any(axis=None)
+    train, test = whole.splits[1]
     leaky = dataset_report.overlap(
-        (folder, classes, {1: (train, [*test, train[0]]), 2: ([*train, train[0]], test)})
+        whole._replace(splits={1: (train, [*test, train[0]]), 2: ([*train, train[0]], test)})
     )
     assert leaky.loc[1].tolist() == [1, 1, 0, 0] and leaky.loc[2].tolist() == [1, 0, 0, 0]
     copy = replace_bytes(folder, tmp_path / "copy", test[0].name, (folder / train[0].name).read_bytes())
-    assert dataset_report.overlap((copy, classes, {1: (train, test)})).loc[1].tolist() == [0, 0, 1, 0]
+    copied = whole._replace(folder=copy, splits={1: (train, test)})
+    assert dataset_report.overlap(copied).loc[1].tolist() == [0, 0, 1, 0]
     (copy / test[0].name).unlink()
-    assert not dataset_report.overlap((copy, classes, {1: (train, test)})).any(axis=None)
+    assert not dataset_report.overlap(copied).any(axis=None)
     named = [formats.Video(f"Archery/v_Archery_g{group}_c{clip}.avi", 0) for group, clip in ("11", "12", "21")
              for group, clip in [(f"0{group}", f"0{clip}")]]  # fmt: skip
-    assert (
-        dataset_report.overlap((copy, classes, {1: (named[:1], named[1:])})).loc[1, "recordings in both"] == 1
-    )
+    copied = whole._replace(folder=copy, splits={1: (named[:1], named[1:])})
+    assert dataset_report.overlap(copied).loc[1, "recordings in both"] == 1
 
 
 def replace_bytes(folder: Path, copy: Path, name: str, content: bytes) -> Path:
