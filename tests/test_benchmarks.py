@@ -119,9 +119,7 @@ def test_what_was_predicted_is_done_and_compared(monkeypatch, capfd):
     assert float(rows[0][3]) == pytest.approx(3 * price.step + (32 + 32 + 32) * price.video)
     assert float(rows[3][3]) == pytest.approx(3 * price.step + (32 + 16 + 32) * price.video)
     for row in rows:
-        assert float(row[2]) > 0 < float(row[5]) and float(row[4]) == pytest.approx(
-            float(row[3]) / float(row[2]), rel=0.05
-        )
+        assert float(row[2]) > 0 < float(row[5]) and float(row[4]) > 1 < float(row[7])
     step = next(line.split() for line in out.splitlines() if line.startswith("HMDB-51 "))
     assert step[1] == "2" and float(step[3]) == price.step + 2 * price.video
     for wrong in (("--seeds", "0"), ("--seeds", "2", "--profile", "smoke"), ("--shots", "0")):

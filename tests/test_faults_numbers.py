@@ -246,6 +246,7 @@ def test_no_printed_line_holds_what_does_not_print(tmp_path, capsys):
 WRONG = {
     ModelConfig: [
         *({"tau": value} for value in (*NONE, 0, -1, "0.07", None, True)),
+        *({"position_std": value} for value in (*NONE, -1e-9, "0.01", None, True)),
         *({"frames": value} for value in (1, 0, -8, True, 8.0, "8", None, 10**9)),
         *({"step": value} for value in (0, 8, 1.5, True, -1)),
         *({"heads": value} for value in (0, -1, 1.0, True, 10**6)),
@@ -254,12 +255,14 @@ WRONG = {
             {name: value}
             for name in ("mmb", "map", "mcb", "spatial", "residual") for value in (1, 0, "no", None)
         ),
-        *({name: "other"} for name in ("norm_order", "positions", "video_tokens", "head")),
+        *({name: "other"} for name in ("norm_order", "positions", "video_tokens", "head", "activation", "adapter_start")),
         *({"prompt": value} for value in ("", "  ", 5, None)),
     ],
     TrainConfig: [
         *({name: value} for name in ("lr", "weight_decay") for value in (*NONE, -1e-9, "0.1", None, True)),
         *({"momentum": value} for value in (*NONE, -0.1, 1, 1.0, 1.5)),
+        *({"warmup": value} for value in (*NONE, -0.1, 1, 1.0, 1.5)),
+        *({"jitter": value} for value in (*NONE, 0, -1, 1.5, "2", True)),
         *({"batch": value} for value in (0, -1, 2.0, True, None)),
         *({"epochs": value} for value in (0, -5, 1.5, True)),
         *({"epochs": None, "steps": value} for value in (0, -5, 1.5, True, None)),
