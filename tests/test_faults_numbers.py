@@ -255,7 +255,9 @@ WRONG = {
             {name: value}
             for name in ("mmb", "map", "mcb", "spatial", "residual") for value in (1, 0, "no", None)
         ),
-        *({name: "other"} for name in ("norm_order", "positions", "video_tokens", "head", "activation", "adapter_start")),
+        *({name: "other"} for name in ("norm_order", "positions", "video_tokens", "head")),
+        {"activation": "other"},
+        {"adapter_start": "other"},
         *({"prompt": value} for value in ("", "  ", 5, None)),
     ],
     TrainConfig: [
