@@ -46,17 +46,27 @@ COLUMNS = {
     "classes": "class names in the prompts",
     "nudge": "seed of the change of the initial weights",
     "moved": "top-1 with that change less top-1 without it, points",
+    "part, what": "of the study of linear prompts: course of training, scores, cost; and what was timed",
+    "step": "training step",
+    "error, effect": "of first-order texts, as a share of motion's effect; motion's effect on the texts",
+    "trained with, tested with": "true or linearised prompts",
+    "videos, passes, seconds": "that a timing took: videos, passes of the text tower, seconds",
     "equal": "test videos that are right, or wrong, both times, percent",
 }
 KINDS = {
     ".summary.csv": "means, with their spread over runs and over test videos, beside the printed value",
     ".videos.csv": "which test videos each run names right",
     "rates.csv": "the sweep that chose the learning rates, on training videos set aside",
+    "linear_prompts.csv": "how far motion's way to the texts is from linear",
     "rounding.csv": "runs whose initial weights are changed by their last bit",
     "table3.csv": "parameters and operations, counted from the modules",
     ".csv": "one row for each run and metric",
 }
-MORE = {"rates": "Learning rates", "rounding": "Rounding"}  # beside the targets' tables
+MORE = {
+    "rates": "Learning rates",
+    "rounding": "Rounding",
+    "linear_prompts": "Linear prompts",
+}  # beside the targets' tables
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
