@@ -576,9 +576,9 @@ class Workshop:
 
 def own_call(asked: Experiment) -> dict:
     """What a provenance says of a call whose parameters are its own; nothing for a target as the paper has
-    it, but for another number of runs."""
-    if not asked.name:  # the notebook is still told how many runs a cell has
-        return {"parameters": {"seeds": asked.changes["seeds"]}} if asked.changes.get("seeds") else {}
+    it."""
+    if not asked.name:
+        return {}
     found = {
         "name": asked.name,
         "parameters": dict(asked.changes),
