@@ -17,7 +17,7 @@ from conftest import ROOT
 from test_features import write_video
 from test_table5 import Call
 
-VIDEOS = 160  # five shards
+VIDEOS = 320  # ten shards
 FILES = ("about.json", "failed.csv", "features.npy", "index.csv", "sums.json")
 
 
