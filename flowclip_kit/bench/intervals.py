@@ -43,7 +43,7 @@ def recorded(target: str = "table5") -> dict[str, Variances]:
         for place in of_run[variant].index.droplevel("seed").unique():
             keys = zip(of_run[(variant, *place)], of_run[(reference, *place)], strict=True)
             x = np.array([100.0 * view.hits[a] - 100.0 * view.hits[b] for a, b in keys])
-            rest = stats._rest(x) * x.size
+            rest = stats.rest_variance(x) * x.size
             seed = x.mean(axis=1).var(ddof=1) - rest / x.shape[1]
             found.append(Variances(seed, x.mean(axis=0).var(ddof=1) - rest / len(x), rest))
     typical = Variances(*np.mean(found, axis=0))

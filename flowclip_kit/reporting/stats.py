@@ -74,7 +74,7 @@ def crossed(tables: Sequence[np.ndarray], trained: bool = True) -> Crossed:
     runs = rest = 0.0
     if n > 1:
         runs = of_seed.var(ddof=1) / n
-        rest = sum(map(_rest, tables)) / splits**2
+        rest = sum(map(rest_variance, tables)) / splits**2
     variance = max(runs, rest) + max(videos, rest) - rest
     run_se = math.sqrt(max(runs, rest)) if n > 1 else math.nan
     if variance < 1e-12:  # zero but for rounding
@@ -86,7 +86,7 @@ def crossed(tables: Sequence[np.ndarray], trained: bool = True) -> Crossed:
     return Crossed(mean, se, df, 2 * above(abs(mean), se, df), mean - half, mean + half, run_se or math.nan)
 
 
-def _rest(x: np.ndarray) -> float:
+def rest_variance(x: np.ndarray) -> float:
     """What a split's mean owes to neither seeds nor videos, as a variance."""
     left = x - x.mean(axis=1, keepdims=True) - x.mean(axis=0) + x.mean()
     return float((left**2).sum() / ((len(x) - 1) * max(x.shape[1] - 1, 1)) / x.size)
