@@ -133,8 +133,10 @@ def ensure_all(
     if styles:
         options = replace(options, class_names=styles.pop())
     with Workshop(next(iter(chosen.values())).profile, options, rank(None, os.environ)) as workshop:
-        prompts = {cell.config.model.prompt for experiment in chosen.values() for cell in experiment.cells()}
-        names = {name for experiment in chosen.values() for name in experiment.profile.roles.values()}
+        asked = chosen.values()
+        prompts = {cell.config.model.prompt for experiment in asked for cell in experiment.cells()}
+        # in the targets' order, not a set's: with several data sets missing, a call always names the same one
+        names = dict.fromkeys(name for experiment in asked for name in experiment.profile.roles.values())
         workshop.open(names, prompts)
         chosen = {target: workshop.possible(experiment) for target, experiment in chosen.items()}
         if workshop.main:
