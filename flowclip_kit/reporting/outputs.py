@@ -181,10 +181,15 @@ def write_card(profile: str, results: Path, recorded: bool = False) -> Path:
 
 
 def _source(profile: str, results: Path, recorded: bool) -> str:
-    """Where the tables of a profile are: below `results`, or the recorded ones."""
+    """Where the tables of a profile are: below `results`, or the recorded ones. Raises InputError where there
+    are none, before anything is written."""
     folder = experiments.results_folder(profile, str(results))
     own = any((folder / f"{name}.csv").exists() for name in TARGETS) or any(folder.glob("*-*/*.csv"))
-    return str(results) if own and not recorded else "recorded"
+    if own and not recorded:
+        return str(results)
+    if not any((folder := experiments.results_folder(profile, "recorded")).glob("*.csv")):
+        raise InputError(f"{folder}: no tables of profile {profile}; make them with ./reproduce.sh all")
+    return "recorded"
 
 
 def verdict_counts(profile: str, results: Path) -> str:
