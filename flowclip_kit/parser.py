@@ -271,6 +271,9 @@ def parser() -> argparse.ArgumentParser:
     test.add_argument(
         "--browser", action="store_true", help="also move every control in a real browser (Chromium)"
     )
+    test.add_argument(
+        "--slow", action="store_true", help="also the tests that kill and repeat for minutes, as CI does"
+    )
     test.add_argument("--screenshots", metavar="DIR", help="where the browser's pictures go")
     test.add_argument("options", nargs="*", help="pytest's own options and files, for the unit tests")
     extra = command(

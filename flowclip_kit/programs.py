@@ -33,7 +33,8 @@ def _own_ipython() -> None:
 
 
 def test(words: Sequence[str]) -> int:
-    """Unit tests, then every notebook, then with --browser the notebooks' controls in a browser."""
+    """Unit tests, with --slow all of them, then every notebook, then with --browser the notebooks' controls
+    in a browser."""
     parser = argparse.ArgumentParser(prog="./reproduce.sh test", add_help=False, allow_abbrev=False)
     parser.add_argument("--browser", action="store_true")
     parser.add_argument("--screenshots", type=Path)

@@ -29,11 +29,23 @@ CLIPS = Path(os.environ.get("FLOWCLIP_TEST_VIDEOS") or ROOT.parent / "shared" / 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of tests/e2e/test_browser.py."""
+    """--slow, and options of tests/e2e/test_browser.py."""
+    parser.addoption("--slow", action="store_true", help="also run tests marked slow, as CI does")
     parser.addoption("--browser", action="store_true", help="move every control of the notebooks in Chromium")
     parser.addoption(
         "--screenshots", type=Path, help="folder for the browser's screenshots (default: a temporary one)"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test marked slow tries harder, or once more, what a quicker test has tried: CI alone runs it, and who
+    names it."""
+    if config.getoption("--slow") or any("::" in word for word in config.args):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --slow, as .ci/run does")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,7 +6,9 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -24,7 +26,7 @@ from flowclip_kit import studies
 from flowclip_kit.cli import main
 from flowclip_kit.demo import world
 from flowclip_kit.experiments import Experiment, catalogue, estimates, knobs, own_runs
-from flowclip_kit.experiments.catalogue import TARGETS, grid, parameters
+from flowclip_kit.experiments.catalogue import TARGETS, VARIANTS, grid, parameters
 from flowclip_kit.parser import parser
 from flowclip_kit.profiles import DEMO, PAPER, SMOKE
 from flowclip_kit.reporting import notebooks
@@ -224,13 +226,36 @@ def test_what_is_the_papers_goes_with_the_paper_and_all_else_apart():
 
 def test_the_grid_is_shown_before_it_is_run():
     table = studies.Study("figure3d", s=[1, 2, 6, 7], seeds=5).grid
-    assert (
-        table["s"].tolist() == [1, 2, 6, 7] * 2 and table["runs"].eq(5).all() and (table["minutes"] > 0).all()
-    )
-    assert table["data set"].tolist() == ["figures-h"] * 4 + ["figures-u"] * 4
+    assert table["s"].tolist() == [1, 2, 6, 7] and table["runs"].eq(2 * 5).all()
+    assert (table["minutes"] > 0).all() and table["data set"].eq("figures-h, figures-u").all()
+    rows = studies.Study("table5", k=[2, 4], datasets="figures-h").grid
+    assert rows["k"].to_dict() == {"clip": "0"} | dict.fromkeys(VARIANTS, "2, 4")
+    assert rows["runs"].tolist() == [1] + [2 * 3] * len(VARIANTS)
     cells = Experiment.of("figure3d").cells()
     count, seconds = estimates.expected(DEMO, cells, 2)
     assert count == 30 and 10 < seconds < 3600 and seconds <= estimates.expected(DEMO, cells, 1)[1]
+    trials = studies.Study("readings", lr=[0.1, 0.2]).grid
+    assert trials["lr"].eq("0.1, 0.2").all() and trials["runs"].eq(2 * 2).all()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_grid_has_every_cell_once(target):
+    asked = Experiment.of(target)
+    cells = {(cell.variant, cell.config) for cell in asked.cells()}
+    grid = estimates.grid_table(asked)
+    listed = [grid[name].str.split(", ") for name in ("data set", "k", "split", "lr")]
+    told = sum(math.prod(map(len, row)) for row in zip(*listed, strict=True))
+    apart = {(variant, replace(config, seed=0)) for variant, config in cells}
+    assert grid["runs"].sum() == len(asked.cells()) and told == len(apart)
+
+
+def test_cells_that_are_not_in_every_combination_have_rows_of_their_own(monkeypatch):
+    asked = Experiment.of("table5", given={"variants": "full", "seeds": 1})
+    kept = [cell for cell in asked.cells() if (cell.role, cell.config.k) != ("UCF-101", 16)]
+    monkeypatch.setattr(Experiment, "cells", lambda self: kept)
+    grid = estimates.grid_table(asked)
+    assert grid["k"].tolist() == ["2, 4, 8, 16", "2, 4, 8"]
+    assert grid["data set"].tolist() == ["figures-h", "figures-u"]
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,7 @@ def command(folder: str, cache: str, log: str) -> None:
         ensure(dataset, load=functools.partial(Projection, Path(log), 0.2), pool=pool, shard_videos=1)
 
 
+@pytest.mark.slow
 def test_many_writers_at_once_make_one_store(dataset, cache, log, tmp_path, monkeypatch):
     expected = afresh(dataset, tmp_path, monkeypatch, shard_videos=1)
     for attempt in range(3):

@@ -67,7 +67,8 @@ def wide() -> Backbone:
 
 
 @pytest.mark.parametrize(
-    ("data", "length"), [("HMDB-51", 3), ("HMDB-51", 4), ("UCF-101", 5), ("Kinetics-400", 5)]
+    ("data", "length"),
+    [("HMDB-51", 3), ("HMDB-51", 4), ("UCF-101", 5), pytest.param("Kinetics-400", 5, marks=pytest.mark.slow)],
 )
 def test_equals_the_naive_path_in_float32(wide, data, length):
     values, gradients = compare(wide, CLASSES[data], length)

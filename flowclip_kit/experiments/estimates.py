@@ -229,7 +229,11 @@ def expected(profile: Profile, cells: Iterable[Cell], jobs: int) -> tuple[int, f
 
 
 def grid_table(experiment: Experiment) -> pd.DataFrame:
-    """One row per cell of an experiment's table: where it is tested, its settings, runs and minutes."""
+    """The cells of an experiment's table by variant: where they are tested, their settings, runs and minutes.
+
+    Cells that differ only in split, learning rate, k or data set, and are there in every combination,
+    share a row that lists them.
+    """
     cells = experiment.cells()
     rows = []
     for cell, spent in zip(
@@ -242,12 +246,20 @@ def grid_table(experiment: Experiment) -> pd.DataFrame:
             "data set": tested.dataset, "variant": cell.variant,
             "k": "all" if train and not config.k else config.k or 0, "split": tested.split, "T": model.frames,
             "s": model.step if model.mmb else 0, "H": model.prompt_length, "tau": model.tau,
-            "lr": train.lr if train else 0.0, **length, "batch": train.batch if train else 0,
+            "lr": f"{train.lr:g}" if train else "", **length, "batch": train.batch if train else 0,
             "runs": 1, "minutes": spent / 60,
         })  # fmt: skip
+    spent_on = ["runs", "minutes"]
     frame = pd.DataFrame(rows)
-    keys = [name for name in frame if name not in ("runs", "minutes")]
-    return frame.groupby(keys, sort=False, as_index=False)[["runs", "minutes"]].sum().round({"minutes": 1})
+    frame = frame.groupby([*frame.columns.drop(spent_on)], sort=False, as_index=False)[spent_on].sum()
+    for listed in ("split", "lr", "k", "data set"):
+        values = frame[listed].astype(str)
+        by = frame.assign(**{listed: values}).groupby(
+            [*frame.columns.drop([listed, *spent_on])], sort=False, as_index=False
+        )
+        frame = by.agg({listed: ", ".join, "runs": "sum", "minutes": "sum"})
+    columns = [name for name in rows[0] if name != "variant"]
+    return frame.round({"minutes": 1}).set_index("variant")[columns]
 
 
 # --- as text ------------------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def whole(data, tmp_path_factory) -> dict[str, bytes]:
     return stored(folder / "cache")
 
 
+@pytest.mark.slow
 def test_killed_five_times_at_random_it_ends_with_the_same_bytes(data, whole, tmp_path):
     cache, drawn = tmp_path / "cache", random.Random(4)
     kills = 0

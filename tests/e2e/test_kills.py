@@ -1,7 +1,7 @@
 """Kills and signals at random moments of everything a call does: the same tables after all, and nothing left
 behind.
 
-The usual suite has a few of them; FLOWCLIP_KILLS=40 asks for 40 kills and 10 signals.
+CI has a few of them; FLOWCLIP_KILLS=40 asks for 40 kills and 10 signals.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def place():
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_table_is_the_same_and_nothing_is_left(data, undisturbed, cache, place):
     rng = random.Random(5)
     signals = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]

@@ -20,6 +20,10 @@ from flowclip_kit.experiments import runs
 from flowclip_kit.experiments.experiment import Options
 from flowclip_kit.experiments.results_table import tidy_csv
 
+FEW = {"k": [2, 4]}  # half of the table
+HALF = (*ONE_SET, "-p", "k=[2,4]", "--name", "few")
+TABLE, RUNS = "smoke/table5-few/table5.csv", 11
+
 
 @pytest.fixture
 def ray():
@@ -55,14 +59,15 @@ def local(cache, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("local")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWCLIP_CACHE", str(cache))
-        found = runs.ensure("table5", "smoke", Options(dataset="figures-h", results=folder))
+        found = runs.ensure("table5", "smoke", Options(dataset="figures-h", results=folder), FEW, "few")
+    assert len(lasting(folder)) == RUNS
     (folder / "table5.csv").write_text(tidy_csv(found.tidy))
     return folder
 
 
 def test_D12_a_worker_killed_in_the_middle_of_a_run_changes_no_byte(ray, local, cache, tmp_path):
     results = tmp_path / "ray"
-    call = Call((*ONE_SET, "--engine", "ray", "--results", str(results)), tmp_path, cache)
+    call = Call((*HALF, "--engine", "ray", "--results", str(results)), tmp_path, cache)
     until(lambda: in_work(results) > 0 and len(list((results / "runs").glob("*.json"))) >= 2, call)
     for _ in range(100):
         with suppress(OSError, ValueError, StopIteration):  # done meanwhile
@@ -70,13 +75,14 @@ def test_D12_a_worker_killed_in_the_middle_of_a_run_changes_no_byte(ray, local, 
             os.kill(json.loads(held.read_text())["pid"], signal.SIGKILL)
             break
         time.sleep(0.02)
-    assert len(list((results / "runs").glob("*.json"))) < 21
+    assert len(list((results / "runs").glob("*.json"))) < RUNS
     call.end()
-    assert (results / "smoke/table5.csv").read_text() == (local / "table5.csv").read_text()
+    assert (results / TABLE).read_text() == (local / "table5.csv").read_text()
     assert lasting(results) == lasting(local) and not call.left(20)
     assert not [path.name for path in (results / "runs").iterdir() if path.name.endswith((".part", ".lock"))]
 
 
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(ray, local, cache, tmp_path):
     from ray.cluster_utils import Cluster
 
@@ -87,23 +93,23 @@ def test_a_cluster_that_loses_a_node_makes_the_whole_table_with_the_same_bytes(r
     try:
         other = cluster.add_node(num_cpus=1)
         asked = ("--engine", "ray", "--ray-address", cluster.address, "--results", str(results))
-        call = Call((*ONE_SET, *asked), tmp_path, cache)
+        call = Call((*HALF, *asked), tmp_path, cache)
         # Each node has one CPU, so two runs in work are one on each.
         until(lambda: in_work(results) == 2 and len(list((results / "runs").glob("*.json"))) >= 2, call)
         cluster.remove_node(other, allow_graceful=False)
-        assert len(list((results / "runs").glob("*.json"))) < 21
+        assert len(list((results / "runs").glob("*.json"))) < RUNS
         call.end()
     finally:
         cluster.shutdown()
-    assert (results / "smoke/table5.csv").read_text() == (local / "table5.csv").read_text()
-    assert len(lasting(results)) == 21 and lasting(results) == lasting(local)
+    assert (results / TABLE).read_text() == (local / "table5.csv").read_text()
+    assert len(lasting(results)) == RUNS and lasting(results) == lasting(local)
     assert_whole(results)
     assert not call.left(20)
 
 
 def test_ctrl_c_stops_ray_too_and_says_one_line(ray, cache, tmp_path):
     results = tmp_path / "results"
-    call = Call((*ONE_SET, "--engine", "ray", "--results", str(results)), tmp_path, cache)
+    call = Call((*HALF, "--engine", "ray", "--results", str(results)), tmp_path, cache)
     until(lambda: in_work(results) > 0, call)
     os.killpg(call.process.pid, signal.SIGINT)  # what a terminal does
     call.end(130)
@@ -114,6 +120,7 @@ def test_ctrl_c_stops_ray_too_and_says_one_line(ray, cache, tmp_path):
     assert_whole(results)
 
 
+@pytest.mark.slow
 def test_D12_two_ranks_of_torchrun_equal_one_process_to_the_byte(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWCLIP_CACHE", str(cache))
     runs.ensure("table8", "smoke", Options(dataset="figures-k", results=tmp_path / "one"))

@@ -41,9 +41,12 @@ def data(tmp_path_factory) -> Path:
 def run(data: Path, folder: Path, *arguments: str) -> pd.DataFrame:
     """A target's tidy table under the quick profile."""
     options = ("--profile", "quick", "--backbone", "tiny-clip", "--seeds", "1", "--data-root", str(data))
-    call = Call((*arguments, *options, "--results", str(folder / "results")), folder, data / "cache").end()
+    options += ("--name", "some", "--results", str(folder / "results"))
+    call = Call((*arguments, *options), folder, data / "cache").end()
     assert "Traceback" not in call.err
-    return pd.read_csv(folder / f"results/quick/{arguments[0]}.csv", keep_default_na=False)
+    return pd.read_csv(
+        folder / f"results/quick/{arguments[0]}-some/{arguments[0]}.csv", keep_default_na=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +55,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_table5_on_the_official_layouts(data, folder):
-    table = run(data, folder, "table5")
+    table = run(data, folder, "table5", "-p", "k=[2,16]")
     top1 = table[(table["metric"] == "top1") & (table["variant"] != "clip")]
-    assert len(top1) == 2 * len(VARIANTS) * 4 and {*top1["dataset"]} == {"hmdb51", "ucf101"}
+    assert len(top1) == 2 * len(VARIANTS) * 2 and {*top1["dataset"]} == {"hmdb51", "ucf101"}
     assert {*top1["seed"]} == {0} and {*top1["views"].astype(str)} == {"1x1"}
-    about = json.loads((folder / "results/quick/table5.provenance.json").read_text())["datasets"]
+    about = json.loads((folder / "results/quick/table5-some/table5.provenance.json").read_text())["datasets"]
     sizes = {name: (found["classes"], found["train"], found["test"]) for name, found in about.items()}
     hmdb = formats.load("hmdb51", data / "hmdb51").splits[1]
     ucf = formats.load("ucf101", data / "ucf101").splits[1]
@@ -84,7 +87,7 @@ def test_a_published_list_is_what_is_trained_on(data, folder):
 
 
 def test_table7_trains_on_one_set_and_tests_on_the_other(data, folder):
-    table = run(data, folder, "table7")
+    table = run(data, folder, "table7", "-p", "epochs=2")
     top1 = table[(table["metric"] == "top1") & (table["variant"] != "clip")]
     ways = {("hmdb51", "UCF-101", 1), ("ucf101", "HMDB-51", 1)}
     assert {*zip(top1["dataset"], top1["trained_on"], top1["split"], strict=True)} == ways
@@ -93,8 +96,8 @@ def test_table7_trains_on_one_set_and_tests_on_the_other(data, folder):
 
 def test_other_class_names_are_another_run(data, folder):
     before = {path.stem for path in (folder / "results/runs").glob("*.json")}
-    run(data, folder, "figure3a", "--dataset", "ucf101", "--class-names", "raw")
-    about = json.loads((folder / "results/quick/figure3a.provenance.json").read_text())
+    run(data, folder, "figure3a", "--dataset", "ucf101", "--class-names", "raw", "-p", "epochs=2")
+    about = json.loads((folder / "results/quick/figure3a-some/figure3a.provenance.json").read_text())
     assert about["class_names"] == "raw"
     texts = formats.load("ucf101", data / "ucf101", class_names="raw").texts
     assert (
