@@ -137,8 +137,9 @@ def preview(pictures: np.ndarray, side: int = 112, seconds: float = 3.0) -> str:
 
 CELLS = [
     {"selector": "", "props": "border-collapse:collapse; font-size:12px; line-height:1.35"},
-    {"selector": "td", "props": "padding:1px 8px; text-align:right; min-width:62px; border:0"},
-    {"selector": "th", "props": "padding:1px 8px; text-align:right; font-weight:normal; border:0"},
+    {"selector": "td", "props": "padding:1px 4px; text-align:right; min-width:52px; border:0"},
+    {"selector": "th", "props": "padding:1px 4px; text-align:right; font-weight:normal; border:0"},
+    {"selector": "th.row_heading", "props": "white-space:nowrap"},
     {"selector": "caption", "props": "caption-side:top; text-align:left; font-weight:bold; padding:4px 0"},
 ]
 

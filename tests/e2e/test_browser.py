@@ -110,6 +110,13 @@ class Lab:
                 raise AssertionError(self.log.read_text()[-2000:])
             time.sleep(0.2)
 
+    def ready(self, name: str) -> bool:
+        """Whether the notebook's kernel runs, and a page is connected to it."""
+        with urllib.request.urlopen(f"{self.url}/api/sessions?token={self.token}", timeout=SECONDS) as answer:
+            sessions = json.load(answer)
+        kernels = [session["kernel"] for session in sessions if session["path"] == f"{name}.ipynb"]
+        return any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in kernels)
+
 
 @pytest.fixture(scope="module")
 def lab(chromium, tmp_path_factory):
@@ -129,6 +136,12 @@ def opened(chromium, lab: Lab, name: str):
     page.goto(f"{lab.url}/lab/tree/{name}.ipynb?token={lab.token}&reset", wait_until="domcontentloaded")
     page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell")
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+    # The page says idle before its kernel runs; widgets of cells that are sent until then never load.
+    end = time.time() + SECONDS
+    while not lab.ready(name):
+        assert time.time() < end, f"{name}: no kernel"
+        page.wait_for_timeout(250)
+    page.wait_for_timeout(2000)
     return page
 
 
