@@ -211,13 +211,16 @@ def _file(page: str) -> Path:
 
 
 def _edit(path: Path, text: str, change: Callable[[str], str]) -> str:
-    """A page with `change` made to its Markdown: the whole of it, or the Markdown cells of a notebook."""
+    """A page with `change` made to its Markdown: the whole of it, or the Markdown cells of a notebook, whose
+    long cell of parameters is folded."""
     if path.suffix == ".md":
         return change(text)
     notebook = json.loads(text)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = change("".join(cell["source"]))
+        elif "parameters" in (tags := cell["metadata"].get("tags", [])):
+            tags.append("hide-input")
     return json.dumps(notebook)
 
 

@@ -273,6 +273,8 @@ def test_the_book_is_built_without_a_warning_and_all_its_links_lead_somewhere(tm
     assert first.exists() and (tmp_path / "book" / "searchindex.js").exists()
     api = (tmp_path / "book" / "api.html").read_text()
     assert 'id="flowclip_core.training.loop.train"' in api
+    pages = {path.stem: path.read_text() for path in (tmp_path / "book" / "notebooks").glob("*.html")}
+    assert "tag_hide-input" in pages["table5"]
 
 
 # --- other machines -----------------------------------------------------------------------------------------
