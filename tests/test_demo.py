@@ -165,6 +165,18 @@ def test_splits_differ_and_have_the_promised_sizes():
     assert len({frozenset(part) for part in drawn}) == 3
 
 
+@pytest.mark.parametrize("name", world.NAMES)
+def test_a_world_with_more_test_videos_has_the_same_training_videos(name):
+    label = next(iter(world.CLASSES[name]))
+    for split in (1, 2, 3):
+        small, large = (
+            world.test_videos(name, label, split, world.Size(test=test)) for test in (world.DRAWN, 64)
+        )
+        assert small < large and len(large) == 64
+        assert set(range(24 + 64)) - large == set(range(24 + world.DRAWN)) - small
+    assert len(world.test_videos(name, label, 1, world.Size(train=4, test=2))) == 2
+
+
 def test_a_second_call_returns_at_once_and_other_sizes_are_refused(small_world, monkeypatch):
     root, size = small_world["figures-h"].parent, world.Size(SMALL["figures-h"], 2, 1)
     monkeypatch.setattr(world, "_write_class", None)
