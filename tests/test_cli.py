@@ -109,7 +109,10 @@ def refused(capfd):
             "--pretrained absent.pt: no such file",
         ),
         ("table5 --profile smoke --backbone ViT-B-16 --pretrained laion9", "laion9"),
-        ("table5 --profile smoke --pretrained openai", "tiny-clip brings its own weights"),
+        (
+            "table5 --profile smoke --pretrained openai",
+            "--pretrained openai: backbone tiny-clip brings its own",
+        ),
         ("table9", "table9"),
         ("figure3", "figure3"),
         ("figure3e", "figure3e"),

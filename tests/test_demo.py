@@ -10,16 +10,23 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import av
 import numpy as np
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from flowclip_core.errors import InputError
+from flowclip_core.files import sha256
 from flowclip_kit.demo import backbone, figures, world
 from flowclip_kit.demo.actions import ACTIONS
 from flowclip_kit.demo.makers import captions, pretrain
+from flowclip_kit.experiments import devices, loading
+from flowclip_kit.experiments.experiment import Experiment, Options
+from flowclip_kit.profiles import DEMO
 
 PAIRS = [(name, *pair) for name in world.LOOKS for pair in world.pairs(name)]
 SMALL = {
@@ -308,6 +315,36 @@ def test_an_altered_weights_file_is_refused_in_one_line(tmp_path):
     (tmp_path / "tiny_clip.safetensors").unlink()
     with pytest.raises(InputError, match="missing"):
         backbone.load_tiny_clip(tmp_path)
+
+
+@pytest.fixture
+def another(tmp_path) -> Path:
+    """A folder as `makers.pretrain` writes it, with other weights than the embedded ones."""
+    folder = tmp_path / "another"
+    shutil.copytree(backbone.FOLDER, folder, ignore=shutil.ignore_patterns("figures*"))
+    weights = load_file(folder / "tiny_clip.safetensors")
+    weights["visual.conv1.weight"] = weights["visual.conv1.weight"] * 1.5
+    save_file(weights, folder / "tiny_clip.safetensors")
+    log = json.loads((folder / "tiny_clip.log.json").read_text())
+    log["sha256"] = sha256(folder / "tiny_clip.safetensors")
+    (folder / "tiny_clip.log.json").write_text(json.dumps(log))
+    return folder
+
+
+def test_another_pretraining_is_another_model_with_runs_of_its_own(another, monkeypatch):
+    own, other = backbone.load_backbone(), backbone.load_backbone("tiny-clip", str(another))
+    assert other.pretrained == str(another) and own.weights_hash != other.weights_hash
+    picture = torch.full((1, 3, 64, 64), 90, dtype=torch.uint8)
+    assert not torch.equal(own.encode_frames(picture), other.encode_frames(picture))
+    monkeypatch.chdir(another.parent)
+    asked = Experiment.of("table5", "demo", Options(pretrained="another")).profile.backbone
+    assert asked.pretrained == str(another)  # processes elsewhere find it
+    assert devices.weights_hash(asked) == sha256(another / "tiny_clip.safetensors")
+    assert devices.weights_hash(asked) != devices.weights_hash(DEMO.backbone) == sha256(world.WEIGHTS)
+    about = {"datasets": ["figures-h"], "backbone": {"name": "tiny-clip", "pretrained": asked.pretrained}}
+    assert "another pre-training, another" in loading.model_note(about)
+    with pytest.raises(InputError, match="brings its own weights, or takes those of a folder"):
+        Experiment.of("table5", "demo", Options(pretrained=str(another.parent)))
 
 
 def test_three_steps_of_pretraining_are_reproducible(monkeypatch):

@@ -17,7 +17,7 @@ from flowclip_core.errors import InputError
 from flowclip_core.files import sha256
 from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.backbone import load_backbone as load_other
-from flowclip_kit.demo.world import WEIGHTS
+from flowclip_kit.demo.world import WEIGHTS, weights_of
 from flowclip_kit.weights import check_contents
 
 if TYPE_CHECKING:
@@ -32,17 +32,15 @@ def load_backbone(
     """The frozen CLIP `name`: `tiny-clip`, which knows drawn figures, or what `flowclip_core.load_backbone`
     takes.
 
-    Raises InputError as that does, and for other weights of the tiny CLIP.
+    pretrained: of the tiny CLIP, a folder that `makers.pretrain` wrote; default its own weights. Raises
+    InputError as `load_backbone` does, and for a folder without such weights.
     """
     if name != TINY:
         if not (isinstance(name, Path) or Path(name).is_dir()):
             check_contents(name, pretrained)
         return load_other(name, pretrained, seed, device)
-    if pretrained not in (None, "", "none"):
-        raise InputError(
-            f"backbone {TINY} brings its own weights; leave --pretrained out (got {pretrained!r})"
-        )
-    return Backbone(load_tiny_clip(), TINY, None).to(device)
+    path = weights_of(pretrained)
+    return Backbone(load_tiny_clip(path.parent), TINY, None if path == WEIGHTS else pretrained).to(device)
 
 
 def untrained(seed: int) -> CLIP:

@@ -39,6 +39,23 @@ WEIGHTS = (
 TRAIN, TEST = 24, 16
 DRAWN = 16  # test videos of a split that its lists draw; those beyond are tested in every split
 
+
+def weights_of(pretrained: str | None) -> Path:
+    """The weights of the tiny CLIP: its own, or those in a folder that `makers.pretrain` wrote.
+
+    Raises InputError for a folder without them.
+    """
+    if pretrained in (None, "", "none"):
+        return WEIGHTS
+    path = Path(str(pretrained)) / WEIGHTS.name
+    if not path.is_file():
+        raise InputError(
+            f"--pretrained {pretrained}: backbone tiny-clip brings its own weights, or takes those of a"
+            " folder that python -m flowclip_kit.demo.makers.pretrain wrote; leave the option out"
+        )
+    return path
+
+
 LOOKS = {
     "figures-h": Look(("street", "room", "night", "grass"), (33.0, 41.0), noise=(5.0, 9.0), clutter=(1, 5)),
     "figures-u": Look(("gym", "grass", "beach", "street"), (36.0, 43.0), noise=(4.0, 7.0), clutter=(0, 3),

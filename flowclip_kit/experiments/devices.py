@@ -79,7 +79,7 @@ def pick_precision(precision: str | None, device: str) -> str:
 def weights_hash(backbone: BackboneConfig) -> str:
     """Hash of the backbone's weights; for the embedded model that of its file, without importing torch."""
     if backbone.name == TINY:
-        return sha256(world.WEIGHTS)
+        return sha256(world.weights_of(backbone.pretrained))
     from flowclip_kit.demo.backbone import load_backbone
 
     return load_backbone(backbone.name, backbone.pretrained).weights_hash

@@ -300,9 +300,8 @@ def with_backbone(profile: str, options: Options) -> Profile:
         pretrained = options.pretrained or (None if name == TINY else "openai")
         backbone = BackboneConfig(name, None if pretrained == "none" else pretrained)
     if backbone.name == TINY and backbone.pretrained:
-        raise InputError(
-            f"backbone tiny-clip brings its own weights; leave --pretrained {backbone.pretrained} out"
-        )
+        folder = world.weights_of(backbone.pretrained).parent
+        backbone = replace(backbone, pretrained=str(folder.absolute()))
     return replace(found, backbone=backbone)
 
 

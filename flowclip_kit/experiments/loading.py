@@ -120,12 +120,9 @@ def model_note(about: dict) -> str:
 def _weights_note(about: dict) -> str:
     name, pretrained = about["backbone"]["name"], about["backbone"]["pretrained"]
     if name == TINY:
-        drawn = set(about["datasets"]) <= set(world.NAMES)
-        return (
-            ""
-            if drawn
-            else "the embedded tiny CLIP knows drawn figures only: on real video its scores mean nothing"
-        )
+        if not set(about["datasets"]) <= set(world.NAMES):
+            return "the embedded tiny CLIP knows drawn figures only: on real video its scores mean nothing"
+        return f"the tiny CLIP of another pre-training, {Path(pretrained).name}" if pretrained else ""
     return "" if pretrained else f"{name} has random weights: its scores mean nothing"
 
 
