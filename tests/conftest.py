@@ -48,6 +48,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+# Tests that kill processes at certain moments, or start Ray, which gives itself 30 seconds.
+MANY = ("test_kills", "test_machines", "test_table5", "test_engines", "test_ranks")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
     """A file's tests keep together; those that start many processes come one after another, and first."""
@@ -56,8 +60,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            many = "e2e/" in file or Path(file).stem in ("test_engines", "test_ranks")
-            return "many processes" if many else file
+            return "many processes" if Path(file).stem in MANY else file
 
     return Scheduling(config, log)
 
