@@ -16,7 +16,6 @@ from flowclip_core.model.backbone import Backbone
 from flowclip_core.model.prompt_tree import PromptTree, lay_out
 from flowclip_core.model.prompts import prompt_vectors
 from flowclip_kit.datasets.class_names import CLASSES
-from flowclip_kit.demo import world
 
 
 def naive(tower: Backbone, names: list[str], vectors: Tensor) -> Tensor:
@@ -116,21 +115,6 @@ def test_videos_do_not_see_each_other(small):
     tree = PromptTree(small, CLASSES["HMDB-51"], 4)
     vectors = fixed(3, 4, small.text_width)
     torch.testing.assert_close(tree(vectors)[1:2], tree(vectors[1:2]), rtol=1e-5, atol=1e-6)
-
-
-def test_equal_prompts_are_encoded_once_to_the_same_bits(tower, monkeypatch):
-    """Those of videos that do not move, as with one frame repeated."""
-    tree = PromptTree(tower, [world.spaced(name) for name in world.CLASSES["figures-u"]], 5)
-    shifts = fixed(4, 1, tower.text_width)
-    vectors = prompt_vectors(tower, PROMPTS[5]) + 0.1 * shifts[[0, 0, 0, 0, 1]]
-    encode, counts = tree._encode, []
-    monkeypatch.setattr(tree, "_encode", lambda part: counts.append(len(part)) or encode(part))
-    with torch.no_grad():
-        apart_, together = tree(vectors), tree(vectors[:4])
-    assert counts == [5, 1] and together.shape == (4, 24, tower.width)
-    assert torch.equal(together, apart_[:4]) and not torch.equal(apart_[4], apart_[0])
-    tree(vectors[:4].requires_grad_())  # each has a gradient of its own
-    assert counts == [5, 1, 4]
 
 
 @pytest.mark.parametrize(("data", "most"), [("HMDB-51", 180), ("UCF-101", 410), ("Kinetics-400", 1600)])

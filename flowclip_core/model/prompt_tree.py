@@ -281,8 +281,6 @@ class PromptTree(nn.Module):
         """
         if torch.is_grad_enabled() and vectors.requires_grad:
             return self._encode(vectors)
-        if len(vectors) > 1 and (vectors == vectors[:1]).all():  # as of videos that do not move
-            return self._encode(vectors[:1]).repeat(len(vectors), 1, 1)
         return torch.cat([self._encode(part) for part in vectors.split(self.at_once)])
 
     def _texts(self, vectors: Tensor) -> Tensor:
