@@ -450,9 +450,10 @@ def test_all_makes_every_table_and_panel_then_verdicts_and_report(monkeypatch, c
 
 def test_report_names_its_file(checkout, monkeypatch, capfd):
     monkeypatch.setattr("flowclip_kit.reporting.report.html", lambda *given: "report")
+    monkeypatch.setattr("flowclip_kit.reporting.outputs.judged", lambda *given: None)
     assert main(["report"]) == 2 and "no tables of profile demo" in capfd.readouterr().err
     assert not Path("checkout/results/demo").exists()
-    write_atomically(Path("checkout/results/recorded/demo/rates.csv"), "")
+    write_atomically(Path("checkout/results/recorded/demo/table3.csv"), "")
     assert main(["report"]) == 0
     out, err = capfd.readouterr()
     assert (out, err) == ("checkout/results/demo/report.html\n", "")

@@ -253,11 +253,9 @@ def grid_table(experiment: Experiment) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame = frame.groupby([*frame.columns.drop(spent_on)], sort=False, as_index=False)[spent_on].sum()
     for listed in ("split", "lr", "k", "data set"):
-        values = frame[listed].astype(str)
-        by = frame.assign(**{listed: values}).groupby(
-            [*frame.columns.drop([listed, *spent_on])], sort=False, as_index=False
-        )
-        frame = by.agg({listed: ", ".join, "runs": "sum", "minutes": "sum"})
+        frame[listed] = frame[listed].astype(str)
+        alike = frame.groupby([*frame.columns.drop([listed, *spent_on])], sort=False, as_index=False)
+        frame = alike.agg({listed: ", ".join, "runs": "sum", "minutes": "sum"})
     columns = [name for name in rows[0] if name != "variant"]
     return frame.round({"minutes": 1}).set_index("variant")[columns]
 

@@ -187,7 +187,8 @@ def _source(profile: str, results: Path, recorded: bool) -> str:
     own = any((folder / f"{name}.csv").exists() for name in TARGETS) or any(folder.glob("*-*/*.csv"))
     if own and not recorded:
         return str(results)
-    if not any((folder := experiments.results_folder(profile, "recorded")).glob("*.csv")):
+    folder = experiments.results_folder(profile, "recorded")
+    if not any((folder / f"{name}.csv").exists() for name in ALL_TARGETS):
         raise InputError(f"{folder}: no tables of profile {profile}; make them with ./reproduce.sh all")
     return "recorded"
 
