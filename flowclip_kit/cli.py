@@ -118,7 +118,6 @@ def _target(asked: argparse.Namespace) -> int:
     usual = {"decoder": "pyav", "class_names": "words"}
     changes = (
         "dataset",
-        "seeds",
         "backbone",
         "pretrained",
         "precision",
@@ -133,6 +132,9 @@ def _target(asked: argparse.Namespace) -> int:
         options = replace(options, precision="float32")
     if asked.profile not in PROFILES:
         raise InputError(f"--profile {asked.profile!r} is unknown; use {', '.join(PROFILES)}")
+    fewest = PROFILES[asked.profile].seeds
+    if asked.record and asked.seeds is not None and asked.seeds < fewest:
+        raise InputError(f"--record --seeds {asked.seeds}: profile {asked.profile} has {fewest} runs a cell")
     folder, everything, began = options.results_dir, asked.target == "all", time.monotonic()
     given = knobs.from_shell(asked.parameter)
     if (given or asked.name) and asked.target not in TARGETS:

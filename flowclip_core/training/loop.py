@@ -480,7 +480,7 @@ def score(
                 for crop in config.crops:
                     views = np.full(len(part), store.crops.index(crop))
                     videos = torch.from_numpy(store.take(part, picked, views)).to(device)
-                    logits = model(videos)["logits"]
+                    logits = _logits(model, videos)
                     finite = logits.isfinite().all(1)
                     if not finite.all():  # softmax would make a score of an infinite one
                         video = names[int(finite.int().argmin())]
@@ -490,6 +490,15 @@ def score(
                     fused[start : start + batch] += logits.softmax(-1).cpu().numpy()
     total: np.ndarray = ranks.add(torch.from_numpy(fused)).numpy()
     return total / (config.clips * len(config.crops))
+
+
+def _logits(model: FlowCLIP, videos: Tensor) -> Tensor:
+    """Logits (B,K) of `forward`; videos with equal prompts, such as still ones, share a pass of the tree."""
+    out = model.encode_video(videos)
+    if model.prompts is None:
+        return model.score_classes(out, model.static_texts)["logits"]
+    prompts, which = out["prompts"].unique(dim=0, return_inverse=True)
+    return model.score_classes(out, model.tree(prompts)[which])["logits"]
 
 
 def _test_frames(

@@ -35,9 +35,6 @@ from flowclip_kit.paths import settled, stamp
 INDEX = ["name", "bytes", "modified", "sha256", "frames", "decoder"]
 FAILED = ["name", "bytes", "modified", "sha256", "error"]
 TABLES = ("index.csv", "failed.csv")
-# Whether the demo's features are centred too. Its recorded runs rest on features that are not: this changes
-# with the next recording, and with it every run key of the demo.
-DEMO_CENTRED = False
 MEAN = 2  # parts of the mean frame behind the frames of a centred video
 ARRAY, ABOUT, SUMS, LOOKED = "features.npy", "about.json", "sums.json", "looked.json"
 

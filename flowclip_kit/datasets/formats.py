@@ -197,23 +197,27 @@ def few_shot(train: Sequence[Video], k: int, seed: int) -> tuple[int, ...]:
     return tuple(drawn)
 
 
-def hold_out(dataset: Dataset, seed: int, share: float = 1 / 3) -> Dataset:
+def hold_out(dataset: Dataset, seed: int, share: float = 1 / 3, untested: bool = False) -> Dataset:
     """Split 1 with a seeded `share` of each class's training videos in the place of its test videos.
 
-    For choosing settings: what is chosen on these videos has not seen the test. Raises InputError when a
+    For choosing settings: what is chosen on these videos has not seen the test of split 1 or, with
+    `untested`, of any split: videos that one of them tests are then on neither side. Raises InputError when a
     class has too few videos to leave one on each side.
     """
     import numpy as np  # here, so that reading a data set needs no more than its lists
 
     kept: list[Video] = []
     held: list[Video] = []
+    tested = {video.name for split in dataset.splits.values() for video in split.test} if untested else set()
     for label, name in enumerate(dataset.classes):
         own = [video for video in dataset.splits[1].train if video.label == label]
+        own = [video for video in own if video.name not in tested]
         order = np.random.default_rng([seed, label]).permutation(len(own))
         aside = int(len(own) * share)
         if not 0 < aside < len(own):
             raise InputError(
-                f"class {name!r} has {len(own)} training videos: too few to set {share:.0%} aside"
+                f"class {name!r} has {len(own)} training videos{' that no split tests' * untested}: too few"
+                f" to set {share:.0%} aside and choose a learning rate; give one (-p lr=RATE)"
             )
         held += [own[i] for i in order[:aside]]
         kept += [own[i] for i in order[aside:]]

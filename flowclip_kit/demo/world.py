@@ -36,7 +36,7 @@ FRAMES, RATE = 32, 12
 WEIGHTS = (
     Path(__file__).parent / "weights" / "tiny_clip.safetensors"
 )  # here, so that hashing it needs no torch
-TRAIN, TEST = 24, 16
+TRAIN, TEST = 24, 64
 DRAWN = 16  # test videos of a split that its lists draw; those beyond are tested in every split
 
 
@@ -162,8 +162,8 @@ def video_path(name: str, label: str, index: int, size: Size) -> str:
 
 
 def default_root() -> Path:
-    """Where the demo sets are kept: a folder of the cache named after the version of the world."""
-    return cache_dir() / "demo" / VERSION
+    """Where the demo sets are kept: a folder of the cache named after the world's version and test videos."""
+    return cache_dir() / "demo" / f"{VERSION}-{TEST}"
 
 
 def _kinetics_id(label: str, index: int) -> str:
@@ -237,7 +237,7 @@ def _write_video(folder: Path, name: str, label: str, index: int, size: Size) ->
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not write_atomically: 1,600 fsyncs would cost more than drawing. `ensure` syncs once, at the end.
+    # Not write_atomically: 7,040 fsyncs would cost more than drawing. `ensure` syncs once, at the end.
     part = path.with_name(f"{unfinished(path)}part")
     try:
         with naming(path):

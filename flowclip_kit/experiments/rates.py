@@ -3,8 +3,10 @@
     python -m flowclip_kit.experiments.rates [--record]
 
 A third of the training videos of each class is set aside; every variant is trained at every rate on k of the
-others (few-shot) or on all of them (closed-set), and scored on what was set aside. One rate serves all
-variants of a protocol: the one with the highest mean over variants, k and data sets.
+others (few-shot) or on all of them (closed-set), and scored on what was set aside. Few-shot tests are of
+split 1 alone, so split 1's training videos serve; closed-set ones are of all splits, so only videos that no
+split tests do. One rate serves all variants of a protocol: the one with the highest mean over variants, k and
+data sets.
 """
 
 from __future__ import annotations

@@ -139,14 +139,18 @@ def rerun(count: int, seed: int = 0, profile: str = "demo") -> tuple[list[Rerun]
     nudges = pd.read_csv(root() / ROUNDING)
     folder = results_folder(profile, "recorded")
     targets = [name for name in TARGETS if (folder / f"{name}.csv").exists()]
-    asked = {target: Experiment.of(target, profile) for target in targets}
+    loaded = {target: load(target, profile) for target in targets}
+    asked = {
+        target: Experiment.of(target, profile, given={"seeds": about["seeds"]})
+        for target, (_, _, about) in loaded.items()
+    }
     with tempfile.TemporaryDirectory() as place:
         options = Options(results=Path(place), device="cpu")
         with Workshop(next(iter(asked.values())).profile, options) as workshop:
             workshop.open({name for one in asked.values() for name in one.profile.roles.values()})
             cells, of, tables = {}, {}, {}
             for target, experiment in asked.items():
-                tidy, hits, _ = load(target, profile)
+                tidy, hits, _ = loaded[target]
                 tables[target] = tidy, hits
                 then = experiment.then(tidy) if experiment.about.then else []
                 for cell in [*workshop.possible(experiment).cells(), *then]:

@@ -5,19 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from flowclip_core.config import EvalConfig, ModelConfig, TrainConfig, need_range, need_types
 from flowclip_kit.profiles import BackboneConfig
 
 # Raised whenever the same settings would give another number; part of every run key.
-SCHEMA = 1
-# Settings that came later, with what they were before: runs that leave them so keep their names.
-LATER: dict[str, dict[str, Any]] = {
-    "": {"listed": None, "method": None},
-    "model": {"adapter_start": "random", "activation": "relu", "position_std": 0.01},
-    "train": {"warmup": 0.0, "jitter": None},
-}
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -69,17 +62,11 @@ class RunConfig:
 
 
 def deciding(config: RunConfig | dict) -> dict:
-    """The settings that decide a run's scores, as JSON has them, without `LATER` ones that are as before.
-
-    config: or such a dict, which a record may have kept from before there were any.
-    """
-    settings = json.loads(json.dumps(config if isinstance(config, dict) else asdict(config), allow_nan=False))
+    """The settings that decide a run's scores, as JSON has them. config: or such a dict, of a record."""
+    settings: dict = json.loads(
+        json.dumps(config if isinstance(config, dict) else asdict(config), allow_nan=False)
+    )
     settings.get("backbone", {}).pop("pretrained", None)  # how weights are named is no setting
-    for part, fields in LATER.items():
-        there = (settings[part] if part else settings) or {}
-        for name, before in fields.items():
-            if there.get(name) == before:
-                there.pop(name, None)
     return settings
 
 

@@ -28,7 +28,7 @@ from flowclip_core.model import hub
 from flowclip_core.training.metrics import accuracy
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.extraction import Filled, Plan, ensure_features, extract, find, plan
-from flowclip_kit.datasets.feature_store import DEMO_CENTRED, FeatureStore, StoreConfig
+from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
 from flowclip_kit.datasets.few_shot_lists import read_list, shots_of
 from flowclip_kit.datasets.formats import Dataset, Video
 from flowclip_kit.demo import world
@@ -203,8 +203,8 @@ class Workshop:
         self.sets: dict[str, Dataset] = {}
         self.stores: dict[str, FeatureStore] = {}
         self.lists: dict[str, FewShotList] = {}  # by the hash of their names
-        self._set_aside: dict[str, Dataset] = {}
-        self._parts: dict[tuple[str, int, bool], str] = {}
+        self._set_aside: dict[tuple[str, bool], Dataset] = {}
+        self._parts: dict[tuple[str, int, bool | None], str] = {}
         self._keys: dict[RunConfig, str] = {}
         self._records: dict[str, dict] = {}
         self._failed: set[RunConfig] = set()  # trials of learning rates that diverged
@@ -310,10 +310,10 @@ class Workshop:
         return wanted, filled, store
 
     def _store_config(self, name: str) -> StoreConfig:
-        profile, centred = self.profile, name not in world.NAMES or DEMO_CENTRED
+        profile = self.profile
         return StoreConfig(
             self.weights, profile.frames_stored, profile.store_crops, self.options.decoder, self.precision,
-            centred,
+            centred=True,
         )  # fmt: skip
 
     @contextmanager
@@ -332,7 +332,7 @@ class Workshop:
     def possible(self, asked: Experiment) -> Experiment:
         """The experiment with the k and splits that its data sets, or the published lists, can give."""
         sets = {
-            role: self._held_out(name) if asked.tries else self.sets[name]
+            role: self._held_out(name, few_shot=True) if asked.tries else self.sets[name]
             for role, name in asked.profile.roles.items()
         }
         stores = {role: self.stores[name] for role, name in asked.profile.roles.items()}
@@ -341,35 +341,44 @@ class Workshop:
 
     def dataset(self, config: RunConfig) -> Dataset:
         """What a run is trained on, and tested on unless it transfers."""
-        return self._held_out(config.dataset) if config.held_out else self.sets[config.dataset]
+        if not config.held_out:
+            return self.sets[config.dataset]
+        return self._held_out(config.dataset, few_shot=config.k is not None)
 
-    def _held_out(self, name: str) -> Dataset:
-        if name not in self._set_aside:
-            self._set_aside[name] = formats.hold_out(self.sets[name], RATE_SEED)
-        return self._set_aside[name]
+    def _held_out(self, name: str, few_shot: bool) -> Dataset:
+        """The data set with training videos in the place of its test videos. Few-shot tests are of split 1
+        alone; closed-set ones are of all splits, so that a trial uses videos that none of them tests."""
+        if (name, few_shot) not in self._set_aside:
+            self._set_aside[name, few_shot] = formats.hold_out(
+                self.sets[name], RATE_SEED, untested=not few_shot
+            )
+        return self._set_aside[name, few_shot]
 
     def key(self, config: RunConfig) -> str:
         """The run's name: settings, the splits' lists, the bytes of their videos and their decoder, the
         weights."""
         if config not in self._keys:
-            data = self._part(config.dataset, config.split, config.held_out)
+            trial = config.k is not None if config.held_out else None
+            data = self._part(config.dataset, config.split, trial)
             if config.transfer:
-                data += self._part(config.transfer.dataset, config.transfer.split, False)
+                data += self._part(config.transfer.dataset, config.transfer.split, None)
             self._keys[config] = run_key(config, hashlib.sha256(data.encode()).hexdigest(), self.weights)
         return self._keys[config]
 
-    def _part(self, name: str, split: int, held_out: bool) -> str:
-        if (name, split, held_out) not in self._parts:
-            store, dataset = self.stores[name], self._held_out(name) if held_out else self.sets[name]
+    def _part(self, name: str, split: int, trial: bool | None) -> str:
+        """What identifies the data of a run. trial: of a learning rate, whether few-shot; None: no trial."""
+        if (name, split, trial) not in self._parts:
+            store = self.stores[name]
+            dataset = self.sets[name] if trial is None else self._held_out(name, trial)
             shape = f"{store.crops} {store.features.shape[1:]}"
             shape += "" if store.precision == "float32" else f" {store.precision}"
             shape += "" if store.means is None else " centred"
             lists = dataset.splits[split]
             names = [video.name for video in (*lists.train, *lists.test) if store.has(video.name)]
-            self._parts[name, split, held_out] = (
+            self._parts[name, split, trial] = (
                 f"{dataset.fingerprint(split)} {store.fingerprint(names)} {shape}"
             )
-        return self._parts[name, split, held_out]
+        return self._parts[name, split, trial]
 
     def make(self, cells: Sequence[Cell], about: str) -> int:
         """Make the missing runs of `cells`, the longest first, and return how many there were.

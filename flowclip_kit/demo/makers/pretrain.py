@@ -250,7 +250,7 @@ def run(steps: int, seed: int, out: Path, attempts: list[str], threads: int = 2)
     log_path = out / "tiny_clip.log.json"
     write_atomically(log_path, to_json(log_path, log, indent=1) + "\n")
     model = load_tiny_clip(out)
-    log["zero_shot"] = {name: zero_shot(model, name, *fresh_clips(name, world.TEST)) for name in world.LOOKS}
+    log["zero_shot"] = {name: zero_shot(model, name, *fresh_clips(name, world.DRAWN)) for name in world.LOOKS}
     write_atomically(log_path, to_json(log_path, log, indent=1) + "\n")
     return log
 
