@@ -130,7 +130,7 @@ def refused(capfd):
             "all --dataset figures-h",
             "table6 trains on one data set and tests on another; leave --dataset figures-h out",
         ),
-        ("all --record --seeds 2", "--record keeps a profile as it is; leave out --seeds"),
+        ("all --record --seeds 2", "--record --seeds 2: profile demo has 3 runs a cell"),
         ("table1 --record --decoder decord", "--record keeps a profile as it is; leave out --decoder"),
         (
             "table7 --dataset hmdb51",

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -575,6 +576,20 @@ def test_a_third_of_each_class_is_held_out_and_no_test_video_stays():
     other = hold_out(data, 101).splits[1]
     assert set(other.test) != set(held) and len(other.test) == len(held)
     assert len(hold_out(data, 100, share=1 / 2).splits[1].test) == sum(count // 2 for count in counts)
+
+
+def test_what_any_split_tests_is_on_neither_side_where_that_is_asked():
+    data = listed([9, 12])
+    other = tuple(data.splits[1].train[place] for place in (0, 4, 9, 10, 20))
+    data = replace(data, splits={1: data.splits[1], 3: Split(data.splits[1].test, other)})
+    kept, held = hold_out(data, 100, untested=True).splits[1]
+    free = set(data.splits[1].train) - set(other)
+    assert {*kept, *held} == free and not set(kept) & set(held)
+    assert [sum(video.label == label for video in held) for label in (0, 1)] == [7 // 3, 9 // 3]
+    assert {*hold_out(data, 100).splits[1].train} & set(other)
+    data = replace(data, splits={1: data.splits[1], 3: Split(other, data.splits[1].train[:8])})
+    one_line(lambda: hold_out(data, 100, untested=True), "'class0'", "1 training videos that no split tests",
+             "-p lr=RATE")  # fmt: skip
 
 
 def test_every_video_is_held_out_alike():

@@ -168,7 +168,7 @@ def test_each_set_has_the_layout_of_the_set_it_stands_for(small_world):
 
 def test_splits_differ_and_have_the_promised_sizes():
     drawn = [world.test_videos("figures-h", "run", split, world.WHOLE) for split in (1, 2, 3)]
-    assert all(len(part) == world.TEST and max(part) < 40 for part in drawn)
+    assert all(len(part) == world.TEST and set(range(40, 88)) < part for part in drawn)
     assert len({frozenset(part) for part in drawn}) == 3
 
 
@@ -214,14 +214,14 @@ def test_a_killed_ensure_leaves_no_orphan_and_no_half_video_and_two_at_once_fini
     process.kill()
     process.wait()
     assert children
-    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert not psutil.wait_procs(children, timeout=60)[1]
     videos = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.avi")}
     assert videos and all(frames_of(path) == 32 for path in videos)
     assert not (tmp_path / "figures-h/complete.txt").exists()
 
     other = start()
     folder = world.ensure("figures-h", tmp_path, size=size)
-    assert other.wait(20) == 0
+    assert other.wait(120) == 0
     assert (folder / "complete.txt").exists() and len(list(folder.rglob("*.avi"))) == 28
     assert all(path.stat().st_mtime_ns == before for path, before in videos.items())
 

@@ -132,11 +132,12 @@ def test_a_machine_that_does_not_see_our_files_is_named(engine, unseen, tmp_path
 
 
 def test_leaving_early_leaves_nothing_behind(engine, results):
-    for _ in engine.map(in_workers.where, [(0.0,), (60.0,), (61.0,)]):
+    hours = 3600.0
+    for _ in engine.map(in_workers.where, [(0.0,), (hours,), (hours + 1,)]):
         break  # the generator is closed, as after Ctrl-C
     began = time.monotonic()
     assert made(engine, in_workers.double, (1,)) == {(1,): 2}
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < hours / 2  # what was left is not waited for, however slow the machine
     assert [path.suffix for path in results.iterdir()] == [".part"]  # gone when the engine is left
 
 

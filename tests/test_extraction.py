@@ -51,7 +51,7 @@ def test_decoding_goes_on_while_the_tower_encodes(dataset, monkeypatch):
             encoded.append(len(encoded))
             crops = len(CONFIG.crops)
             if len(encoded) % crops == 1 and len(encoded) < 7 * crops:
-                assert begun.acquire(timeout=20)  # the next one's; this one's was taken before it
+                assert begun.acquire(timeout=120)  # the next one's; this one's was taken before it
             return super().encode_frames(frames)
 
     monkeypatch.setattr(extraction, "read_frames", announced)

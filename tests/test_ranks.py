@@ -188,7 +188,7 @@ def test_D12_a_rank_without_agent_ends_when_another_is_killed_and_names_it(what,
             until_there(tmp_path / str(number), processes)
         processes[1].kill()
         began = time.monotonic()
-        _, err = processes[0].communicate(timeout=120)
+        _, err = processes[0].communicate(timeout=300)
         took = time.monotonic() - began
     finally:
         for process in processes:
@@ -218,7 +218,7 @@ def test_D12_ranks_end_with_their_killed_launcher(tmp_path):
         while any(locks.born(pid) == began[pid] for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not any(locks.born(pid) == began[pid] for pid in pids)
-        _, err = agent.communicate(timeout=60)
+        _, err = agent.communicate(timeout=300)
     finally:
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -234,7 +234,7 @@ def test_D12_a_rank_that_never_comes_is_named(tmp_path):
     other.kill()
     other.communicate()
     try:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
         process.communicate()

@@ -48,7 +48,7 @@ def test_scripts_parse():
 def test_help_names_every_target_and_option_at_once(words):
     start = time.monotonic()
     done = run(SCRIPT, *words)
-    assert done.returncode == 0 and not done.stderr and time.monotonic() - start < 10
+    assert done.returncode == 0 and not done.stderr and time.monotonic() - start < 60
     for target in (*TARGETS, "report", "notebook", "data", "predict", "list", "verify", "lab", "test"):
         assert re.search(rf"^    {target}\b", done.stdout, re.MULTILINE), target
 
@@ -310,7 +310,7 @@ def test_D12_a_set_up_that_ends_early_blocks_nobody_and_is_made_anew(fresh, numb
     waiting = fresh.start(fresh.digest, FLOWCLIP_NEWEST="")  # a second call meanwhile
     assert f", PID {first.pid};" in waiting.stderr.readline()
     os.kill(first.pid, number)
-    first.communicate(timeout=30)
+    first.communicate(timeout=120)
     assert first.returncode == (-number if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGKILL:
         assert "an installer that a killed set-up left running" in waiting.stderr.readline()

@@ -156,10 +156,49 @@ READINGS = (
         "0.07; other: CLIP's 0.01",
         "tau .01",
     ),
+    (
+        "size-of-positions",
+        "section 3.2",
+        "learned positional code as large as the features",
+        "",
+        "none; other: learned, from deviation 1.3",
+        "large learned positions",
+    ),
+    (
+        "activation",
+        "section 3.2",
+        "activation of the two streams' feed-forward nets",
+        "standard architecture",
+        "ReLU; other: GELU",
+        "gelu",
+    ),
+    (
+        "warm-up",
+        "section 4.2",
+        "share of the steps in which the rate rises",
+        "cosine",
+        "none; other: a tenth",
+        "warm-up",
+    ),
+    (
+        "draws-of-a-segment",
+        "section 4.1",
+        "stored frames that a segment offers a training step",
+        "randomly sample",
+        "all; other: the middle one",
+        "no jitter",
+    ),
 )
 
 # Open settings that no run compares: name, place, what, printed, taken.
 NOT_COMPARED = (
+    (
+        "training-crops",
+        "section 4.1",
+        "views of a frame that training draws from; the demo stores one",
+        "",
+        "left, centre, right, mirrored",
+    ),
     (
         "epochs",
         "sections 4.2, 4.3",
@@ -172,7 +211,7 @@ NOT_COMPARED = (
         "section 4.2",
         "settings of panels b, c, d",
         "",
-        "H=5, all parts, T=8, s=4 (3 at T=4)",
+        "H=5, all parts, T=8, s=4 (3 at T=4); panel b trains on one draw a segment",
     ),
     (
         "fusion-of-views",
@@ -514,6 +553,8 @@ def _assumptions() -> list[Claim]:
         add(name, place, said, printed, taken, compared(variant))
         about = (f"{said}, in Baseline", printed, taken, compared(f"baseline, {variant}", "baseline"))
         add(f"{name}.baseline", place, *about)
+    said, taken = "output layer of the motion adapter at the start", "random; other: zero, no shift at first"
+    add("start-of-adapter", "section 3.3", said, "", taken, compared("adapter from zero"))
     said, taken = (
         "what the texts attend to in the communication block",
         "the pooled vector; other: the sequence [S; M]",
