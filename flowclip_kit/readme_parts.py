@@ -17,6 +17,10 @@ ROWS = {
     "full": "full: MMB + MAP + MCB",
 }
 ROUNDING = "<!-- rounding: made by ./reproduce.sh bench rounding --record -->", "<!-- rounding: end -->"
+PRETRAINING = (
+    "<!-- pretraining: made by ./reproduce.sh bench pretraining --record -->",
+    "<!-- pretraining: end -->",
+)
 NAMES = {"figures-h": "HMDB-51", "figures-u": "UCF-101"}  # demo set -> whose role it plays
 
 
@@ -96,6 +100,36 @@ def rounding(found: pd.DataFrame) -> str:
         " a trained run as far."
     )
     return textwrap.fill(text, 140)
+
+
+def pretraining(found: pd.DataFrame) -> str:
+    """Differences of Table 5 by pre-training as Markdown, and how many of them agree.
+
+    found: of `bench.pretraining.measure`.
+    """
+    pairs = found[found["reference"].fillna("") != ""]
+    place = ["dataset", "k", "variant", "reference"]
+    seeds = sorted(set(pairs["pretraining"]))
+    lines = [
+        "Points of top-1 with 95 % intervals over runs and test videos,"
+        f" n = {int(pairs['n'].max())} runs a cell; pre-training 0 is the one that is shipped.",
+        "",
+        f"| data set, k | difference | {' | '.join(f'pre-training {seed}' for seed in seeds)} |",
+        f"| --- | --- |{' ---: |' * len(seeds)}",
+    ]
+    same = wholly = 0
+    for (dataset, k, variant, reference), rows in pairs.groupby(place, sort=False):
+        own = rows.set_index("pretraining")
+        cells = [
+            f"{row['mean']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+            for _, row in own.loc[seeds].iterrows()
+        ]
+        lines.append(f"| {dataset}, {k} | {variant} less {reference} | {' | '.join(cells)} |")
+        same += (own["mean"] > 0).nunique() == 1
+        wholly += bool((own["low"] > 0).all() or (own["high"] < 0).all())
+    said = f"Of these {len(pairs) // len(seeds)} differences {same} have one sign under all {len(seeds)}"
+    said += f" pre-trainings, and {wholly} have every interval on one side of zero."
+    return "\n".join([*lines, "", said])
 
 
 NO_RIVALS = "Other methods on the same features ([rivals](notebooks/rivals.ipynb)): not recorded yet."

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import fixed
@@ -11,8 +15,9 @@ from flowclip_core.config import ModelConfig
 from flowclip_core.errors import InputError
 from flowclip_core.model.flowclip import FlowCLIP
 from flowclip_core.model.prompt_tree import PromptTree
+from flowclip_kit import readme_parts
 from flowclip_kit.bench import _common as common
-from flowclip_kit.bench import costs, extraction, prompts, rounding, training
+from flowclip_kit.bench import costs, extraction, pretraining, prompts, rounding, thumbnails, training
 from flowclip_kit.experiments.speed import Cost, Speed
 
 
@@ -193,3 +198,70 @@ def test_a_step_is_timed_beside_what_it_spares(small, monkeypatch, capfd):
     assert training.main() == 2 and "--rounds" in capfd.readouterr().err
     monkeypatch.setattr("sys.argv", ["training", "--record", "--no-memory"])
     assert training.main() == 2 and "--no-memory" in capfd.readouterr().err
+
+
+# --- thumbnails and pre-trainings
+
+
+def test_a_description_knows_what_is_seen_and_not_in_which_order():
+    frames = (255 * torch.rand(5, 24, 40, 3, generator=torch.Generator().manual_seed(0))).byte().numpy()
+    found = thumbnails.describe(frames)
+    assert found.shape == (6 * thumbnails.SIDE**2,)
+    assert np.allclose(thumbnails.describe(frames[::-1]), found, atol=1e-12)
+    other = frames.copy()
+    other[2, 3:6, 5:10] = 255 - other[2, 3:6, 5:10]
+    assert not np.allclose(thumbnails.describe(other), found, atol=1e-3)
+    still = thumbnails.describe(np.repeat(frames[:1], 5, 0))
+    assert np.allclose(still[3 * thumbnails.SIDE**2 :], 0, atol=1e-12)
+    corner = frames[0, :3, :5].mean((0, 1)) / 255  # slow twin: the mean of a cell's pixels
+    assert np.allclose(still[: thumbnails.SIDE**2 * 3].reshape(3, -1)[:, 0], corner)
+
+
+def test_the_probe_separates_what_a_line_separates_and_nothing_else():
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    x = rng.normal(size=(60, 4)) + 6 * np.eye(4)[labels]
+    assert (thumbnails.probe(x[:30], labels[:30], x[30:], 1e-3) == labels[30:]).mean() > 0.95
+    noise = rng.permutation(labels[:30])
+    assert (thumbnails.probe(x[:30], noise, x[30:], 1e-3) == labels[30:]).mean() < 0.8
+    order = rng.permutation(30)
+    again = thumbnails.probe(x[:30][order], labels[:30][order], x[30:], 1e-1)
+    assert (again == thumbnails.probe(x[:30], labels[:30], x[30:], 1e-1)).all()
+
+
+def differences_of(*means: tuple[float, ...]) -> pd.DataFrame:
+    """A study of pre-trainings: a row of differences for each tuple of means, one for each pre-training."""
+    rows = [
+        {"dataset": "figures-h", "variant": "full", "reference": "mmb", "k": k, "n": 5, "mean": mean,
+         "low": mean - 2, "high": mean + 2, "p": 0.1, "pretraining": seed}
+        for k, of_k in enumerate(means, 1) for seed, mean in enumerate(of_k)
+    ]  # fmt: skip
+    scores = [rows[0] | {"reference": "", "mean": 50.0}]
+    return pd.DataFrame(rows + scores)
+
+
+def test_what_agrees_over_pretrainings_is_counted():
+    said = readme_parts.pretraining(differences_of((3.0, 4.0, 5.0), (-1.0, -1.0, -3.0), (1.0, -1.0, 1.0)))
+    assert "Of these 3 differences 2 have one sign under all 3 pre-trainings, and 1 have every" in said
+    assert "| figures-h, 1 | full less mmb | +3.0 [+1.0, +5.0] | +4.0" in said and "50.0" not in said
+
+
+def test_a_pretraining_is_made_once_and_the_shipped_one_never(monkeypatch, tmp_path):
+    monkeypatch.setenv("FLOWCLIP_CACHE", str(tmp_path))
+    calls = []
+
+    def make(command, **_):
+        calls.append(command[-4:])
+        folder = tmp_path / "demo" / "tiny_clip-2"
+        folder.mkdir(parents=True)
+        (folder / "tiny_clip.safetensors").touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(pretraining.subprocess, "run", make)
+    assert pretraining.weights(0) is None
+    assert pretraining.weights(2) == pretraining.weights(2) == str(tmp_path / "demo" / "tiny_clip-2")
+    assert calls == [["--seed", "2", "--out", str(tmp_path / "demo" / "tiny_clip-2")]]
+    failed = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr(pretraining.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(InputError, match="pre-training with seed 1 failed"):
+        pretraining.weights(1)

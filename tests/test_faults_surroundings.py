@@ -312,7 +312,7 @@ def test_E14_two_signals_end_a_drawing_call_at_once(number, tmp_path):
     time.sleep(0.2)
     if call.poll() is None:
         os.killpg(call.pid, number)
-    assert call.wait(120) == 128 + number and time.monotonic() - began < 90  # on a busy machine; alone at once
+    assert call.wait(120) == 128 + number and time.monotonic() - began < 90  # busy machines are slow
     said_ = [
         line for line in re.split("[\r\n]+", (tmp_path / "err").read_text()) if line and " left, " not in line
     ]

@@ -17,14 +17,12 @@ import pandas as pd
 
 from flowclip_core.config import ModelConfig, TrainConfig
 from flowclip_core.errors import InputError
-from flowclip_core.files import sha256, write_atomically
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset
-from flowclip_kit.experiments import runs
+from flowclip_kit.experiments import hashed, runs
 from flowclip_kit.experiments.devices import load_once
 from flowclip_kit.experiments.experiment import Options, resolve
-from flowclip_kit.paths import root
 from flowclip_kit.profiles import PROFILES
 
 
@@ -177,10 +175,6 @@ def measure(
     )
 
 
-def recorded(profile: str) -> Path:
-    return root() / "results" / "recorded" / profile / "linear_prompts.csv"
-
-
 def from_notebook(namespace: dict) -> Study:
     """The study that the parameters of notebooks/linear_prompts.ipynb ask for. namespace: its globals().
 
@@ -192,7 +186,7 @@ def from_notebook(namespace: dict) -> Study:
         usual = {name: inspect.signature(study).parameters[name].default for name in names}
         if asked != usual:
             raise InputError(f"{asked}: only {usual} is recorded; take source = 'run'")
-        return Study.read(recorded(namespace["profile"]))
+        return Study.read(hashed.recorded("linear_prompts", namespace["profile"]))
     options = Options(jobs=1, data_root=namespace["data_root"] and Path(namespace["data_root"]))
     return study(namespace["profile"], **asked, options=options)
 
@@ -205,8 +199,7 @@ def main() -> int:
     found = study(asked.profile)
     print("\n".join(found.findings()))
     if asked.record:
-        path = write_atomically(recorded(asked.profile), found.csv)
-        write_atomically(path.with_suffix(".sha256"), f"{sha256(path)}  {path.name}\n")  # for `verify`
+        hashed.record("linear_prompts", asked.profile, found.csv)
     return 0
 
 

@@ -16,11 +16,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from flowclip_core.files import sha256, write_atomically
-from flowclip_kit.experiments import runs
+from flowclip_kit.experiments import hashed, runs
 from flowclip_kit.experiments.catalogue import FIVE, RATE_SEED, VARIANTS, Cell, grid
 from flowclip_kit.experiments.experiment import Experiment, Options, resolve
-from flowclip_kit.paths import root
 from flowclip_kit.profiles import PROFILES, Profile
 
 RATES = (0.0015, 0.005, 0.015, 0.05, 0.1, 0.2, 0.4)
@@ -82,11 +80,7 @@ def main() -> int:
             f" {used}\n"
         )
     if asked.record:
-        text = found.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-        path = write_atomically(root() / "results" / "recorded" / asked.profile / "rates.csv", text)
-        write_atomically(
-            path.with_suffix(".sha256"), f"{sha256(path)}  {path.name}\n"
-        )  # `verify` looks at it
+        hashed.record("rates", asked.profile, found)
     return 0
 
 

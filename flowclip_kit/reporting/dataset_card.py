@@ -43,6 +43,7 @@ COLUMNS = {
     "correct": "hexadecimal: a bit for each test video in the order of its name, 1 where it is named right",
     "counting": "counted exactly, or by the paper's own rule",
     "classes": "class names in the prompts",
+    "pretraining": "seed of the tiny CLIP's pre-training; 0 is the one that is shipped",
     "nudge": "seed of the change of the initial weights",
     "moved": "top-1 with that change less top-1 without it, points",
     "part, what": "of the study of linear prompts: course of training, scores, cost; and what was timed",
@@ -57,6 +58,8 @@ KINDS = {
     ".videos.csv": "which test videos each run names right",
     "rates.csv": "the sweep that chose the learning rates, on training videos set aside",
     "linear_prompts.csv": "how far motion's way to the texts is from linear",
+    "thumbnails.csv": "a linear probe on order-free thumbnails, without CLIP",
+    "pretraining.csv": "Table 5 on tiny CLIPs of other pre-trainings",
     "rounding.csv": "runs whose initial weights are changed by their last bit",
     "table3.csv": "parameters and operations, counted from the modules",
     ".csv": "one row for each run and metric",
@@ -64,6 +67,8 @@ KINDS = {
 MORE = {
     "rates": "Learning rates",
     "rounding": "Rounding",
+    "thumbnails": "Thumbnails",
+    "pretraining": "Pre-trainings",
     "linear_prompts": "Linear prompts",
 }  # beside the targets' tables
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))

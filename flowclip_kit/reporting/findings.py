@@ -32,18 +32,21 @@ def of_target(
     paired: pd.DataFrame | None,
     verdicts: pd.DataFrame,
     summed_up: pd.DataFrame | None = None,
+    thumbnails: pd.DataFrame | None = None,
 ) -> Findings:
     """Which scores are highest, which differences established, how strong the baseline is, what shuffled
     frames do, which claims hold.
 
     paired: rows of `stats.paired_difference` or None. verdicts: of the claims about this target, as text.
-    summed_up: rows of `stats.overall` or None.
+    summed_up: rows of `stats.overall` or None. thumbnails: of `bench.thumbnails.measure`, in the demo.
     """
     sentences = [_setting(summary) + _highest(summary)]
     if paired is not None:
         sentences.append(" ".join(_difference(paired, *pair) for pair in _main_pairs(paired)))
     if summed_up is not None and "clip" in set(summed_up["over"]):
         sentences.append(_reference(summed_up))
+    if thumbnails is not None and (weak := _thumbnails(summary, thumbnails)):
+        sentences.append(weak)
     if (summary["metric"] == "top1_shuffled").any():
         sentences.append(_shuffled(summary))
     if len(verdicts):
@@ -135,6 +138,18 @@ def _reference(summed_up: pd.DataFrame) -> str:
         f" {iqm['baseline']:.1f} %, that of frozen clip {iqm['clip']:.1f} %; {row.share:.0f} %{ends} of its"
         " runs are above clip."
     )
+
+
+def _thumbnails(summary: pd.DataFrame, thumbnails: pd.DataFrame) -> str:
+    """What a probe without CLIP reaches on the training videos that Baseline sees, or nothing."""
+    own = summary[(summary["metric"] == "top1") & (summary["variant"] == "baseline")]
+    own = own[(own["trained_on"] == own["role"]) & (own["k"] == own["k"].max())]
+    both = own.merge(thumbnails, on=["dataset", "k"], suffixes=("", "_weak"))
+    said = [
+        f"{row.mean_weak:.1f} % on {row.dataset} (baseline {row.mean:.1f} %)" for row in both.itertuples()
+    ]
+    start = "A linear probe on 8 x 8 thumbnails, without CLIP and blind to order, reaches "
+    return f"{start}{', '.join(said)}." if said else ""
 
 
 def _shuffled(summary: pd.DataFrame) -> str:

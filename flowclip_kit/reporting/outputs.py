@@ -20,7 +20,7 @@ from flowclip_core.files import sha256, write_atomically
 from flowclip_core.model import hub
 from flowclip_kit import environment, experiments, readme_parts
 from flowclip_kit.distributed.locks import Lock
-from flowclip_kit.experiments import Result, estimates, model_card, provenance_json, sealed
+from flowclip_kit.experiments import Result, estimates, hashed, model_card, provenance_json, sealed
 from flowclip_kit.experiments.catalogue import ALL_TARGETS, PAPER_TARGETS, TARGETS
 from flowclip_kit.experiments.records import read_record
 from flowclip_kit.experiments.rerun import ROUNDING
@@ -37,8 +37,6 @@ RECORDED = Path("results") / "recorded"
 # Keys of a provenance that are there only where a call changed the protocol.
 PROTOCOL = {"few_shot_lists": "published few-shot lists", "class_names": "raw class names"}
 CLAIMS = Path("results") / "claims.csv"
-# Recorded tables that no stored runs give again: see `experiments.rates`, `experiments.linear_prompts`.
-HASHED = ("rates", "linear_prompts")
 
 
 def write(target: str, profile: str, result: Result, results: Path) -> list[Path]:
@@ -310,15 +308,16 @@ def verify() -> tuple[list[str], list[str]]:
                 f"{checked[-1]}: cannot be checked ({type(error).__name__}: {' '.join(str(error).split())})"
             )
 
-    for name in HASHED:
+    for name in hashed.STUDIES:
         for csv in sorted({path.with_suffix(".csv") for path in (root() / RECORDED).glob(f"*/{name}.*")}):
             attempt(csv, partial(_verify_hash, csv, compare))
     for csv in _recorded_tables():
         attempt(csv, partial(_verify_counts if csv.stem == "table3" else _verify_table, csv, compare))
     attempt(root() / "results" / "paper" / "SHA256SUMS", lambda: _verify_printed(compare))
     attempt(root() / CLAIMS, lambda: _verify_claims(compare))
-    if (root() / ROUNDING).exists():
-        attempt(root() / ROUNDING, lambda: _verify_rounding(compare))
+    for csv, (page, marks, text) in PAGE_PARTS.items():
+        if (root() / csv).exists():
+            attempt(root() / csv, partial(_verify_part, root() / csv, page, marks, text, compare))
     return checked, wrong
 
 
@@ -407,11 +406,17 @@ def _verify_claims(compare: Callable[[Path, bytes | str | None, str], None]) -> 
     compare(readme, b"" if stale else None, f"the recorded tables ({', '.join(stale)})")
 
 
-def _verify_rounding(compare: Callable[[Path, bytes | str | None, str], None]) -> None:
-    """The sentence of the page follows from the nudges that were recorded."""
-    page, (begin, end) = root() / "notebooks" / "protocols.md", readme_parts.ROUNDING
-    said = f"{begin}\n{readme_parts.rounding(pd.read_csv(root() / ROUNDING))}\n{end}"
-    compare(page, None if page.exists() and said in page.read_text() else b"", ROUNDING.name)
+def _verify_part(
+    csv: Path,
+    name: str,
+    marks: tuple[str, str],
+    text: Callable[[pd.DataFrame], str],
+    compare: Callable[[Path, bytes | str | None, str], None],
+) -> None:
+    """The part of a page between these marks follows from the study that was recorded."""
+    page, (begin, end) = root() / name, marks
+    said = f"{begin}\n{text(pd.read_csv(csv, keep_default_na=False, na_values=['']))}\n{end}"
+    compare(page, None if page.exists() and said in page.read_text() else b"", csv.name)
 
 
 def overview(profile: str) -> str:
@@ -588,6 +593,15 @@ README_PARTS: dict[str, Callable[[], str]] = {
     "verdicts": _verdicts_of_the_demo,
     "rivals": _rivals_of_the_demo,
 }
+
+
+# Parts of other pages: recorded study -> page, marks, what makes the text.
+PAGE_PARTS: dict[Path, tuple[str, tuple[str, str], Callable[[pd.DataFrame], str]]] = {
+    ROUNDING: ("notebooks/protocols.md", readme_parts.ROUNDING, readme_parts.rounding),
+    RECORDED / "demo" / "pretraining.csv": (
+        "notebooks/demo_world.md", readme_parts.PRETRAINING, readme_parts.pretraining,
+    ),
+}  # fmt: skip
 
 
 def _marks(part: str) -> tuple[str, str]:

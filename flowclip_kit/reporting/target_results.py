@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from flowclip_kit import experiments
+from flowclip_kit.experiments import hashed
 from flowclip_kit.experiments.catalogue import TARGETS
 from flowclip_kit.reporting import claims, findings, stats, tables
 from flowclip_kit.reporting.rendering import Folded, Table
@@ -78,8 +79,11 @@ class View:
         return stats.as_family(pd.concat(found, ignore_index=True)) if found else None
 
     def findings(self, judged: pd.DataFrame | None = None) -> findings.Findings:
-        """Two to four sentences computed from the numbers. judged: as for `verdicts`."""
-        return findings.of_target(self.summary, self.paired, self._own_verdicts(judged), self.summed_up)
+        """A few sentences computed from the numbers. judged: as for `verdicts`."""
+        path = hashed.recorded("thumbnails")
+        weak = pd.read_csv(path) if tables.is_demo(self.summary) and path.exists() else None
+        verdicts = self._own_verdicts(judged)
+        return findings.of_target(self.summary, self.paired, verdicts, self.summed_up, weak)
 
     def table(self) -> Table:
         """Measured beside printed."""
