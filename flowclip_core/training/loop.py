@@ -494,9 +494,10 @@ def score(
 
 def _logits(model: FlowCLIP, videos: Tensor) -> Tensor:
     """Logits (B,K) of `forward`; videos with equal prompts, such as still ones, share a pass of the tree."""
+    if not isinstance(model, FlowCLIP) or model.prompts is None:
+        logits: Tensor = model(videos)["logits"]
+        return logits
     out = model.encode_video(videos)
-    if model.prompts is None:
-        return model.score_classes(out, model.static_texts)["logits"]
     prompts, which = out["prompts"].unique(dim=0, return_inverse=True)
     return model.score_classes(out, model.tree(prompts)[which])["logits"]
 
