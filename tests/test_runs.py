@@ -281,20 +281,22 @@ def test_hits_follow_the_names_of_the_videos_and_their_mean_is_top1(home, tmp_pa
 
 def test_videos_set_aside_are_tested_and_test_videos_never_seen(home, tmp_path):
     workshop = home(tmp_path)
-    split = workshop.sets["a"].splits[1]
-    train, test = ({video.name for video in part} for part in split)
+    splits = workshop.sets["a"].splits
+    train, test = ({video.name for video in part} for part in splits[1])
+    elsewhere = {video.name for split in splits.values() for video in split.test}
+    assert train & elsewhere  # split 2 tests some that split 1 trains on
     for k in (2, None):
-        record = made(workshop, replace(REAL, seed=100, k=k, held_out=True))
-        tested = set(record["predictions"])
-        assert tested < train and Counter(name[0] for name in tested) == {"0": 2, "1": 1, "2": 2}
-        if k is None:
-            assert record["trained_on"] == len(train) - len(tested)
+        config = replace(REAL, seed=100, k=k, held_out=True)
+        record = made(workshop, config)
+        tested, aside = set(record["predictions"]), workshop.dataset(config).splits[1]
+        assert tested == {video.name for video in aside.test} < train
+        if k is None:  # closed-set is tested on every split
+            assert not tested & elsewhere and not {video.name for video in aside.train} & elsewhere
+            assert record["trained_on"] == len(aside.train) == len(train - elsewhere) - len(tested)
         else:
+            assert Counter(name[0] for name in tested) == {"0": 2, "1": 1, "2": 2}
             used = set(record["trained_on"])
             assert used <= train - tested and not (used | tested) & test
-        assert tested == {
-            video.name for video in workshop.dataset(replace(REAL, held_out=True)).splits[1].test
-        }
 
 
 # --- transfers against a slow twin --------------------------------------------------------------------------

@@ -516,7 +516,9 @@ def test_what_moved_further_than_rounding_moves_it_is_told(lab, tmp_path, monkey
         "variant,k,moved\nmmb,16,0.1\nmmb,16,0\nmcb,16,1.2\nfull,4,-3\nfull,16,-2\nfull,16,0.5\n"
     )
     monkeypatch.setattr(rerun, "results_folder", lambda *_: tmp_path)
-    monkeypatch.setattr(rerun, "load", lambda *_: (found.tidy, results_table.by_key(found.hits), {}))
+    monkeypatch.setattr(
+        rerun, "load", lambda *_: (found.tidy, results_table.by_key(found.hits), found.provenance)
+    )
     monkeypatch.setattr(rerun, "root", lambda: tmp_path)
     monkeypatch.setattr(rerun, "ROUNDING", Path("rounding.csv"))
     usual = lab.score
