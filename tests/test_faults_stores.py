@@ -83,7 +83,7 @@ def drop(name: str) -> Callable[[dict], None]:
 
 
 def wrong_guesses(said: dict) -> None:
-    said["predictions"] = {name: [a, 1 - a, score] for name, (a, _, score) in said["predictions"].items()}
+    said["predictions"] = {name: [a, 1 - a, *more] for name, (a, _, *more) in said["predictions"].items()}
     said["scores"]["top1"] = 100.0
 
 

@@ -104,6 +104,12 @@ def test_hits_are_packed_without_loss(n, tmp_path):
     assert list(back) == ["0e1", "12e45"] and back["12e45"].dtype == bool
     np.testing.assert_array_equal(back["12e45"], hits)
     assert len(back["0e1"]) == n and not back["0e1"].any()
+    ranked = {name: [*said, (i % 9) * (1 - said[1])] for i, (name, said) in enumerate(predictions.items())}
+    row = results_table.hit_row({"key": "2e2", "predictions": ranked})
+    path.write_text(results_table.hits_csv(pd.DataFrame([row, none])))
+    back = results_table.read_hits(path)
+    assert list(back) == ["0e1", "2e2", results_table.among_five("2e2")]  # the other has no ranks
+    assert back[results_table.among_five("2e2")].tolist() == [said[3] < 5 for said in ranked.values()]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +281,8 @@ def test_hits_follow_the_names_of_the_videos_and_their_mean_is_top1(home, tmp_pa
         right = [record["predictions"][name][:2] == [labels[name]] * 2 for name in sorted(listed)]
         assert hits.tolist() == right
         assert 100 * hits.mean() == pytest.approx(record["scores"]["top1"])
+        among = results_table.by_key(table)[results_table.among_five(row.key)]
+        assert 100 * among.mean() == pytest.approx(record["scores"]["top5"])
         seen += right
     assert 0 < sum(seen) < len(seen)
 
@@ -346,7 +354,12 @@ def test_a_transfer_scores_the_trained_weights_on_the_other_set(home, small, tmp
     labels = [video.label for video in test]
     scores = by_hand(small, config, weights, other.texts, store, test)
     assert record["predictions"] == {
-        video.name: [video.label, int(row.argmax()), pytest.approx(row[video.label], abs=2e-6)]
+        video.name: [
+            video.label,
+            int(row.argmax()),
+            pytest.approx(row[video.label], abs=2e-6),
+            sorted(row, reverse=True).index(row[video.label]),
+        ]
         for video, row in zip(test, scores, strict=True)
     }
     assert record["scores"]["top1"] == pytest.approx(share_right(scores, labels))

@@ -3,6 +3,7 @@ not; the crossed model, its corrections and tests of equality keep their levels 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -13,6 +14,7 @@ from scipy import stats as scipy_stats
 
 from flowclip_core.errors import InputError
 from flowclip_kit.bench import intervals
+from flowclip_kit.experiments.results_table import among_five
 from flowclip_kit.reporting import stats
 
 PAPER = "table method source mmb map mcb trained_on dataset k metric value spread note".split()
@@ -599,3 +601,26 @@ def test_all_cells_at_once_by_hand():
     low, high = found.loc[("full", "baseline"), ["low", "high"]]
     assert (low, high) == pytest.approx((max(expected.low, 0), min(expected.high, 100)))
     assert set(found.index.get_level_values("variant")) == {"full", "baseline", "clip"}
+
+
+def test_top5_is_judged_by_its_own_hits_and_without_them_by_none(grid):
+    tidy, top1 = grid
+    rng = np.random.default_rng(6)
+    hits = top1 | {among_five(key): of | (rng.random(len(of)) < 0.4) for key, of in top1.items()}
+    five = stats.paired_difference(tidy, "full", "baseline", "top5", hits)
+    one = stats.paired_difference(tidy, "full", "baseline", "top1", hits)
+    assert not math.isnan(five["p"].iloc[0]) and five["se"].iloc[0] != one["se"].iloc[0]
+    for row in five.itertuples():
+        pairs = {}
+        for split, seed in itertools.product((1, 2), range(3)):
+            (ours,), (theirs,) = (
+                tidy.query(f"variant == '{name}' and k == {row.k} and seed == {seed} and split == {split}"
+                           " and metric == 'top5'")["key"] for name in ("full", "baseline")
+            )  # fmt: skip
+            gain = 100.0 * hits[among_five(ours)] - 100.0 * hits[among_five(theirs)]
+            pairs.setdefault(split, []).append(gain)
+        assert row.se == pytest.approx(stats.crossed([np.array(of) for of in pairs.values()]).se)
+    without = stats.paired_difference(tidy, "full", "baseline", "top5", top1)
+    assert without["p"].isna().all() and without["video_low"].isna().all()
+    summary = stats.summarise(tidy, NOTHING_PRINTED, hits).set_index("metric")
+    assert summary.loc["top5", "video_low"].notna().all()

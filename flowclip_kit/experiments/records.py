@@ -90,13 +90,17 @@ def _fault(record: object, key: str) -> str | None:
         return f"it is of the run {record.get('key')}"
     if "seal" in record and record["seal"] != _seal(record):
         return "it was changed after it was written"
-    hits = [label == guess for label, guess, _ in predictions.values()]
+    hits = [label == guess for label, guess, *_ in predictions.values()]
     follow = {"top1": 100 * sum(hits) / len(hits)}
+    if places := [place for _, _, _, *rank in predictions.values() for place in rank]:
+        if [place == 0 for place in places] != hits:
+            return "its ranks are not those of its predictions"
+        follow["top5"] = 100 * sum(place < 5 for place in places) / len(hits)
     if len(halves) > 1:
         follow |= {"top1_half": statistics.fmean(halves), "half_sd": statistics.stdev(halves)}
     follow = {name: value for name, value in follow.items() if name in scores}
     for name in ("top5", "top1_shuffled", "top1_reversed", "top1_repeated"):  # some of all test videos
-        if name in scores:
+        if name in scores and name not in follow:
             follow[name] = 100 * round(scores[name] * len(hits) / 100) / len(hits)
     if other := [name for name, value in follow.items() if abs(scores[name] - value) > 1e-6]:
         return f"its predictions do not give {other[0]} {scores[other[0]]:g}"
@@ -115,11 +119,12 @@ def _numbers(found: object, most: float = math.inf) -> bool:
 
 
 def _guess(found: object) -> bool:
-    """Whether it is what a record says of one video: [label, predicted label, score of the true one]."""
+    """Whether it is what a record says of one video: [label, predicted label, score and rank of the true
+    one]; before there were ranks, without."""
     return (
         isinstance(found, list)
-        and len(found) == 3
-        and all(isinstance(label, int) and not isinstance(label, bool) and label >= 0 for label in found[:2])
+        and len(found) in (3, 4)
+        and all(type(label) is int and label >= 0 for label in (*found[:2], *found[3:]))
         and _numbers({"": found[2]}, 1)
     )
 

@@ -157,7 +157,7 @@ def rerun(count: int, seed: int = 0, profile: str = "demo") -> tuple[list[Rerun]
                     key = workshop.key(cell.config)
                     if key in hits and key not in cells:
                         cells[key], of[key] = cell, target
-            recorded = {key for _, hits in tables.values() for key in hits}
+            recorded = {key for tidy, _ in tables.values() for key in tidy["key"]}
             if not cells:
                 raise InputError(f"{folder}: none of its {len(recorded)} runs has a key of today's settings")
             keys = choose({key: kind_of(cell.config) for key, cell in cells.items()}, count, seed)

@@ -22,7 +22,7 @@ TIDY = (
     " value key"
 ).split()
 WHOLE = ["mmb", "map", "mcb", "T", "H", "s", "L", "k", "seed", "split"]
-VIDEOS = ["key", "n", "correct"]
+VIDEOS = ["key", "n", "correct"]  # and top5, where it is known
 
 
 def tidy_rows(
@@ -68,9 +68,21 @@ def _setting(config: RunConfig, name: str) -> Any:
 
 
 def hit_row(record: dict) -> dict:
-    """A run's row of the videos table: which test videos it names right, packed into hexadecimal digits."""
-    hits = np.array([label == predicted for label, predicted, _ in record["predictions"].values()])
-    return {"key": record["key"], "n": len(hits), "correct": np.packbits(hits).tobytes().hex()}
+    """A run's row of the videos table: which test videos it names right, and for which the true name is among
+    its first five, packed into hexadecimal digits; the second is empty where a record has no ranks."""
+    predictions = record["predictions"].values()
+    hits = np.array([label == predicted for label, predicted, *_ in predictions])
+    among = np.array([said[3] < 5 for said in predictions if len(said) > 3], bool)
+    return {"key": record["key"], "n": len(hits), "correct": _packed(hits), "top5": _packed(among)}
+
+
+def _packed(hits: np.ndarray) -> str:
+    return np.packbits(hits).tobytes().hex()
+
+
+def among_five(key: str) -> str:
+    """The key of a run's top-5 hits, beside those of top-1 under its own key."""
+    return f"{key} top5"
 
 
 def unpack(n: int, correct: str) -> np.ndarray:
@@ -82,31 +94,36 @@ def unpack(n: int, correct: str) -> np.ndarray:
 
 
 def by_key(hits: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Run key -> (N,) bool, the test videos that the run names right: rows of `hit_row`, unpacked."""
-    return {row.key: unpack(row.n, row.correct) for row in hits.itertuples()}
+    """Run key -> (N,) bool, the test videos that the run names right, and likewise `among_five`: rows of
+    `hit_row`, unpacked."""
+    found = {row.key: unpack(row.n, row.correct) for row in hits.itertuples()}
+    known = hits[hits["top5"] != ""] if "top5" in hits else hits.iloc[:0]
+    return found | {among_five(row.key): unpack(row.n, row.top5) for row in known.itertuples()}
 
 
 def read_hits(path: Path) -> dict[str, np.ndarray]:
-    """Run key -> (N,) bool, whether each test video is named right, in the order of the videos' names.
+    """What `by_key` gives, of a file; in the order of the videos' names.
 
     Raises InputError when the file is absent or does not hold such rows.
     """
     found = {}
-    for line, (key, n, correct) in enumerate(
-        read_csv(path, VIDEOS, "made by ./reproduce.sh").itertuples(False), 2
-    ):
+    table = read_csv(path, VIDEOS, "made by ./reproduce.sh", more=True)
+    for line, row in enumerate(table.itertuples(False), 2):
         try:
-            found[key] = unpack(int(n), correct)
+            found[row.key] = unpack(int(row.n), row.correct)
+            if among := getattr(row, "top5", ""):
+                found[among_five(row.key)] = unpack(int(row.n), among)
         except ValueError:
             raise InputError(
-                f"{path}: line {line} does not hold {n} packed bits; {_again(path, key)}"
+                f"{path}: line {line} does not hold {row.n} packed bits; {_again(path, row.key)}"
             ) from None
     return found
 
 
 def hits_csv(hits: pd.DataFrame) -> str:
     """The text of a videos table; runs in the order of their keys."""
-    return hits[VIDEOS].sort_values("key").to_csv(index=False, lineterminator="\n")
+    columns = [*VIDEOS, *(["top5"] if "top5" in hits else [])]
+    return hits[columns].sort_values("key").to_csv(index=False, lineterminator="\n")
 
 
 def read_tidy(path: Path) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from flowclip_core.errors import Diverged, InputError, NotFinite, notice
 from flowclip_core.files import sha256
 from flowclip_core.model import hub
 from flowclip_core.training.metrics import accuracy
+from flowclip_core.training.metrics import ranks as ranks_of
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.extraction import Filled, Plan, ensure_features, extract, find, plan
 from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
@@ -915,7 +916,8 @@ def transfer(task: Task) -> dict:
 def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: EvalConfig) -> dict:
     """What a record says of a split's test videos.
 
-    scores in percent; predictions {video: [label, predicted label, score of the true one]}; ties, how many
+    scores in percent; predictions {video: [label, predicted label, score and rank (0 = best) of the true
+    one]}; ties, how many
     videos a tie decided, by metric; still, how many videos do not move, which have no motion to go by.
     """
     from flowclip_kit.distributed import ranks
@@ -925,10 +927,10 @@ def _test(model, dataset: Dataset, split: int, store: FeatureStore, evaluation: 
     found, scores = metrics.assess(
         model, store, labels, evaluation, rows=rows, pairs=dataset.pairs, ranks=ranks
     )
-    named = metrics.predicted(scores, labels)
+    named, places = metrics.predicted(scores, labels), ranks_of(scores, labels)
     predictions = {
-        video.name: [int(label), int(guess), round(float(row[label]), 6)]
-        for video, label, guess, row in zip(test, labels, named, scores, strict=True)
+        video.name: [int(label), int(guess), round(float(row[label]), 6), int(place)]
+        for video, label, guess, row, place in zip(test, labels, named, scores, places, strict=True)
     }
     return {
         "scores": found,

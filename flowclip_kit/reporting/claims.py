@@ -224,7 +224,7 @@ def measure(
 ) -> pd.DataFrame:
     """The claims with what was measured and their verdicts: one row a claim, columns `CLAIMS`, all text.
 
-    tables: target -> tidy table; hits: run key -> (N,) bool, top-1 right or wrong; counts:
+    tables: target -> tidy table; hits: of `results_table.by_key`; counts:
     `experiments.costs.counts`. Where a claim has several parts, mean to p are those of the part that stands
     in its way most. p_bh and p_holm: p of an order, adjusted among the orders of its table after Benjamini
     and Hochberg, which decides, and after Holm. In the demo nothing is measured for values, differences and
@@ -362,10 +362,13 @@ def _sum(part: Part, rows: pd.DataFrame, hits: dict[str, np.ndarray]) -> list | 
         return None
     by_seed = values.groupby("seed")
     videos = None
-    if hits and metrics == [("top1", 1)] and not spread:
-        signed: list[Any] = [
-            sum(sign * hits[runs["key"][run]].astype(float) for sign, runs in terms) for run in values.index
-        ]
+    keys = [
+        [(sign, stats.hits_key(runs["key"][run], metrics[0][0])) for sign, runs in terms]
+        for run in values.index
+    ]
+    known = len(metrics) == 1 and not spread and all(key in hits for of_run in keys for _, key in of_run)
+    if hits and known:
+        signed: list[Any] = [sum(sign * hits[key].astype(float) for sign, key in of_run) for of_run in keys]
         videos = stats.by_split(signed, values.index.to_frame(index=False))
     return stats.spreads(
         (by_seed.std() if spread else by_seed.mean()).round(4), videos, trained=bool(part.trained_on)

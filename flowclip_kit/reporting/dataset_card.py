@@ -41,6 +41,7 @@ COLUMNS = {
     "video_low, video_high": "95 % bootstrap interval over test videos",
     "paper": "printed value",
     "correct": "hexadecimal: a bit for each test video in the order of its name, 1 where it is named right",
+    "top5": "the same, 1 where the true name is among the first five",
     "counting": "counted exactly, or by the paper's own rule",
     "classes": "class names in the prompts",
     "pretraining": "seed of the tiny CLIP's pre-training; 0 is the one that is shipped",

@@ -605,7 +605,7 @@ PAGE_PARTS: dict[Path, tuple[str, tuple[str, str], Callable[[pd.DataFrame], str]
 
 
 def _marks(part: str) -> tuple[str, str]:
-    made_by = part if part in TARGETS else "all"
+    made_by = "rivals" if part == "rivals" else "all --seeds 10"
     return f"<!-- {part}: made by ./reproduce.sh {made_by} --record -->", f"<!-- {part}: end -->"
 
 

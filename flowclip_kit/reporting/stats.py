@@ -3,8 +3,8 @@
 The first two are shown: would another draw of training videos and weights change the number, and would other
 test videos. A comparison is judged by the third, `crossed`, since runs that share their test videos do not
 show how far other videos would move all of them together. A tidy table has one row per run and metric
-(columns in `experiments.results_table.TIDY`), values in percent; hits are a run's key -> top-1 right or
-wrong, bool (videos,).
+(columns in `experiments.results_table.TIDY`), values in percent; hits are of
+`experiments.results_table.by_key`: a run's key -> top-1 right or wrong, bool (videos,), and top-5 beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pandas as pd
 from scipy.special import ndtr, stdtr, stdtrit  # scipy.stats takes seconds longer to import
 
 from flowclip_core.errors import InputError
+from flowclip_kit.experiments.results_table import among_five
 
 CELL = ["target", "profile", "dataset", "role", "trained_on", "variant", "k", "metric"]
 SUMMARY = [*CELL, "n", "splits", "mean", "sd", "low", "high", "split_sd", "video_low", "video_high", "paper"]
@@ -183,17 +184,19 @@ def summarise(tidy: pd.DataFrame, paper: pd.DataFrame, hits: Hits | None = None)
 
     A seed's value is its mean over splits. n counts seeds; mean, sd and the 95 % Student t interval low..high
     are over them (nan for one seed). split_sd: mean over seeds of the sd over splits (nan for one split).
-    video_low, video_high: 95 % bootstrap interval over test videos of top1 averaged over seeds; nan for other
-    metrics and without hits. paper: the printed value of the same target, role, trained_on, variant, k and
-    metric, or the one derived from print; else nan.
+    video_low, video_high: 95 % bootstrap interval over test videos of top1 and top5 averaged over seeds; nan
+    for other metrics and without hits. paper: the printed value of the same target, role, trained_on,
+    variant, k and metric, or the one derived from print; else nan.
     Raises InputError when a run appears twice, a seed lacks a split that another has, or hits do not fit.
     """
     tidy = tidy.assign(value=tidy["value"].round(4))  # as stored: a table is the same before and after saving
     _demand_each_seed_on_each_split(tidy, CELL)
     videos = {}
     if hits is not None:
-        for cell, runs in tidy[tidy["metric"] == "top1"].groupby(CELL, sort=False, dropna=False):
-            videos[cell] = video_interval(by_split([_hits_of(hits, key) for key in runs["key"]], runs))
+        for cell, runs in tidy[tidy["metric"].isin(["top1", "top5"])].groupby(CELL, sort=False, dropna=False):
+            keys = [hits_key(key, metric) for key, metric in zip(runs["key"], runs["metric"], strict=True)]
+            if runs["metric"].iloc[0] == "top1" or set(keys) <= hits.keys():
+                videos[cell] = video_interval(by_split([_hits_of(hits, key) for key in keys], runs))
     seeds = tidy.groupby([*CELL, "seed"], sort=False, dropna=False)["value"].agg(["mean", "std", "size"])
     rows = []
     for cell, values in seeds.groupby(CELL, sort=False, dropna=False):
@@ -227,8 +230,8 @@ def paired_difference(
     run a split is compared with every seed, k and training set of the variant. Otherwise both are trained on
     the same.
     Columns: `GROUP`, then variant, reference, metric, n (seeds), mean; se, df, p, low, high, run_se of
-    `crossed` (top1 with hits, else nan); run_low, run_high (95 % Student t), video_low, video_high (95 %
-    bootstrap over test videos of the difference averaged over seeds; nan like low), wins (seeds with a
+    `crossed` (top1 and top5 with hits, else nan); run_low, run_high (95 % Student t), video_low, video_high
+    (95 % bootstrap over test videos of the difference averaged over seeds; nan like low), wins (seeds with a
     positive difference). Without hits run_se is that of the seeds' mean.
     Raises InputError when nothing pairs, a run appears twice, a seed lacks a split, or hits do not fit.
     """
@@ -253,8 +256,9 @@ def paired_difference(
     for group, runs in pairs.groupby(GROUP, dropna=False):
         gains = runs.groupby("seed")["gain"].mean().round(4)
         tables = None
-        if hits is not None and metric == "top1":
-            gained = [_gain_of(hits, *keys) for keys in zip(runs["key"], runs["key_reference"], strict=True)]
+        keys = [[hits_key(key, metric) for key in runs[name]] for name in ("key", "key_reference")]
+        if hits is not None and (metric == "top1" or {*keys[0], *keys[1]} <= hits.keys()):
+            gained = [_gain_of(hits, *both) for both in zip(*keys, strict=True)]
             tables = by_split(gained, runs)
         trained = bool(runs["trained_on"].iloc[0])
         found = spreads(gains, tables, trained)
@@ -352,6 +356,11 @@ def by_split(per_run: Sequence[np.ndarray], runs: pd.DataFrame) -> list[np.ndarr
 def video_interval(tables: Sequence[np.ndarray]) -> tuple[float, float]:
     """Bootstrap interval in percent over the test videos of `by_split`'s tables, averaged over seeds."""
     return bootstrap_interval([100 * x.mean(axis=0) for x in tables])[1:]
+
+
+def hits_key(key: str, metric: str) -> str:
+    """Where a run's hits by a metric stand: a name that no hits have, but for top1 and top5."""
+    return key if metric == "top1" else among_five(key) if metric == "top5" else f"{key} {metric}"
 
 
 def _hits_of(hits: Hits, key: str) -> np.ndarray:
