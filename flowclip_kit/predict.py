@@ -13,8 +13,10 @@ from flowclip_core.config import TINY
 from flowclip_core.errors import InputError
 from flowclip_core.predict import Prediction
 from flowclip_kit.class_texts import texts_of
+from flowclip_kit.datasets import disk
 from flowclip_kit.datasets.decoders import read_frames
-from flowclip_kit.datasets.disk import EXTENSIONS
+
+DEEPEST = 8  # levels of folders that are looked through
 
 if TYPE_CHECKING:
     from flowclip_core.model.backbone import Backbone
@@ -84,7 +86,8 @@ class Classifier:
 
 
 def videos_in(paths: Sequence[Path | str]) -> list[Path]:
-    """The video files that `paths` name: files as they are, folders by what video files they hold, sorted.
+    """The video files that `paths` name: files as they are, folders by what video files they hold, sorted
+    and without hidden ones.
 
     Raises InputError for a folder without any.
     """
@@ -92,9 +95,7 @@ def videos_in(paths: Sequence[Path | str]) -> list[Path]:
     for path in map(Path, paths):
         found = [path]
         if path.is_dir():
-            found = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
-            )
+            found = [path / name for name in disk.videos_in(path, DEEPEST)]
             if not found:
                 raise InputError(
                     f"{path}: no video in this folder; expected files such as .mp4, .avi or .mov"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from flowclip_core.errors import InputError
 from flowclip_kit.rivals import METHODS
 
 ROWS = {
@@ -22,6 +24,17 @@ PRETRAINING = (
     "<!-- pretraining: end -->",
 )
 NAMES = {"figures-h": "HMDB-51", "figures-u": "UCF-101"}  # demo set -> whose role it plays
+
+
+def around(page: Path, marks: tuple[str, str]) -> tuple[str, str]:
+    """A page before and after a part, marks included. Raises InputError when a mark is missing."""
+    before, begin, rest = (page.read_text() if page.exists() else "").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not begin or not end:
+        raise InputError(
+            f"{page}: lacks the lines {marks[0]} and {marks[1]}, in this order; put them where the part goes"
+        )
+    return before + begin, end + after
 
 
 def table5(summary: pd.DataFrame) -> str:

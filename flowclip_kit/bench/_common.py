@@ -15,6 +15,7 @@ from typing import Any
 
 from flowclip_core.errors import InputError, notice
 from flowclip_core.files import write_atomically
+from flowclip_kit import readme_parts
 from flowclip_kit.paths import root
 
 README = "flowclip_kit/bench/README.md"
@@ -114,8 +115,5 @@ def record(part: str, command: str, text: str, page: str = README) -> None:
 
 def between(page: Path, marks: tuple[str, str], text: str) -> None:
     """Put a text between two marks of a page. Raises InputError where they are missing."""
-    before, begin, rest = page.read_text().partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not begin or not end:
-        raise InputError(f"{page}: lacks the lines {marks[0]} and {marks[1]}, in this order")
-    write_atomically(page, f"{before}{begin}\n{text}\n{end}{after}")
+    before, after = readme_parts.around(page, marks)
+    write_atomically(page, f"{before}\n{text}\n{after}")

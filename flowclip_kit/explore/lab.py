@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 
 from flowclip_core.errors import notice
+from flowclip_core.files import write_atomically
 from flowclip_kit.paths import root
 
 ORIGINALS = ".originals.json"  # in the folder of copies: the cells each copy was made from
@@ -34,7 +35,7 @@ def prepare(notebooks: Path | None = None, folder: Path | None = None) -> Path:
         else:
             shutil.copy(notebook, copy)
         known[notebook.name] = cells
-    originals.write_text(json.dumps(known))
+    write_atomically(originals, json.dumps(known))
     for page in notebooks.glob("*.md"):  # what the notebooks link to and show
         shutil.copy(page, folder)
     if (notebooks / "images").is_dir():

@@ -218,7 +218,7 @@ def record(profile: str, results: dict[str, Result | None]) -> list[Path]:
     """
     if profile == "demo":
         for part in README_PARTS:
-            _around(part)
+            readme_parts.around(root() / "README.md", _marks(part))
     folder = root() / RECORDED / profile
     written = []
     for target, result in results.items():
@@ -611,18 +611,5 @@ def _marks(part: str) -> tuple[str, str]:
 
 def _readme(part: str, text: str) -> str:
     """The README with this part between its two marks."""
-    before, after = _around(part)
+    before, after = readme_parts.around(root() / "README.md", _marks(part))
     return f"{before}\n{text.rstrip()}\n{after}"
-
-
-def _around(part: str) -> tuple[str, str]:
-    """The README before and after a part, marks included. Raises InputError when a mark is missing."""
-    readme = root() / "README.md"
-    begin, end = _marks(part)
-    before, found, rest = (readme.read_text() if readme.exists() else "").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise InputError(
-            f"{readme}: lacks the lines {begin} and {end}, in this order; put them where the part goes"
-        )
-    return before + begin, end + after
