@@ -62,8 +62,15 @@ class Study:
     @property
     def grid(self) -> pd.DataFrame:
         """What the call expands to: one row per cell of the table, with the number of its runs and the
-        minutes that one process is expected to take for them."""
-        return estimates.grid_table(self.experiment)
+        minutes that one process is expected to take for them. Of a recorded table, as many as were recorded."""
+        asked = self.experiment
+        if self._is_recorded:
+            asked = replace(asked, knobs={**asked.knobs, "seeds": self.view.about["seeds"]})
+        return estimates.grid_table(asked)
+
+    @property
+    def _is_recorded(self) -> bool:
+        return self.source == "recorded" and not self.experiment.changes and not self.experiment.name
 
     @functools.cached_property
     def view(self) -> View:

@@ -231,6 +231,9 @@ def test_the_grid_is_shown_before_it_is_run():
     rows = studies.Study("table5", k=[2, 4], datasets="figures-h").grid
     assert rows["k"].to_dict() == {"clip": "0"} | dict.fromkeys(VARIANTS, "2, 4")
     assert rows["runs"].tolist() == [1] + [2 * 3] * len(VARIANTS)
+    recorded = studies.Study("table5", source="recorded")
+    own = recorded.view.runs.query("metric == 'top1'").groupby("variant").size()
+    assert recorded.grid["runs"].to_dict() == own.to_dict()  # however many runs a cell were recorded
     cells = Experiment.of("figure3d").cells()
     count, seconds = estimates.expected(DEMO, cells, 2)
     assert count == 30 and 10 < seconds < 3600 and seconds <= estimates.expected(DEMO, cells, 1)[1]
