@@ -62,7 +62,7 @@ class Study:
     @property
     def grid(self) -> pd.DataFrame:
         """What the call expands to: one row per cell of the table, with the number of its runs and the
-        minutes that one process is expected to take for them. Of a recorded table, as many as were recorded."""
+        minutes that one process is expected to take for them; of a recorded table, the runs it has."""
         asked = self.experiment
         if self._is_recorded:
             asked = replace(asked, knobs={**asked.knobs, "seeds": self.view.about["seeds"]})
