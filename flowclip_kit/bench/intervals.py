@@ -19,8 +19,8 @@ from flowclip_kit.reporting.claims import REPRODUCED, Measured, verdict
 from flowclip_kit.reporting.register import POINT
 
 PAGE = "notebooks/statistics.md"
-VIDEOS = 256  # of figures-h, the smaller of the demo's two test lists
-FAMILY, TRUE, GAIN = 20, 10, 8.0  # claims of a family, how many are true, and their points
+VIDEOS = 1024  # of figures-h, the smaller of the demo's two test lists
+FAMILY, TRUE, GAIN = 20, 10, 3.0  # claims of a family, how many are true, and their points
 RULES = ("over seeds alone", "over videos alone", "both must clear", "crossed")
 
 
@@ -152,8 +152,8 @@ def measure(options: common.Options) -> str:
         f"{part:>19}" for part in ("with a false one", "false among called", "found")
     )
     for true in (0, TRUE):
-        lines += ["", f"Families of {FAMILY} claims, {true} of them true, 3 seeds, percent", head]
-        shares = families(rng, found["as recorded"], 3, repeats // 10, true)
+        lines += ["", f"Families of {FAMILY} claims, {true} of them true, {sizes[-1]} seeds, percent", head]
+        shares = families(rng, found["as recorded"], sizes[-1], repeats // 10, true)
         for name in ("none", "Benjamini-Hochberg", "Holm"):
             values = [shares[f"{part}, {name}"] for part in ("any false", "false share", "found")]
             values = values[: 2 + bool(true)]
