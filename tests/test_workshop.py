@@ -526,7 +526,7 @@ def test_what_moved_further_than_rounding_moves_it_is_told(lab, tmp_path, monkey
     alike = [replace(BASE, k=k) for k in (2, 16, None)]
     alike += [replace(BASE, model=ModelConfig(**VARIANTS[name])) for name in ("mmb", "mcb", "mmb+map")]
     limits = [rerun.bound(config, nudges) for config in alike]
-    assert limits == [6, 4, 4, 1, 2.4, 6], "the bound is that of the nearest k with the same parts"
+    assert limits == [6, 6, 6, 1, 2.4, 6], "the bound is that of the cells with the same parts"
     for trained, untrained, bad in (
         (0, 0, set()),
         (1, 0, set()),
