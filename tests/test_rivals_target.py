@@ -15,7 +15,7 @@ from flowclip_kit.bench import rivals as bench
 from flowclip_kit.datasets.extraction import FAILED, INDEX
 from flowclip_kit.datasets.feature_store import FeatureStore
 from flowclip_kit.datasets.formats import Dataset, Split, Video
-from flowclip_kit.experiments import runs
+from flowclip_kit.experiments import rerun, runs
 from flowclip_kit.experiments.catalogue import (
     OURS,
     RATE_SEED,
@@ -26,6 +26,7 @@ from flowclip_kit.experiments.catalogue import (
     wider_rates,
 )
 from flowclip_kit.experiments.experiment import Experiment
+from flowclip_kit.experiments.loading import load
 from flowclip_kit.experiments.rivals import PUBLISHED, RATES, costs
 from flowclip_kit.experiments.run_config import run_key
 from flowclip_kit.profiles import DEMO, SMOKE
@@ -267,3 +268,17 @@ def test_parts_that_belong_to_classes_fit_no_others(small, tmp_path):
     path = METHODS["linear probe"](small, ["wave", "clap"]).save(tmp_path / "parts")
     with pytest.raises(InputError, match=r"holds the parts .*\(2, 32\).*has .*\(3, 32\)"):
         METHODS["linear probe"](small, ["wave", "clap", "sit"]).load(path)
+
+
+@pytest.mark.parametrize("target", ["rivals", "readings", "table5", "table7"])
+def test_every_recorded_run_is_a_cell_of_todays_settings(target):
+    """The trials of rates beyond the list too, which depend on scores: `verify --rerun` chooses among them."""
+    tidy, _, about = load(target, "demo")
+    cells = rerun.cells_of(Experiment.of(target, "demo", given={"seeds": about["seeds"]}), tidy)
+    found = {
+        (cell.variant, config.transfer.dataset if config.transfer else config.dataset, config.k or 0, config.seed,
+         0 if config.held_out else (config.transfer or config).split, config.train.lr if config.train else 0.0)
+        for cell in cells for config in [cell.config]
+    }  # fmt: skip
+    columns = ["variant", "dataset", "k", "seed", "split", "lr"]
+    assert found == set(tidy[columns].itertuples(index=False, name=None))

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from flowclip_core.errors import InputError
-from flowclip_kit.experiments.catalogue import TARGETS, VARIANTS
+from flowclip_kit.experiments.catalogue import TARGETS, VARIANTS, Cell
 from flowclip_kit.experiments.experiment import Experiment, Options
 from flowclip_kit.experiments.loading import load, results_folder
 from flowclip_kit.experiments.results_table import hit_row, unpack
+from flowclip_kit.experiments.rivals import rates_tried
 from flowclip_kit.experiments.run_config import RunConfig
 from flowclip_kit.experiments.runs import Workshop
 from flowclip_kit.paths import root
@@ -125,6 +126,18 @@ def bound(config: RunConfig, nudges: pd.DataFrame) -> float:
     return max(TIMES * alike["moved"].abs().max(), LEAST)
 
 
+def cells_of(experiment: Experiment, tidy: pd.DataFrame) -> list[Cell]:
+    """All cells of a recorded experiment, those that depend on recorded scores included."""
+    cells = experiment.cells()
+    while experiment.about.widen and experiment.tries:
+        tried = rates_tried(cells)
+        known = [lr in tried.get(name, ()) for name, lr in zip(tidy["variant"], tidy["lr"], strict=True)]
+        if not (more := experiment.widen(tidy[known], cells)):
+            break
+        cells = cells + more
+    return cells + experiment.then(tidy)
+
+
 def rerun(count: int, seed: int = 0, profile: str = "demo") -> tuple[list[Rerun], list[str]]:
     """`count` recorded runs of a profile, made again; and the recorded runs that today's settings do not
     name.
@@ -155,8 +168,7 @@ def rerun(count: int, seed: int = 0, profile: str = "demo") -> tuple[list[Rerun]
             for target, experiment in asked.items():
                 tidy, hits, _ = loaded[target]
                 tables[target] = tidy, hits
-                then = experiment.then(tidy) if experiment.about.then else []
-                for cell in [*workshop.possible(experiment).cells(), *then]:
+                for cell in cells_of(workshop.possible(experiment), tidy):
                     key = workshop.key(cell.config)
                     if key in hits and key not in cells:
                         cells[key], of[key] = cell, target
