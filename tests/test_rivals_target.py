@@ -272,13 +272,13 @@ def test_parts_that_belong_to_classes_fit_no_others(small, tmp_path):
 
 @pytest.mark.parametrize("target", ["rivals", "readings", "table5", "table7"])
 def test_every_recorded_run_is_a_cell_of_todays_settings(target):
-    """The trials of rates beyond the list too, which depend on scores: `verify --rerun` chooses among them."""
+    """Trials of rates beyond the list too, which depend on scores: `verify --rerun` chooses among all."""
     tidy, _, about = load(target, "demo")
     cells = rerun.cells_of(Experiment.of(target, "demo", given={"seeds": about["seeds"]}), tidy)
-    found = {
-        (cell.variant, config.transfer.dataset if config.transfer else config.dataset, config.k or 0, config.seed,
-         0 if config.held_out else (config.transfer or config).split, config.train.lr if config.train else 0.0)
-        for cell in cells for config in [cell.config]
-    }  # fmt: skip
+    found = set()
+    for cell in cells:
+        config, tested = cell.config, cell.config.transfer or cell.config
+        split, lr = 0 if config.held_out else tested.split, config.train.lr if config.train else 0.0
+        found.add((cell.variant, tested.dataset, config.k or 0, config.seed, split, lr))
     columns = ["variant", "dataset", "k", "seed", "split", "lr"]
     assert found == set(tidy[columns].itertuples(index=False, name=None))
