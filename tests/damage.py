@@ -58,7 +58,7 @@ def cheap():
         patch.setattr(plots, "figures", sketches)
         patch.setattr(plots, "files", files_of_sketches)
         runs._tree.cache_clear()
-        runs.open_store.cache_clear()
+        runs.opened.cache_clear()
         yield
         runs._tree.cache_clear()
 

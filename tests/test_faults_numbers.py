@@ -549,7 +549,7 @@ def task(tmp_path, monkeypatch) -> Callable[..., runs.Task]:
     dataset = Dataset("figures-h", tmp_path / "data", ("wave", "push_up"), texts, {1: split}, ((0, 1),))
     config = StoreConfig(load_backbone().weights_hash, 8, ("centre",))
     made = ensure_features(dataset, config, [load_backbone], Inline())
-    runs.open_store.cache_clear()
+    runs.opened.cache_clear()
 
     def new(keep: bool = True, **settings) -> runs.Task:
         train = TrainConfig(lr=settings.pop("lr", 0.1), batch=4, epochs=None, steps=5, crops=("centre",))

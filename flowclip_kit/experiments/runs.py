@@ -29,7 +29,7 @@ from flowclip_core.training.metrics import accuracy
 from flowclip_core.training.metrics import ranks as ranks_of
 from flowclip_kit.datasets import formats
 from flowclip_kit.datasets.extraction import Filled, Plan, ensure_features, extract, find, plan
-from flowclip_kit.datasets.feature_store import FeatureStore, StoreConfig
+from flowclip_kit.datasets.feature_store import ARRAY, FeatureStore, StoreConfig
 from flowclip_kit.datasets.few_shot_lists import read_list, shots_of
 from flowclip_kit.datasets.formats import Dataset, Video
 from flowclip_kit.demo import world
@@ -60,6 +60,7 @@ from flowclip_kit.experiments.results_table import hit_row, tidy_rows
 from flowclip_kit.experiments.rivals import costs
 from flowclip_kit.experiments.run_config import RunConfig, deciding, run_key
 from flowclip_kit.experiments.training_log import LogTo, log_to, run_name, watched
+from flowclip_kit.paths import stamp
 from flowclip_kit.profiles import DEMO_ROLES, PAPER_ROLES, BackboneConfig, Profile
 
 ALONE = Rank()
@@ -687,8 +688,14 @@ def _tree(backbone: BackboneConfig, device: str, texts: tuple[str, ...], prompt:
     return PromptTree(loaded, texts, len(loaded.tokenize(prompt)))
 
 
-@functools.lru_cache(maxsize=8)
 def open_store(folder: Path) -> FeatureStore:
+    """The store in a folder, opened once in a process, and again where it was made again."""
+    return opened(folder, tuple(stamp(folder / ARRAY)))
+
+
+@functools.lru_cache(maxsize=8)
+def opened(folder: Path, stamp: tuple[int, ...]) -> FeatureStore:
+    """`open_store` for features of this stamp: equal sums do not say that it is the same file."""
     return FeatureStore.open(folder)
 
 
