@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from flowclip_core.errors import InputError
+from flowclip_kit.demo import world
 from flowclip_kit.rivals import METHODS
 
 ROWS = {
@@ -116,33 +117,45 @@ def rounding(found: pd.DataFrame) -> str:
 
 
 def pretraining(found: pd.DataFrame) -> str:
-    """Differences of Table 5 by pre-training as Markdown, and how many of them agree.
+    """Frozen CLIP and the differences of Table 5 by pre-training as Markdown, and how many of them agree.
 
-    found: of `bench.pretraining.measure`.
+    found: of `bench.pretraining.measure`. A pre-training whose frozen CLIP names the classes little better
+    than chance on every data set came to nothing: it is shown, and counts for nothing.
     """
+    seeds = sorted(set(found["pretraining"]))
     pairs = found[found["reference"].fillna("") != ""]
-    place = ["dataset", "k", "variant", "reference"]
-    seeds = sorted(set(pairs["pretraining"]))
+    clip = found[found["variant"] == "clip"].pivot_table("mean", "dataset", "pretraining", sort=False)
+    chance = pd.Series({name: 100 / len(world.CLASSES[name]) for name in clip.index})
+    lost = [seed for seed in seeds if (clip[seed] < 1.5 * chance).all()]
     lines = [
         "Points of top-1 with 95 % intervals over runs and test videos,"
         f" n = {int(pairs['n'].max())} runs a cell; pre-training 0 is the one that is shipped.",
         "",
-        f"| data set, k | difference | {' | '.join(f'pre-training {seed}' for seed in seeds)} |",
+        f"| data set, k | | {' | '.join(f'pre-training {seed}' for seed in seeds)} |",
         f"| --- | --- |{' ---: |' * len(seeds)}",
     ]
+    for dataset, row in clip.iterrows():
+        cells = " | ".join(f"{row[seed]:.1f} %" for seed in seeds)
+        lines.append(f"| {dataset} | frozen clip, chance {chance[dataset]:.1f} % | {cells} |")
     same = wholly = 0
-    for (dataset, k, variant, reference), rows in pairs.groupby(place, sort=False):
-        own = rows.set_index("pretraining")
-        cells = [
-            f"{row['mean']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
-            for _, row in own.loc[seeds].iterrows()
-        ]
-        lines.append(f"| {dataset}, {k} | {variant} less {reference} | {' | '.join(cells)} |")
+    for (dataset, k, variant, reference), rows in pairs.groupby(
+        ["dataset", "k", "variant", "reference"], sort=False
+    ):
+        own = rows.set_index("pretraining").loc[seeds]
+        cells = " | ".join(f"{row.mean:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in own.itertuples())
+        lines.append(f"| {dataset}, {k} | {variant} less {reference} | {cells} |")
+        own = own.drop(lost)
         same += (own["mean"] > 0).nunique() == 1
         wholly += bool((own["low"] > 0).all() or (own["high"] < 0).all())
-    said = f"Of these {len(pairs) // len(seeds)} differences {same} have one sign under all {len(seeds)}"
-    said += f" pre-trainings, and {wholly} have every interval on one side of zero."
-    return "\n".join([*lines, "", said])
+    said = [f"Pre-training {seed} came to nothing: its frozen CLIP is at chance." for seed in lost]
+    said.append(
+        f"Of these {len(pairs) // len(seeds)} differences {same} have one sign under the other"
+        f" {len(seeds) - len(lost)} pre-trainings, and {wholly} have every interval on one side of zero."
+        if lost
+        else f"Of these {len(pairs) // len(seeds)} differences {same} have one sign under all {len(seeds)}"
+        f" pre-trainings, and {wholly} have every interval on one side of zero."
+    )
+    return "\n".join([*lines, "", *said])
 
 
 NO_RIVALS = "Other methods on the same features ([rivals](notebooks/rivals.ipynb)): not recorded yet."

@@ -229,21 +229,29 @@ def test_the_probe_separates_what_a_line_separates_and_nothing_else():
     assert (again == thumbnails.probe(x[:30], labels[:30], x[30:], 1e-1)).all()
 
 
-def differences_of(*means: tuple[float, ...]) -> pd.DataFrame:
-    """A study of pre-trainings: a row of differences for each tuple of means, one for each pre-training."""
+def differences_of(*means: tuple[float, ...], clip=(50.0, 40.0, 45.0)) -> pd.DataFrame:
+    """A study of pre-trainings: a row of differences for each tuple of means, one for each pre-training.
+    clip: scores of their frozen CLIP."""
     rows = [
         {"dataset": "figures-h", "variant": "full", "reference": "mmb", "k": k, "n": 5, "mean": mean,
          "low": mean - 2, "high": mean + 2, "p": 0.1, "pretraining": seed}
         for k, of_k in enumerate(means, 1) for seed, mean in enumerate(of_k)
     ]  # fmt: skip
-    scores = [rows[0] | {"reference": "", "mean": 50.0}]
+    scores = [rows[0] | {"variant": "clip", "reference": "", "mean": score, "pretraining": seed}
+              for seed, score in enumerate(clip)]  # fmt: skip
     return pd.DataFrame(rows + scores)
 
 
 def test_what_agrees_over_pretrainings_is_counted():
     said = readme_parts.pretraining(differences_of((3.0, 4.0, 5.0), (-1.0, -1.0, -3.0), (1.0, -1.0, 1.0)))
     assert "Of these 3 differences 2 have one sign under all 3 pre-trainings, and 1 have every" in said
-    assert "| figures-h, 1 | full less mmb | +3.0 [+1.0, +5.0] | +4.0" in said and "50.0" not in said
+    assert "| figures-h, 1 | full less mmb | +3.0 [+1.0, +5.0] | +4.0" in said
+    assert "| figures-h | frozen clip, chance 6.2 % | 50.0 % | 40.0 % | 45.0 % |" in said
+    lost = readme_parts.pretraining(
+        differences_of((3.0, 4.0, -5.0), (-1.0, 2.0, 0.0), clip=(50.0, 40.0, 6.0))
+    )
+    assert "Pre-training 2 came to nothing" in lost and "nothing" not in said
+    assert "Of these 2 differences 1 have one sign under the other 2 pre-trainings, and 1 have" in lost
 
 
 def test_a_pretraining_is_made_once_and_the_shipped_one_never(monkeypatch, tmp_path):
