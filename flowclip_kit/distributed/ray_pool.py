@@ -9,8 +9,10 @@ import importlib.util
 import multiprocessing
 import os
 import secrets
+import shlex
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import uuid
@@ -327,6 +329,8 @@ def _connect(jobs: int, device: str, threads: int, address: str | None, name: st
         "logging_level": "ERROR",
         "runtime_env": {"env_vars": environment},
     }
+    if (python := shlex.quote(sys.executable)) != sys.executable:  # Ray puts it into a shell's line as it is
+        how["runtime_env"]["py_executable"] = python
     try:
         if address is None:
             os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # nobody starts it again

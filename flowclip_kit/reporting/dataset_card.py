@@ -45,6 +45,8 @@ COLUMNS = {
     "counting": "counted exactly, or by the paper's own rule",
     "classes": "class names in the prompts",
     "pretraining": "seed of the tiny CLIP's pre-training; 0 is the one that is shipped",
+    "p": "of a difference that is zero, two-sided",
+    "reference": "the row that a difference is taken from; empty for a score",
     "nudge": "seed of the change of the initial weights",
     "moved": "top-1 with that change less top-1 without it, points",
     "part, what": "of the study of linear prompts: course of training, scores, cost; and what was timed",
