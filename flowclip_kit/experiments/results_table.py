@@ -80,9 +80,14 @@ def _packed(hits: np.ndarray) -> str:
     return np.packbits(hits).tobytes().hex()
 
 
+def hits_key(key: str, metric: str) -> str:
+    """Where a run's hits by a metric stand: those of top-1 under its own key."""
+    return key if metric == "top1" else f"{key} {metric}"
+
+
 def among_five(key: str) -> str:
-    """The key of a run's top-5 hits, beside those of top-1 under its own key."""
-    return f"{key} top5"
+    """The key of a run's top-5 hits."""
+    return hits_key(key, "top5")
 
 
 def unpack(n: int, correct: str) -> np.ndarray:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from flowclip_core.errors import InputError
 from flowclip_kit import experiments, paths
-from flowclip_kit.experiments.results_table import read_csv
+from flowclip_kit.experiments.results_table import hits_key, read_csv
 from flowclip_kit.reporting import stats
 from flowclip_kit.reporting.register import KINDS, Claim, Part, register, untrained
 from flowclip_kit.reporting.rendering import CHIPS, WIDTH, Table, unfolded
@@ -363,8 +363,7 @@ def _sum(part: Part, rows: pd.DataFrame, hits: dict[str, np.ndarray]) -> list | 
     by_seed = values.groupby("seed")
     videos = None
     keys = [
-        [(sign, stats.hits_key(runs["key"][run], metrics[0][0])) for sign, runs in terms]
-        for run in values.index
+        [(sign, hits_key(runs["key"][run], metrics[0][0])) for sign, runs in terms] for run in values.index
     ]
     known = len(metrics) == 1 and not spread and all(key in hits for of_run in keys for _, key in of_run)
     if hits and known:

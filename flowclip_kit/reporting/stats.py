@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.special import ndtr, stdtr, stdtrit  # scipy.stats takes seconds longer to import
 
 from flowclip_core.errors import InputError
-from flowclip_kit.experiments.results_table import among_five
+from flowclip_kit.experiments.results_table import hits_key
 
 CELL = ["target", "profile", "dataset", "role", "trained_on", "variant", "k", "metric"]
 SUMMARY = [*CELL, "n", "splits", "mean", "sd", "low", "high", "split_sd", "video_low", "video_high", "paper"]
@@ -356,11 +356,6 @@ def by_split(per_run: Sequence[np.ndarray], runs: pd.DataFrame) -> list[np.ndarr
 def video_interval(tables: Sequence[np.ndarray]) -> tuple[float, float]:
     """Bootstrap interval in percent over the test videos of `by_split`'s tables, averaged over seeds."""
     return bootstrap_interval([100 * x.mean(axis=0) for x in tables])[1:]
-
-
-def hits_key(key: str, metric: str) -> str:
-    """Where a run's hits by a metric stand: a name that no hits have, but for top1 and top5."""
-    return key if metric == "top1" else among_five(key) if metric == "top5" else f"{key} {metric}"
 
 
 def _hits_of(hits: Hits, key: str) -> np.ndarray:
